@@ -1,0 +1,30 @@
+"""The errors that reach a user, each one sentence: what, expected, given, what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class VitExportError(Exception):
+    """Base of every error this package raises on purpose; `exit_code` is what the shell sees."""
+
+    exit_code = 2
+
+
+class InputError(VitExportError):
+    """The call or its input was wrong (exit code 2)."""
+
+
+class OutputError(VitExportError):
+    """The result cannot be written: it exists, is not writable, or the disk is full (exit code 2)."""
+
+
+class VerificationFailed(VitExportError):
+    """A file was written but is not the same model as the reference (exit code 1)."""
+
+    exit_code = 1
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The entry of `known` most like `word`, or None when nothing is close."""
+    matches = difflib.get_close_matches(word.lower().replace("-", "_"), list(known), n=1, cutoff=0.5)
+    return matches[0] if matches else None

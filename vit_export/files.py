@@ -1,0 +1,121 @@
+"""Files that appear complete or not at all: written beside their place, synced, then renamed."""
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vit_export.errors import OutputError
+
+_CHUNK = 1 << 20
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals while writing `path` into one OutputError."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(_refusal(path, error)) from error
+    except Exception as error:
+        # TensorFlow and ONNX wrap the operating system's errors in classes of their own.
+        text = str(error).lower()
+        if "no space left" in text or "resource_exhausted" in text and "write" in text:
+            raise OutputError(_refusal(path, OSError(errno.ENOSPC, ""))) from error
+        if "permission denied" in text or "read-only file system" in text:
+            raise OutputError(_refusal(path, OSError(errno.EACCES, ""))) from error
+        raise
+
+
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Raise OutputError when `path` exists and `overwrite` is false."""
+    if not overwrite and (path.exists() or path.is_symlink()):
+        raise OutputError(f"{path} exists already: pass --overwrite to replace it, or --output for another folder.")
+
+
+@contextmanager
+def publish(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it becomes `path`, on failure it is gone.
+
+    Raises:
+        OutputError: `path` exists (and `overwrite` is false) or cannot be written.
+    """
+    refuse_existing(path, overwrite=overwrite)
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            temporary = folder / path.name
+            yield temporary
+            sync(temporary)
+            if path.is_dir() and not path.is_symlink():
+                _replace_folder(temporary, path, folder)
+            else:
+                os.replace(temporary, path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish_folder(path: Path, write: Callable[[Path], None], *, overwrite: bool = False) -> None:
+    """Let `write` fill a temporary folder, then make it `path` (see `publish`)."""
+    with publish(path, overwrite=overwrite) as temporary:
+        temporary.mkdir()
+        # mkdtemp's folder is private; what is published follows the user's umask.
+        write(temporary)
+
+
+def _replace_folder(temporary: Path, path: Path, scratch: Path) -> None:
+    """A folder cannot be renamed over another: move the old one aside first, back if that fails."""
+    aside = scratch / "previous"
+    os.rename(path, aside)
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        os.rename(aside, path)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or every file of a folder, to disk."""
+    for file in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def digest_of_file(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def digest_of_folder(path: Path) -> str:
+    """sha256 over the names and digests of a folder's files, in hex."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{digest_of_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def size_of_folder(path: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+
+
+def _refusal(path: Path, error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"No space left on the disk for {path}: free some, or choose another folder with --output."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{path} cannot be written (permission denied): choose another folder with --output."
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return f"{path} cannot be written: a part of the path is a file, expected folders; choose another with --output."
+    return f"{path} cannot be written ({error.strerror or error}): choose another folder with --output."

@@ -1,0 +1,40 @@
+"""The small frozen records that stages hand to each other: what a tensor is, what a file is."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Format = Literal["saved_model", "tflite", "onnx"]
+Precision = Literal["float32", "float16", "int8"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a file. `scale` and `zero_point` are set for integer tensors: real = scale * (q - zero_point)."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+    layout: str = ""
+    scale: float | None = None
+    zero_point: int | None = None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One exported model. `path` is the file (or SavedModel folder); `extra_files` are those it needs beside it."""
+
+    path: str
+    format: Format
+    precision: Precision
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    bytes: int
+    sha256: str
+    scheme: str | None = None
+    extra_files: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        return asdict(self)

@@ -1,0 +1,115 @@
+"""Exact rewrites: the parameters of the deployment graph as float-equal functions of the canonical ones.
+
+Nothing here holds the model: each deployment parameter is a name, a shape and a function that reads the few canonical
+tensors it is made of. `vit_export.graph` is written against these names and shapes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from vit_export.parameters import ParameterSource, layer_name, parameter_specs
+
+
+@dataclass(frozen=True)
+class DeploymentParameter:
+    """One weight of the deployment graph: `read()` gives it, float32, in `shape`."""
+
+    name: str
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in float32."""
+        return 4 * int(np.prod(self.shape))
+
+
+DeploymentParameters = Mapping[str, DeploymentParameter]
+
+
+def plain_parameters(source: ParameterSource) -> DeploymentParameters:
+    """The canonical parameters with Dense kernels [in, out] and the patch embedding as a matrix [P·P·3, D].
+
+    Used for ONNX, whose LayerNormalization and Attention operators take scale, shift and 1/√d for free.
+    """
+    spec = source.spec
+    found = {}
+    for parameter in parameter_specs(spec):
+        shape = parameter.shape
+        if parameter.name == "patch_embedding/kernel":
+            shape = (spec.patch_size**2 * 3, spec.hidden_size)
+        found[parameter.name] = _parameter(source, parameter.name, shape)
+    return found
+
+
+def folded_parameters(source: ParameterSource) -> DeploymentParameters:
+    """The parameters for TFLite: kernels [out, in], LayerNorm folded into the next Dense, 1/√d folded into the query.
+
+    With y = scale·n + shift the LayerNorm's output and z = yW + b the next Dense: z = n(diag(scale)W) + (b + shift·W),
+    which leaves the graph only the normalisation n. The final LayerNorm keeps its scale and shift when no classifier
+    follows it.
+    """
+    spec = source.spec
+    found: dict[str, DeploymentParameter] = {}
+
+    def add(name: str, shape: tuple[int, ...], read: Callable[[], np.ndarray]) -> None:
+        found[name] = DeploymentParameter(name, shape, read)
+
+    def dense(name: str, shape: tuple[int, int], norm: str | None = None, factor: float = 1.0) -> None:
+        add(f"{name}/kernel", shape[::-1], lambda: fold_kernel(source, name, norm, factor))
+        add(f"{name}/bias", shape[1:], lambda: fold_bias(source, name, norm, factor))
+
+    d, m, patch = spec.hidden_size, spec.mlp_size, spec.patch_size**2 * 3
+    add("patch_embedding/kernel", (d, patch), lambda: transposed(source.read("patch_embedding/kernel").reshape(patch, d)))
+    found["patch_embedding/bias"] = _parameter(source, "patch_embedding/bias", (d,))
+    found["class_token"] = _parameter(source, "class_token", (1, 1, d))
+    found["position_embedding"] = _parameter(source, "position_embedding", (1, spec.num_tokens, d))
+    for index in range(spec.num_layers):
+        prefix = layer_name(index)
+        norm_1, norm_2 = f"{prefix}/attention_norm", f"{prefix}/mlp_norm"
+        dense(f"{prefix}/attention/query", (d, d), norm_1, spec.head_size**-0.5)
+        dense(f"{prefix}/attention/key", (d, d), norm_1)
+        dense(f"{prefix}/attention/value", (d, d), norm_1)
+        dense(f"{prefix}/attention/output", (d, d))
+        dense(f"{prefix}/mlp/dense_1", (d, m), norm_2)
+        dense(f"{prefix}/mlp/dense_2", (m, d))
+    if spec.num_classes is not None:
+        dense("head", (d, spec.num_classes), "encoder/norm")
+    else:
+        for part in ("scale", "bias"):
+            found[f"encoder/norm/{part}"] = _parameter(source, f"encoder/norm/{part}", (d,))
+    return found
+
+
+def fold_kernel(source: ParameterSource, dense: str, norm: str | None, factor: float = 1.0) -> np.ndarray:
+    """Kernel [out, in] of `dense` with the scale of LayerNorm `norm` and a constant `factor` multiplied in."""
+    kernel = source.read(f"{dense}/kernel")
+    if norm is not None:
+        kernel = kernel * source.read(f"{norm}/scale")[:, np.newaxis]
+    return transposed(kernel * np.float32(factor) if factor != 1.0 else kernel)
+
+
+def fold_bias(source: ParameterSource, dense: str, norm: str | None, factor: float = 1.0) -> np.ndarray:
+    """Bias [out] of `dense` with the shift of LayerNorm `norm` carried through its kernel, times `factor`."""
+    bias = source.read(f"{dense}/bias").astype(np.float64)
+    if norm is not None:
+        bias = bias + source.read(f"{norm}/bias").astype(np.float64) @ source.read(f"{dense}/kernel")
+    return (bias * factor).astype(np.float32)
+
+
+def transposed(matrix: np.ndarray) -> np.ndarray:
+    """A contiguous transpose."""
+    return np.ascontiguousarray(matrix.T)
+
+
+def total_bytes(parameters: DeploymentParameters) -> int:
+    """Float32 bytes of all parameters."""
+    return sum(p.nbytes for p in parameters.values())
+
+
+def _parameter(source: ParameterSource, name: str, shape: tuple[int, ...]) -> DeploymentParameter:
+    return DeploymentParameter(name, shape, lambda: source.read(name).reshape(shape))
+
+

@@ -1,0 +1,139 @@
+"""ViTSpec: everything that fixes one model's shapes and arithmetic, and what follows from it by formula."""
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Self
+
+from vit_export.errors import InputError
+from vit_export.variants import Variant, get_variant
+
+Gelu = Literal["erf", "tanh"]
+
+MAX_IMAGE_SIZE = 4096
+MAX_CLASSES = 1_000_000
+
+
+@dataclass(frozen=True)
+class ViTSpec:
+    """A Vision Transformer to be built: a variant's sizes, an image size, a head (or none) and its arithmetic.
+
+    `num_classes` is None for a model without classifier. Construct with `ViTSpec.of`, which validates.
+    """
+
+    name: str
+    patch_size: int
+    num_layers: int
+    hidden_size: int
+    mlp_size: int
+    num_heads: int
+    image_size: int = 224
+    num_classes: int | None = 1000
+    layer_norm_epsilon: float = 1e-6
+    gelu: Gelu = "erf"
+
+    @classmethod
+    def of(cls, variant: str | Variant, **overrides: Any) -> Self:
+        """The spec of `variant` with `image_size`, `num_classes`, `layer_norm_epsilon` or `gelu` overridden.
+
+        Raises:
+            InputError: unknown variant, an image size the patch does not divide, a class count below 1.
+        """
+        row = get_variant(variant) if isinstance(variant, str) else variant
+        sizes = {f.name: getattr(row, f.name) for f in fields(row) if f.name != "use"}
+        spec = cls(**sizes, **overrides)
+        spec.validate()
+        return spec
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`; unknown keys are refused."""
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise InputError(f"Unknown fields in a model spec: {', '.join(unknown)}; expected {', '.join(sorted(known))}.")
+        spec = cls(**values)
+        spec.validate()
+        return spec
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        return asdict(self)
+
+    def with_(self, **changes: Any) -> Self:
+        """A validated copy with `changes`."""
+        spec = replace(self, **changes)
+        spec.validate()
+        return spec
+
+    def validate(self) -> None:
+        """Raise InputError unless a model of this spec can be built."""
+        size, patch = self.image_size, self.patch_size
+        if not isinstance(size, int) or isinstance(size, bool) or not patch <= size <= MAX_IMAGE_SIZE:
+            raise InputError(
+                f"Image size {size!r} is out of range for {self.name}: "
+                f"expected a multiple of {patch} from {patch} to {MAX_IMAGE_SIZE // patch * patch}."
+            )
+        if size % patch:
+            below, above = size // patch * patch, (size // patch + 1) * patch
+            choices = [str(n) for n in (below, above) if patch <= n <= MAX_IMAGE_SIZE]
+            raise InputError(
+                f"Image size {size} is not a multiple of {self.name}'s patch size {patch}: use {' or '.join(choices)}."
+            )
+        classes = self.num_classes
+        if classes is not None and not (
+            isinstance(classes, int) and not isinstance(classes, bool) and 1 <= classes <= MAX_CLASSES
+        ):
+            raise InputError(
+                f"num_classes is {classes!r}, expected a whole number from 1 to {MAX_CLASSES}; "
+                "for a model without classifier ask for features instead (--features, include_top=False)."
+            )
+        if not 0 < self.layer_norm_epsilon < 1:
+            raise InputError(f"layer_norm_epsilon is {self.layer_norm_epsilon}, expected a small positive number (1e-6).")
+        if self.gelu not in ("erf", "tanh"):
+            raise InputError(f"gelu is {self.gelu!r}, expected 'erf' (exact) or 'tanh' (approximation).")
+        if self.hidden_size % self.num_heads:
+            raise InputError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}.")
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of the image."""
+        return self.image_size // self.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        """Patches per image, N."""
+        return self.grid**2
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens per image, T = N + 1 (the class token comes first)."""
+        return self.num_patches + 1
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head, d = D / heads."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def output_name(self) -> str:
+        """'logits' with a classifier, 'features' (the class token after the final LayerNorm) without."""
+        return "features" if self.num_classes is None else "logits"
+
+    @property
+    def output_size(self) -> int:
+        """Length of the output vector of one image."""
+        return self.hidden_size if self.num_classes is None else self.num_classes
+
+    @property
+    def num_parameters(self) -> int:
+        """Exact parameter count: 3P²D + 2D + TD + L(4D² + 2DM + 9D + M) + 2D, plus DC + C with a classifier."""
+        p, d, m, t = self.patch_size, self.hidden_size, self.mlp_size, self.num_tokens
+        count = 3 * p * p * d + 2 * d + t * d + self.num_layers * (4 * d * d + 2 * d * m + 9 * d + m) + 2 * d
+        if self.num_classes is not None:
+            count += d * self.num_classes + self.num_classes
+        return count
+
+    @property
+    def num_macs(self) -> int:
+        """Multiply-accumulates of one image: 3P²DN + L(4TD² + 2TDM + 2T²D) + DC (matrix products only)."""
+        p, d, m, t = self.patch_size, self.hidden_size, self.mlp_size, self.num_tokens
+        macs = 3 * p * p * d * self.num_patches + self.num_layers * (4 * t * d * d + 2 * t * d * m + 2 * t * t * d)
+        return macs + d * (self.num_classes or 0)
