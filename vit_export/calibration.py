@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vit_export.errors import InputError
+from vit_export.files import digest_of_file
 from vit_export.preprocess import UnreadableImage, load_image
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -36,20 +37,21 @@ class ImageSet:
 
     @classmethod
     def of(cls, folder: str | os.PathLike[str], files: Iterable[str]) -> Self:
-        """The set of `files` (relative names) in `folder`.
+        """Return the set of `files` (relative names) in `folder`.
 
         Raises:
             InputError: a file cannot be read.
+
         """
         names = sorted(files)
         return cls(os.fspath(folder), tuple(names), _digest({name: _sha256(Path(folder, name)) for name in names}))
 
     def paths(self) -> tuple[Path, ...]:
-        """The files with their folder, in the order of `files`."""
+        """Return the files with their folder, in the order of `files`."""
         return tuple(Path(self.folder, name) for name in self.files)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
+        """Return a JSON-ready dict."""
         return {**asdict(self), "files": list(self.files)}
 
     def __len__(self) -> int:
@@ -70,7 +72,7 @@ class DataSplit:
     note: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
+        """Return a JSON-ready dict."""
         return {
             "representative": self.representative.to_dict(),
             "held_out": self.held_out.to_dict(),
@@ -80,13 +82,14 @@ class DataSplit:
 
 
 def list_images(folder: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Names of the files below `folder` that look like images (`EXTENSIONS`, any case), sorted; nothing is decoded.
+    """List the files below `folder` that look like images (`EXTENSIONS`, any case), sorted; nothing is decoded.
 
     Names are relative to `folder`, with forward slashes. Hidden files and folders (leading dot) are ignored; linked
     folders are followed unless they lead back to a folder they lie in.
 
     Raises:
         InputError: the folder does not exist, is a file, cannot be listed, is empty or holds no image.
+
     """
     root = Path(folder)
     if not root.exists():
@@ -102,16 +105,15 @@ def list_images(folder: str | os.PathLike[str]) -> tuple[str, ...]:
     return images
 
 
-def find_images(
-    folder: str | os.PathLike[str], *, limit: int | None = None, seed: int = 0
-) -> tuple[ImageSet, Skipped]:
-    """The readable images below `folder`, and the unreadable ones as (relative name, reason).
+def find_images(folder: str | os.PathLike[str], *, limit: int | None = None, seed: int = 0) -> tuple[ImageSet, Skipped]:
+    """Return the readable images below `folder`, and the unreadable ones as (relative name, reason).
 
     Every file is decoded once, so give a `limit` where a folder may be large: files are then tried in the order that
     `seed` fixes until so many were readable.
 
     Raises:
         InputError: as `list_images`; also when not one image is readable, or `limit` is below 1.
+
     """
     if limit is not None:
         _require_count("limit", limit, least=1)
@@ -135,6 +137,7 @@ def split(folder: str | os.PathLike[str], count: int = 128, held_out: int = 32, 
 
     Raises:
         InputError: as `find_images`; also when `count` is below 1 or `held_out` negative.
+
     """
     _require_count("count", count, least=1)
     _require_count("held_out", held_out, least=0)
@@ -162,7 +165,7 @@ def split(folder: str | os.PathLike[str], count: int = 128, held_out: int = 32, 
 def _split_by_folders(
     folder: str | os.PathLike[str], names: tuple[str, ...], count: int, held_out: int, seed: int, notes: list[str]
 ) -> tuple[list[str], list[str], Skipped]:
-    """Each side from the sub-folder of its name."""
+    """Choose each side from the sub-folder of its name."""
     of_side = {side: [n for n in names if n.startswith(f"{side}/")] for side in (REPRESENTATIVE, HELD_OUT)}
     calibration_folder = f"{os.fspath(folder)}/{REPRESENTATIVE}"
     if not of_side[REPRESENTATIVE]:
@@ -181,26 +184,22 @@ def _split_by_folders(
 def _split_by_quarter(
     folder: str | os.PathLike[str], names: tuple[str, ...], count: int, held_out: int, seed: int, notes: list[str]
 ) -> tuple[list[str], list[str], Skipped]:
-    """Both sides from one pile, at most a quarter of it held out."""
-    apart = min(held_out, len(names) // 4)
-    readable, skipped = _choose(folder, names, count + apart, seed)
+    """Choose both sides from one pile, at most a quarter of it held out."""
+    readable, skipped = _choose(folder, names, count + min(held_out, len(names) // 4), seed)
     if not readable:
         raise _none_readable(os.fspath(folder), skipped)
-    if len(readable) < count + apart:  # every file was tried: only now is the number of images known
-        apart = min(held_out, len(readable) // 4)
-    if held_out and len(readable) < MIN_IMAGES_TO_SPLIT and len(readable) + len(skipped) == len(names):
+    apart = min(held_out, (len(names) - len(skipped)) // 4)  # exact where every file had to be tried
+    if held_out and not apart:
         notes.append(
-            f"The folder has only {_counted(len(readable), 'readable image')}, fewer than {MIN_IMAGES_TO_SPLIT}: "
-            "all are for calibration and none is held out."
+            f"The folder has fewer than {MIN_IMAGES_TO_SPLIT} readable images: "
+            "they are for calibration and none is held out."
         )
     # The held-out side first: it then stays the same when another count is asked for.
     return readable[apart : apart + count], readable[:apart], skipped
 
 
-def _choose(
-    folder: str | os.PathLike[str], names: Iterable[str], wanted: int, seed: int
-) -> tuple[list[str], Skipped]:
-    """The first `wanted` of `names` that decode, in the order of `seed`, and those met on the way that do not."""
+def _choose(folder: str | os.PathLike[str], names: Iterable[str], wanted: int, seed: int) -> tuple[list[str], Skipped]:
+    """Return the first `wanted` of `names` that decode, in the order of `seed`, and those met that do not."""
     readable: list[str] = []
     skipped: list[tuple[str, str]] = []
     for name in sorted(names, key=lambda name: (hashlib.sha256(f"{seed}\0".encode() + _encoded(name)).digest(), name)):
@@ -216,7 +215,7 @@ def _choose(
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """Relative names of all visible entries below `root` that are not folders, in no particular order."""
+    """Yield the relative names of all visible entries below `root` that are not folders, in no particular order."""
     pending = [(os.fspath(root), "", frozenset({_identity(root)}))]
     while pending:
         directory, prefix, inside = pending.pop()
@@ -224,7 +223,9 @@ def _walk(root: Path) -> Iterator[str]:
             with os.scandir(directory) as listing:
                 entries = [entry for entry in listing if not entry.name.startswith(".")]
         except OSError as error:
-            raise InputError(f"The folder {directory} cannot be listed ({error.strerror}): check its rights.") from error
+            raise InputError(
+                f"The folder {directory} cannot be listed ({error.strerror}): check its rights."
+            ) from error
         for entry in entries:
             if not os.path.isdir(entry.path):  # DirEntry.is_dir raises on a link to itself
                 yield prefix + entry.name
@@ -238,7 +239,7 @@ def _identity(directory: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def _digest(hashes: dict[str, str]) -> str:
-    """The sha256 over (name, sha256) pairs, which come sorted by name."""
+    """Return the sha256 over (name, sha256) pairs, which come sorted by name."""
     lines = (_encoded(name) + b"\0" + value.encode() + b"\n" for name, value in hashes.items())
     return hashlib.sha256(b"".join(lines)).hexdigest()
 
@@ -249,8 +250,7 @@ def _encoded(name: str) -> bytes:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest_of_file(path)
     except OSError as error:
         raise UnreadableImage(os.fspath(path), error.strerror or type(error).__name__) from error
 

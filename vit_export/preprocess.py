@@ -67,6 +67,7 @@ class Preprocessing:
 
     Raises:
         InputError: on construction, when a value is out of range or contradicts another.
+
     """
 
     image_size: int
@@ -101,15 +102,16 @@ class Preprocessing:
         return round(self.image_size / self.crop_fraction)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
+        """Return a JSON-ready dict."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `to_dict`; a missing key is refused as an unknown one is: no default steps in unnoticed.
+        """Invert `to_dict`; a missing key is refused as an unknown one is: no default steps in unnoticed.
 
         Raises:
             InputError: keys other than those of `to_dict`, or values out of range.
+
         """
         expected = {f.name for f in fields(cls)}
         if unknown := sorted(set(values) - expected):
@@ -122,7 +124,7 @@ class Preprocessing:
 
 
 def load_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
-    """The pixels of a JPEG, PNG, WebP or BMP file as people see them: uint8 [height, width, 3], RGB.
+    """Read a JPEG, PNG, WebP or BMP file as people see it: uint8 [height, width, 3], RGB.
 
     The EXIF orientation is applied. Grey, palette and CMYK become RGB; transparency is laid over white, the usual
     page behind a cut-out (what lies under transparent pixels is arbitrary); 16 bits per channel are reduced to their
@@ -131,6 +133,7 @@ def load_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
     Raises:
         UnreadableImage: (an InputError) missing, not a file, of another format, damaged, truncated, or larger than
             `MAX_PIXELS`.
+
     """
     name = os.fspath(path)
     if not Path(path).exists():
@@ -139,8 +142,8 @@ def load_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
         raise UnreadableImage(name, "it is not a regular file")
     try:
         with warnings.catch_warnings():
-            # Pillow warns from half of MAX_PIXELS on: a large photograph is no fault.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Pillow warns of large photographs and of damaged EXIF blocks, which are no fault here.
+            warnings.simplefilter("ignore")
             with Image.open(path, formats=_FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError
@@ -161,13 +164,14 @@ def load_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
 
 
 def resize_and_crop(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
-    """`image`, uint8 [height, width, 3], at the model's size: uint8 [image_size, image_size, 3].
+    """Bring `image`, uint8 [height, width, 3], to the model's size: uint8 [image_size, image_size, 3].
 
     Pillow's resampling: antialiased when it shrinks, rounded to whole pixel values. Sizes and offsets of "shortest"
     are torchvision's: the longer side is rounded down, the crop starts at round((side - image_size) / 2).
 
     Raises:
         InputError: another dtype or shape, or an image so elongated that resizing would need `MAX_PIXELS`.
+
     """
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
@@ -181,15 +185,14 @@ def resize_and_crop(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) 
     if preprocessing.resize == "squash":
         return np.array(picture.resize((size, size), resampling))
 
-    shortest, longest = sorted(picture.size)
-    long_side = preprocessing.resized_side * longest // shortest
-    if preprocessing.resized_side * long_side > MAX_PIXELS:
-        raise InputError(
-            f"An image of {picture.width} x {picture.height} pixels is too elongated to bring its shortest side to "
-            f"{preprocessing.resized_side}: crop it, or leave it out."
-        )
     width, height = picture.size
     short_side = preprocessing.resized_side
+    long_side = short_side * max(width, height) // min(width, height)
+    if short_side * long_side > MAX_PIXELS:
+        raise InputError(
+            f"An image of {width} x {height} pixels is too elongated to bring its shortest side to {short_side}: "
+            "crop it, or leave it out."
+        )
     new_size = (short_side, long_side) if width <= height else (long_side, short_side)
     left, top = (round((side - size) / 2) for side in new_size)
     resized = picture.resize(new_size, resampling)
@@ -197,7 +200,7 @@ def resize_and_crop(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) 
 
 
 def normalize(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
-    """`(pixel / 255 - mean) / std` per channel of uint8 [..., 3], as float32 of the same shape."""
+    """Compute `(pixel / 255 - mean) / std` per channel of uint8 [..., 3], as float32 of the same shape."""
     # A channel has 256 possible values: computed once in float64, each result is the correctly rounded float32.
     scale = np.arange(256, dtype=np.float64)[:, None] / 255
     table = ((scale - np.array(preprocessing.mean)) / np.array(preprocessing.std)).astype(np.float32)
@@ -205,21 +208,23 @@ def normalize(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> np
 
 
 def prepare(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
-    """The model's input for `image`, uint8 [height, width, 3]: float32 [image_size, image_size, 3].
+    """Make the model's input of `image`, uint8 [height, width, 3]: float32 [image_size, image_size, 3].
 
     Raises:
         InputError: see `resize_and_crop`.
+
     """
     return normalize(resize_and_crop(image, preprocessing), preprocessing)
 
 
 def load_batch(paths: Iterable[str | os.PathLike[str]], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
-    """The model's input for the image files `paths`, in their order: float32 [n, image_size, image_size, 3].
+    """Make the model's input of the image files `paths`, in their order: float32 [n, image_size, image_size, 3].
 
     The whole batch is held in memory (0.6 MB an image at 224); no paths give n = 0.
 
     Raises:
         InputError: a file cannot be read (`load_image`) or resized (`resize_and_crop`).
+
     """
     files = list(paths)
     size = preprocessing.image_size
@@ -230,7 +235,7 @@ def load_batch(paths: Iterable[str | os.PathLike[str]], preprocessing: Preproces
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 when the image says nothing that can be understood."""
+    """Return the EXIF orientation, 1 to 8; 1 when the image says nothing that can be understood."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # a damaged EXIF block says nothing, and the pixels are still good: viewers ignore it too
@@ -239,7 +244,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """A decoded image of any Pillow mode as mode RGB, transparency over white."""
+    """Convert a decoded image of any Pillow mode to RGB, transparency over white."""
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit grey at 255. The high byte is what it keeps of 16-bit colour.
         values = np.asarray(image)
@@ -259,7 +264,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _three(name: str, values: Any, *, lowest_is_allowed: bool) -> tuple[float, float, float]:
-    """`values` as three floats between 0 (itself allowed or not) and 1."""
+    """Return `values` as three floats between 0 (itself allowed or not) and 1."""
     given = list(values) if isinstance(values, tuple | list | np.ndarray) else []
     in_range = all(_is_number(v) and 0 <= v <= 1 and (v > 0 or lowest_is_allowed) for v in given)
     if len(given) != 3 or not in_range:

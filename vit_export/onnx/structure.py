@@ -1,0 +1,146 @@
+"""The deployment graph as an ONNX model without weights: every parameter is still a graph input of its own name.
+
+tf2onnx sees shapes only, so this takes seconds and tens of KB whatever the model's size. It is the single place that
+touches tf2onnx, which is unmaintained for long stretches: another translator would have to offer `translate` alone.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from vit_export import graph
+from vit_export.errors import VitExportError
+from vit_export.onnx.editing import drop_unused, rename_values
+from vit_export.rewrites import DeploymentParameters
+from vit_export.spec import ViTSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+TRANSLATOR_MAX_OPSET = 18
+"""The highest opset tf2onnx 1.17 knows."""
+
+# Constant folding here means the Casts that tf2onnx puts on shapes; its other optimizers move transposes about and
+# would change what the passes of `fusion` look for.
+_OPTIMIZERS = ("fold_constants", "merge_duplication", "remove_identity")
+
+
+class StructureError(VitExportError):
+    """A step of the conversion met a graph it was not written for; the message names the step."""
+
+    exit_code = 1
+
+
+def onnx_structure(spec: ViTSpec, parameters: DeploymentParameters, *, opset: int, batch: int = 1) -> "onnx.ModelProto":
+    """The deployment graph of `spec` in operators of `opset`, parameters as graph inputs.
+
+    Inputs: `images`, float32 [batch, size, size, 3], then every parameter by its name. Output: `spec.output_name`,
+    float32 [batch, spec.output_size].
+
+    Raises:
+        StructureError: the translation lost or invented an input or output, or `opset` redefines an operator in use.
+    """
+    function = graph.trace(spec, parameters, graph.ONNX, batch)
+    names = [graph.INPUT_NAME, *parameters]
+    model = translate(function, names, spec.output_name, opset=min(opset, TRANSLATOR_MAX_OPSET))
+    raise_opset(model, opset)
+    found = [value.name for value in model.graph.input]
+    if found != names:
+        raise StructureError(
+            f"ONNX structure: the graph has {len(found)} inputs, expected images and {len(parameters)} parameters "
+            f"(first difference: {_first_difference(found, names)})."
+        )
+    return model
+
+
+def translate(function: Any, input_names: list[str], output_name: str, *, opset: int) -> "onnx.ModelProto":
+    """The concrete function `function` as an ONNX model whose inputs and output are called as given.
+
+    Raises:
+        StructureError: tf2onnx has no translation for an operator of the graph.
+    """
+    with _quiet():
+        from tf2onnx import optimizer
+        from tf2onnx.tfonnx import process_tf_graph
+
+        inputs = [tensor.name for tensor in function.inputs]
+        output = function.outputs[0].name
+        # A '/' in a renamed tensor confuses tf2onnx's scopes; the names are restored below, on the finished model.
+        renamed = {tensor: f"input_{index}" for index, tensor in enumerate(inputs)}
+        try:
+            translated = process_tf_graph(
+                function.graph,
+                continue_on_error=False,
+                opset=opset,
+                input_names=inputs,
+                output_names=[output],
+                tensors_to_rename={**renamed, output: output_name},
+            )
+            folded = optimizer.optimize_graph(
+                translated,
+                catch_errors=False,
+                optimizers=OrderedDict((name, optimizer._get_optimizers()[name]) for name in _OPTIMIZERS),
+            )
+        except Exception as error:  # tf2onnx raises bare ValueErrors and KeyErrors from within
+            raise StructureError(f"ONNX structure: tf2onnx cannot translate the graph ({error}).") from error
+        model = folded.make_model("vit-export")
+    rename_values(model.graph, dict(zip(renamed.values(), input_names, strict=True)))
+    drop_unused(model.graph)
+    # tf2onnx always imports ai.onnx.ml, whether or not an operator of it is used.
+    del model.opset_import[:]
+    model.opset_import.add(domain="", version=opset)
+    return model
+
+
+def raise_opset(model: "onnx.ModelProto", opset: int) -> None:
+    """Declare `model` to be of a higher `opset`, which changes nothing when no operator in use was redefined.
+
+    Raises:
+        StructureError: the inputs or attributes of an operator in use differ between the two opsets.
+    """
+    import onnx
+
+    current = model.opset_import[0].version
+    for operator in sorted({node.op_type for node in model.graph.node}):
+        before, after = (onnx.defs.get_schema(operator, version, "") for version in (current, opset))
+        if not _compatible(before, after):
+            raise StructureError(f"ONNX structure: opset {opset} redefines {operator} of opset {current}.")
+    model.opset_import[0].version = opset
+    model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
+
+
+def _compatible(before: Any, after: Any) -> bool:
+    """Whether a node of the schema `before` means the same under `after`, as far as schemas can say."""
+    if any([p.name for p in x] != [p.name for p in y] for x, y in zip(_ports(before), _ports(after), strict=True)):
+        return False
+    kept = all(
+        name in after.attributes and after.attributes[name].default_value == attribute.default_value
+        for name, attribute in before.attributes.items()
+    )
+    added = (after.attributes[name] for name in set(after.attributes) - set(before.attributes))
+    return kept and not any(attribute.required for attribute in added)
+
+
+def _ports(schema: Any) -> tuple[Any, Any]:
+    return schema.inputs, schema.outputs
+
+
+def _first_difference(found: list[str], wanted: list[str]) -> str:
+    for one, other in zip(found, wanted, strict=False):
+        if one != other:
+            return f"{one!r}, expected {other!r}"
+    return "one list is the beginning of the other"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep tf2onnx's warnings (about TensorFlow versions and opsets) off the user's terminal."""
+    logger = logging.getLogger("tf2onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,48 @@
+"""Silence for the chatter of TensorFlow, XLA and their converters, which is not for users."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+
+def quiet_environment() -> None:
+    """Settings that C++ libraries read when they load: call before TensorFlow is imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for name in ("tensorflow", "absl", "tf2onnx", "keras"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow without its greetings (absl writes some before any level can be set)."""
+    if "tensorflow" not in sys.modules:
+        quiet_environment()
+        with quiet():
+            import tensorflow  # noqa: F401
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Drop what native code writes to stderr inside the block; if the block raises, show it after all."""
+    import tempfile
+
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as sink, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            sink.seek(0)
+            with suppress(OSError):
+                os.write(2, sink.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)

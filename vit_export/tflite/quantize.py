@@ -1,0 +1,213 @@
+"""float16 and int8 .tflite files from a finished float32 one, by AI Edge Quantizer.
+
+The schemes of int8:
+
+* `static`: Dense layers, patch embedding and attention matmuls compute in int8 with ranges from the representative
+  dataset; LayerNorm, softmax, GELU and the residual stream stay float; float32 in and out.
+* `dynamic`: Dense weights int8, activations quantized per token while running; needs no dataset.
+* `full`: every operator int8, integer in and out, for accelerators that need it.
+"""
+
+import re
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from vit_export.errors import InputError
+from vit_export.quiet import quiet
+from vit_export.records import Artifact
+from vit_export.saved_model import ModelRecord
+from vit_export.tflite.convert import describe_inside, describe_tflite
+from vit_export.tflite.flatbuffer import MappedModel, write_model
+from vit_export.tflite.structure import SIGNATURE
+
+Ranges = dict[str, tuple[float, float]]
+"""Tensor name -> smallest and largest value over the representative dataset."""
+
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all)."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which operators a scheme quantizes, and how. Later rules win. `scope` is matched against the output's name."""
+
+    scope: str
+    operator: str
+    mode: Literal["static", "dynamic", "float16"]
+
+
+_DENSE, _HEAD = r".*", r"^(logits|features);?$"
+_MATMULS = r"/attention/(scores|mixed);?$"
+_MOVES = r"(^images|/attention/(query|key|value|mixed)).*/(reshape|transpose);?$"
+
+SCHEMES: dict[str, tuple[Rule, ...]] = {
+    "static": (
+        Rule(_DENSE, "FULLY_CONNECTED", "static"),
+        Rule(_MATMULS, "BATCH_MATMUL", "static"),
+        # Moving int8 costs a quarter of moving float, and saves a dequantize and a quantize each.
+        Rule(_MOVES, "RESHAPE", "static"),
+        Rule(_MOVES, "TRANSPOSE", "static"),
+        # A dynamic Dense does not round its output to int8: the head's is the answer itself, and only one row.
+        Rule(_HEAD, "FULLY_CONNECTED", "dynamic"),
+    ),
+    "dynamic": (Rule(_DENSE, "FULLY_CONNECTED", "dynamic"),),
+    "full": (Rule(_DENSE, "*", "static"),),
+}
+FLOAT16 = (Rule(_DENSE, "FULLY_CONNECTED", "float16"),)
+
+# Tensors whose zero point is 0. XNNPACK takes an int8 BATCH_MATMUL only when that of its right side is; with the whole
+# path from query, key and value to the output projection alike, nothing on it has to be requantized. The softmax is
+# not among them: it is never negative, and a symmetric range would waste half of its levels.
+_SYMMETRIC = re.compile(r"/attention/(query|key|value|mixed|output)(/reshape|/transpose)*$")
+
+
+def needs_images(scheme: str) -> bool:
+    """Whether `scheme` needs a representative dataset."""
+    return any(rule.mode == "static" for rule in SCHEMES[scheme])
+
+
+def write_float16(float_path: Path, record: ModelRecord, path: Path, *, overwrite: bool = False) -> Artifact:
+    """Write a float16 file: Dense weights stored as float16, computed in the widest type the runtime has.
+
+    Raises:
+        OutputError: `path` exists (and `overwrite` is false) or cannot be written.
+    """
+    _quantize(float_path, FLOAT16, None, record, path, "float16", None, overwrite=overwrite)
+    return describe_tflite(path, "float16")
+
+
+def write_int8(
+    float_path: Path,
+    record: ModelRecord,
+    path: Path,
+    *,
+    scheme: str = "static",
+    ranges: Ranges | None = None,
+    overwrite: bool = False,
+) -> Artifact:
+    """Write an int8 file of the float32 .tflite at `float_path`; `ranges` from `calibrate`, except for `dynamic`.
+
+    Raises:
+        InputError: unknown scheme, or a scheme that needs ranges without any.
+        OutputError: `path` exists (and `overwrite` is false) or cannot be written.
+    """
+    if scheme not in SCHEMES:
+        raise InputError(f"Unknown int8 scheme '{scheme}': choose one of {', '.join(SCHEMES)}.")
+    if needs_images(scheme) and not ranges:
+        raise InputError(f"The int8 scheme '{scheme}' needs a representative dataset: give images, or choose 'dynamic'.")
+    statistics = _statistics(float_path, ranges) if ranges and needs_images(scheme) else None
+    _quantize(float_path, SCHEMES[scheme], statistics, record, path, "int8", scheme, overwrite=overwrite)
+    return describe_tflite(path, "int8", scheme)
+
+
+def calibrate(
+    float_path: Path,
+    images: Iterable[np.ndarray],
+    total: int,
+    *,
+    threads: int = 2,
+    progress: Progress | None = None,
+) -> Ranges:
+    """The true minimum and maximum of every activation over `images`, each float32 [batch, size, size, 3].
+
+    AI Edge Quantizer's default is a moving average of them, which cuts off what is rare; that cost 16 dB of
+    signal-to-noise in a trained ViT (see docs/quantization.md).
+    """
+    from ai_edge_quantizer import calibrator
+    from ai_edge_quantizer.utils import qsv_utils
+
+    with quiet():
+        quantizer = _quantizer(float_path, SCHEMES["full"])
+        collector = calibrator.Calibrator(
+            str(float_path), num_threads=threads, qsv_update_func=qsv_utils.min_max_update
+        )
+    for done, image in enumerate(images):
+        if progress:
+            progress(done, total)
+        with quiet():
+            # One image a call: the calibrator counts its data first, which exhausts a generator.
+            collector.calibrate({SIGNATURE: [{"images": image}]}, quantizer._recipe_manager)
+    if progress:
+        progress(total, total)
+    found = collector.get_model_qsvs()
+    return {name: (float(np.min(q["min"])), float(np.max(q["max"]))) for name, q in found.items() if q and "min" in q}
+
+
+def _statistics(float_path: Path, ranges: Ranges) -> dict[str, dict[str, np.ndarray]]:
+    """AI Edge Quantizer's calibration result, with the ranges of `_SYMMETRIC` tensors made to give zero point 0."""
+    found = {}
+    ranks = {t.name.decode(): len(t.shape) for t in MappedModel(float_path).model.subgraphs[0].tensors}
+    for name, (low, high) in ranges.items():
+        if _SYMMETRIC.search(name):
+            step = max(abs(low), abs(high), 1e-12) / 127
+            low, high = -128 * step, 127 * step
+        shape = (1,) * ranks[name]
+        found[name] = {"min": np.full(shape, low, np.float32), "max": np.full(shape, high, np.float32)}
+    return found
+
+
+def _quantize(
+    float_path: Path,
+    rules: tuple[Rule, ...],
+    statistics: dict[str, Any] | None,
+    record: ModelRecord,
+    path: Path,
+    precision: Literal["float16", "int8"],
+    scheme: str | None,
+    *,
+    overwrite: bool,
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        raw = Path(folder) / path.name
+        with quiet():
+            quantizer = _quantizer(float_path, rules)
+            quantizer.quantize(
+                statistics, serialize_to_path=str(raw), enable_progress_bar=False, enable_progress_report=False
+            )
+        # The quantizer leaves large buffers outside the flatbuffer, where older runtimes do not look: write it again.
+        mapped = MappedModel(raw)
+        _name_output(mapped.model, record.spec.output_name)
+        describe_inside(mapped.model, record, precision, scheme)
+        write_model(mapped.model, mapped.payloads, path, overwrite=overwrite)
+
+
+def _name_output(model: Any, name: str) -> None:
+    """A dequantize or quantize step that was added at the end took the output's name with a suffix: give it back."""
+    graph = model.subgraphs[0]
+    (output,) = graph.outputs
+    for index, tensor in enumerate(graph.tensors):
+        if index != output and tensor.name == name.encode():
+            tensor.name = f"{name}/raw".encode()
+    graph.tensors[output].name = name.encode()
+
+
+def _quantizer(float_path: Path, rules: tuple[Rule, ...]) -> Any:
+    """An AI Edge Quantizer loaded with `rules`: the only place that knows its configuration classes."""
+    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer
+
+    algorithms, operators = algorithm_manager.AlgorithmName, qtyping.TFLOperationName
+    integer, floating = qtyping.ComputePrecision.INTEGER, qtyping.ComputePrecision.FLOAT
+    weights = qtyping.TensorQuantizationConfig(
+        num_bits=8, symmetric=True, granularity=qtyping.QuantGranularity.CHANNELWISE, dtype=qtyping.TensorDataType.INT
+    )
+    activations = qtyping.TensorQuantizationConfig(
+        num_bits=8, symmetric=False, granularity=qtyping.QuantGranularity.TENSORWISE, dtype=qtyping.TensorDataType.INT
+    )
+    half = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
+    config = qtyping.OpQuantizationConfig
+    modes = {
+        "static": (config(activations, weights, integer, explicit_dequantize=False), algorithms.MIN_MAX_UNIFORM_QUANT),
+        "dynamic": (config(None, weights, integer, explicit_dequantize=False), algorithms.MIN_MAX_UNIFORM_QUANT),
+        "float16": (config(None, half, floating, explicit_dequantize=True), algorithms.FLOAT_CASTING),
+    }
+    made = quantizer.Quantizer(str(float_path))
+    for rule in rules:
+        operation, algorithm = modes[rule.mode]
+        made.update_quantization_recipe(rule.scope, operators(rule.operator), operation, algorithm)
+    return made

@@ -1,0 +1,212 @@
+"""The structure of a .tflite model: converted without weights, tidied, checked, then given its parameters.
+
+The converter sees every weight as a graph input. What it would otherwise do with constants is done here: a bias is
+fused into its FULLY_CONNECTED, and each such input becomes a buffer.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vit_export.graph import INPUT_NAME, TFLITE, parameter_name, trace
+from vit_export.quiet import quiet
+from vit_export.rewrites import DeploymentParameters
+from vit_export.spec import ViTSpec
+from vit_export.tflite.flatbuffer import Payload, operator_names, schema, unpack
+
+SIGNATURE = "serving_default"
+METADATA_NAME = b"vit_export"
+MAX_RANK = 4  # GPU delegates refuse more
+
+
+class StructureError(RuntimeError):
+    """The converter produced something this package does not expect: a bug or a new release, never a user's fault."""
+
+
+def convert_structure(spec: ViTSpec, parameters: DeploymentParameters, batch: int = 1) -> tuple[Any, dict[int, Payload]]:
+    """The model of `spec` as a flatbuffer object tree, and its weights by buffer index.
+
+    Only built-in operators, static shapes, nothing above rank 4; one signature, `serving_default`.
+    """
+    import tensorflow as tf
+
+    function = trace(spec, parameters, TFLITE, batch)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
+    with quiet():
+        model = unpack(converter.convert())
+    structure = Structure(model)
+    structure.name_inputs(parameters)
+    structure.fuse_biases(parameters)
+    structure.drop_unused_tensors()
+    structure.name_activations()
+    structure.name_output(spec.output_name)
+    payloads = structure.bake(parameters)
+    structure.write_signature()
+    structure.check(batch)
+    return model, payloads
+
+
+class Structure:
+    """Passes over the single subgraph of a `ModelT`."""
+
+    def __init__(self, model: Any) -> None:
+        if len(model.subgraphs) != 1:
+            raise StructureError(f"Expected one subgraph, the converter wrote {len(model.subgraphs)}.")
+        self.model, self.graph = model, model.subgraphs[0]
+        self._names = operator_names()
+
+    def kind(self, operator: Any) -> str:
+        """Name of the operator's built-in code."""
+        code = self.model.operatorCodes[operator.opcodeIndex]
+        return self._names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+
+    def tensor_name(self, index: int) -> str:
+        """Name of tensor `index`."""
+        return self.graph.tensors[index].name.decode()
+
+    def consumers(self, tensor: int) -> list[Any]:
+        """Operators that read `tensor`."""
+        return [operator for operator in self.graph.operators if tensor in list(operator.inputs)]
+
+    def name_inputs(self, parameters: DeploymentParameters) -> None:
+        """Give graph inputs their canonical names back; they must be the image and exactly the parameters."""
+        for index in self.graph.inputs:
+            tensor = self.graph.tensors[index]
+            argument = tensor.name.decode().removeprefix(f"{SIGNATURE}_").removesuffix(":0")
+            tensor.name = parameter_name(argument).encode()
+        found = {self.tensor_name(i) for i in self.graph.inputs}
+        if different := found ^ {INPUT_NAME, *parameters}:
+            raise StructureError(
+                f"{len(different)} graph inputs and parameters do not match, such as {', '.join(sorted(different)[:4])}."
+            )
+
+    def fuse_biases(self, parameters: DeploymentParameters) -> None:
+        """FULLY_CONNECTED followed by ADD of a bias parameter becomes FULLY_CONNECTED with that bias."""
+        biases = {i for i in self.graph.inputs if self.tensor_name(i).endswith("/bias")}
+        readers: dict[int, list[Any]] = {}
+        for operator in self.graph.operators:
+            for index in set(operator.inputs):
+                readers.setdefault(index, []).append(operator)
+        fused = []
+        for dense in (o for o in self.graph.operators if self.kind(o) == "FULLY_CONNECTED"):
+            (add,) = readers[dense.outputs[0]]
+            bias = [i for i in add.inputs if i in biases]
+            if self.kind(add) != "ADD" or len(bias) != 1:
+                raise StructureError(f"No bias follows the FULLY_CONNECTED of {self.tensor_name(dense.inputs[1])}.")
+            dense.inputs = [dense.inputs[0], dense.inputs[1], bias[0]]
+            dense.outputs = list(add.outputs)
+            fused.append(add)
+        self.graph.operators = [o for o in self.graph.operators if not any(o is f for f in fused)]
+        expected = sum(name.endswith("/kernel") for name in parameters)
+        if len(fused) != expected:
+            raise StructureError(f"Fused {len(fused)} biases, expected {expected}.")
+
+    def drop_unused_tensors(self) -> None:
+        """Remove tensors that no operator touches any more; calibration would try to read them."""
+        graph = self.graph
+        used = {*graph.inputs, *graph.outputs}
+        for operator in graph.operators:
+            used.update(i for i in (*operator.inputs, *operator.outputs) if i >= 0)
+        place = {old: new for new, old in enumerate(sorted(used))}
+        graph.tensors = [graph.tensors[old] for old in sorted(used)]
+        graph.inputs, graph.outputs = [place[i] for i in graph.inputs], [place[i] for i in graph.outputs]
+        for operator in graph.operators:
+            operator.inputs = [place.get(i, -1) for i in operator.inputs]
+            operator.outputs = [place[i] for i in operator.outputs]
+
+    def name_activations(self) -> None:
+        """Name activations after the layer that makes them: quantization recipes and profiles address them so."""
+        suffixes = {"RESHAPE": "reshape", "TRANSPOSE": "transpose", "SOFTMAX": "softmax", "GELU": "gelu"}
+        matmuls = iter(("scores", "mixed") * sum(self.kind(o) == "BATCH_MATMUL" for o in self.graph.operators))
+        layer = "encoder"
+        for operator in self.graph.operators:
+            kind, source = self.kind(operator), self.tensor_name(operator.inputs[0])
+            if kind == "FULLY_CONNECTED":
+                name = self.tensor_name(operator.inputs[1]).removesuffix("/kernel")
+                layer = name.rpartition("/attention/")[0] or layer
+            elif kind == "BATCH_MATMUL":
+                name = f"{layer}/attention/{next(matmuls)}"
+            elif kind in suffixes:
+                name = f"{source}/{suffixes[kind]}"
+            else:
+                continue
+            self.graph.tensors[operator.outputs[0]].name = name.encode()
+
+    def name_output(self, name: str) -> None:
+        """Call the graph's only output `name`."""
+        (output,) = self.graph.outputs
+        self.graph.tensors[output].name = name.encode()
+
+    def bake(self, parameters: DeploymentParameters) -> dict[int, Payload]:
+        """Turn every graph input but the image into a constant with a buffer of its own."""
+        payloads = {}
+        image = [i for i in self.graph.inputs if self.tensor_name(i) == INPUT_NAME]
+        for index in set(self.graph.inputs) - set(image):
+            parameter = parameters[self.tensor_name(index)]
+            tensor = self.graph.tensors[index]
+            if tuple(tensor.shape) != parameter.shape:
+                raise StructureError(f"{parameter.name} has shape {tuple(tensor.shape)}, expected {parameter.shape}.")
+            tensor.buffer = len(self.model.buffers)
+            self.model.buffers.append(schema().BufferT())
+            payloads[tensor.buffer] = Payload(parameter.nbytes, parameter.read)
+        self.graph.inputs = image
+        used = {i for o in self.graph.operators for i in o.inputs}
+        if idle := [n for i, n in self._parameter_tensors(payloads) if i not in used]:
+            raise StructureError(f"Parameters that no operator reads: {', '.join(idle)}.")
+        return payloads
+
+    def _parameter_tensors(self, payloads: dict[int, Payload]) -> Iterable[tuple[int, str]]:
+        return ((i, t.name.decode()) for i, t in enumerate(self.graph.tensors) if t.buffer in payloads)
+
+    def write_signature(self) -> None:
+        """One signature, `serving_default`: images -> the output under its own name."""
+        fb = schema()
+
+        def entry(index: int) -> Any:
+            return fb.TensorMapT(name=self.graph.tensors[index].name, tensorIndex=index)
+
+        signature = fb.SignatureDefT(signatureKey=SIGNATURE.encode(), subgraphIndex=0)
+        signature.inputs = [entry(i) for i in self.graph.inputs]
+        signature.outputs = [entry(i) for i in self.graph.outputs]
+        self.model.signatureDefs = [signature]
+
+    def check(self, batch: int) -> None:
+        """Raise StructureError unless the model is what every runtime and delegate can open."""
+        for code in self.model.operatorCodes:
+            name = self._names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+            if name == "CUSTOM" or code.customCode:
+                raise StructureError(f"The converter emitted the custom operator {code.customCode!r}.")
+        for tensor in self.graph.tensors:
+            shape = [] if tensor.shape is None else list(tensor.shape)
+            signature = [] if tensor.shapeSignature is None else list(tensor.shapeSignature)
+            if -1 in shape or -1 in signature:
+                raise StructureError(f"Tensor {tensor.name.decode()} has a dynamic shape.")
+            if len(shape) > MAX_RANK:
+                raise StructureError(f"Tensor {tensor.name.decode()} has rank {len(shape)}, at most {MAX_RANK} allowed.")
+        (image,) = self.graph.inputs
+        if self.graph.tensors[image].shape[0] != batch:
+            raise StructureError(f"Batch is {self.graph.tensors[image].shape[0]}, expected {batch}.")
+
+
+def set_metadata(model: Any, text: str) -> None:
+    """Store `text` (JSON) under this package's metadata name, replacing what is there."""
+    fb = schema()
+    kept = [entry for entry in model.metadata or [] if entry.name != METADATA_NAME]
+    model.buffers.append(fb.BufferT(data=np.frombuffer(text.encode(), np.uint8)))
+    kept.append(fb.MetadataT(name=METADATA_NAME, buffer=len(model.buffers) - 1))
+    model.metadata = kept
+
+
+def get_metadata(path: Path) -> str | None:
+    """The JSON that `set_metadata` stored in the file at `path`, or None."""
+    from vit_export.tflite.flatbuffer import MappedModel
+
+    mapped = MappedModel(path)
+    for entry in mapped.model.metadata or []:
+        if entry.name == METADATA_NAME:
+            payload = mapped.payloads.get(entry.buffer)
+            data = payload.read() if payload else np.asarray(mapped.model.buffers[entry.buffer].data, np.uint8)
+            return bytes(data).decode()
+    return None

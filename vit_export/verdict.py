@@ -1,0 +1,125 @@
+"""What verification concluded, as records: one per file, one for the reference, one for all of it."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vit_export.checks import Check, label
+from vit_export.latency import Cpu, Latency, Plan
+from vit_export.metrics import Comparison, json_ready
+from vit_export.records import Artifact, TensorSpec
+from vit_export.workers import Memory
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """Everything learnt about one file. `comparison` is None when its outputs could not be compared at all."""
+
+    artifact: Artifact
+    checks: tuple[Check, ...]
+    comparison: Comparison | None = None
+    latency: Latency | None = None
+    memory: Memory | None = None
+    load_seconds: float | None = None
+    first_run_seconds: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed (a file without checks has proven nothing)."""
+        return bool(self.checks) and all(check.passed for check in self.checks)
+
+    @property
+    def verdict(self) -> str:
+        """'pass' or 'fail'."""
+        return "pass" if self.passed else "fail"
+
+    @property
+    def label(self) -> str:
+        """Format, precision and scheme, as in 'tflite int8 dynamic'."""
+        return label(self.artifact)
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """One sentence per failed check."""
+        return tuple(f"{self.label}: {check.detail}" for check in self.checks if not check.passed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        values = {
+            "artifact": self.artifact.to_dict(),
+            "verdict": self.verdict,
+            "failures": self.failures,
+            "checks": [asdict(check) for check in self.checks],
+            "comparison": self.comparison and self.comparison.to_dict(),
+            "latency": self.latency and self.latency.to_dict(),
+            "memory": self.memory and asdict(self.memory),
+            "load_seconds": self.load_seconds,
+            "first_run_seconds": self.first_run_seconds,
+        }
+        return dict(json_ready(values))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The SavedModel that files are compared with. `output` and `range` are None when it could not be run."""
+
+    path: str
+    checks: tuple[Check, ...]
+    output: TensorSpec | None = None
+    range: float | None = None
+    latency: Latency | None = None
+    memory: Memory | None = None
+    load_seconds: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the reference can be compared with."""
+        return all(check.passed for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        return dict(json_ready({"passed": self.passed, **asdict(self)}))
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The verdict over all files, and what it was reached with."""
+
+    reference: Reference
+    files: tuple[FileResult, ...]
+    images: tuple[str, ...]
+    trained: bool
+    threads: int
+    cpu: Cpu
+    latency_plan: Plan | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether the reference and every file passed."""
+        return self.reference.passed and bool(self.files) and all(file.passed for file in self.files)
+
+    @property
+    def verdict(self) -> str:
+        """'pass' or 'fail'."""
+        return "pass" if self.passed else "fail"
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """One sentence per failed check, the reference's first."""
+        own = tuple(f"reference: {check.detail}" for check in self.reference.checks if not check.passed)
+        return own + tuple(failure for file in self.files for failure in file.failures)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        return {
+            "verdict": self.verdict,
+            "failures": list(self.failures),
+            "warnings": list(self.warnings),
+            "trained": self.trained,
+            "threads": self.threads,
+            "cpu": self.cpu.to_dict(),
+            "latency_plan": self.latency_plan,
+            "images": list(self.images),
+            "reference": self.reference.to_dict(),
+            "files": [file.to_dict() for file in self.files],
+        }
