@@ -1,0 +1,36 @@
+"""Vision Transformers from weights to verified SavedModel, TFLite and ONNX files.
+
+    from vit_export import create_vit, list_variants, export, ExportRequest, ViTSpec
+
+Nothing heavy is imported until one of these names is used.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "create_vit": "vit_export.model",
+    "VisionTransformer": "vit_export.model",
+    "ViTSpec": "vit_export.spec",
+    "VARIANTS": "vit_export.variants",
+    "list_variants": "vit_export.variants",
+    "ExportRequest": "vit_export.plan",
+    "ExportResult": "vit_export.pipeline",
+    "export": "vit_export.pipeline",
+    "verify": "vit_export.verify",
+    "InputError": "vit_export.errors",
+    "OutputError": "vit_export.errors",
+    "VitExportError": "vit_export.errors",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vit_export' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

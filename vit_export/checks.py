@@ -138,6 +138,18 @@ def class_order(reference: np.ndarray, outputs: np.ndarray) -> Check:
     return _check("class_order", not pairs, 0, len(pairs), f"outputs are in another order: {shown}")
 
 
+def saved_as_built(known: np.ndarray, outputs: np.ndarray) -> Check:
+    """Whether the SavedModel's `outputs` are those that the model in memory returned, `known`, to float32 rounding."""
+    if known.shape[1:] != outputs.shape[1:] or len(known) > len(outputs):
+        detail = f"outputs have shape {list(outputs.shape)}, the model in memory gave {list(known.shape)}"
+        return _check("saved_as_built", False, list(known.shape), list(outputs.shape), detail)
+    limit = LIMITS["saved_model", "float32", None].worst_difference
+    comparison = metrics.compare(known, outputs[: len(known)], classes=False)
+    worst = comparison.worst_relative
+    detail = f"differs from the model it was saved from by {worst:.2g} of the range, limit {limit:g}"
+    return _check("saved_as_built", worst <= limit, limit, worst, detail)
+
+
 def figures(comparison: Comparison, limits: Limits, names: Sequence[str], *, trained: bool) -> list[Check]:
     """Each figure of the worst image against its limit."""
     worst = names[comparison.worst_image]

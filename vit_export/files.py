@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def output_errors(path: Path) -> Iterator[None]:
     except Exception as error:
         # TensorFlow and ONNX wrap the operating system's errors in classes of their own.
         text = str(error).lower()
-        if "no space left" in text or "resource_exhausted" in text and "write" in text:
+        if "no space left" in text or ("resource_exhausted" in text and "write" in text):
             raise OutputError(_refusal(path, OSError(errno.ENOSPC, ""))) from error
         if "permission denied" in text or "read-only file system" in text:
             raise OutputError(_refusal(path, OSError(errno.EACCES, ""))) from error
@@ -64,8 +64,35 @@ def publish_folder(path: Path, write: Callable[[Path], None], *, overwrite: bool
     """Let `write` fill a temporary folder, then make it `path` (see `publish`)."""
     with publish(path, overwrite=overwrite) as temporary:
         temporary.mkdir()
-        # mkdtemp's folder is private; what is published follows the user's umask.
         write(temporary)
+
+
+def move_into(folder: Path, paths: Sequence[Path], *, overwrite: bool = False) -> None:
+    """Move complete files and folders into `folder`, all of them or, when one cannot be moved, none.
+
+    Raises:
+        OutputError: one exists already (and `overwrite` is false) or cannot be moved.
+    """
+    for path in paths:
+        refuse_existing(folder / path.name, overwrite=overwrite)
+    done: list[tuple[Path, Path, Path | None]] = []
+    with output_errors(folder), tempfile.TemporaryDirectory(prefix=".previous-", dir=folder) as scratch:
+        try:
+            for path in paths:
+                sync(path)
+                target, previous = folder / path.name, None
+                if target.exists():
+                    previous = Path(scratch) / path.name
+                    os.rename(target, previous)
+                done.append((path, target, previous))
+                os.rename(path, target)
+        except BaseException:
+            for path, target, previous in reversed(done):
+                if target.exists():
+                    os.rename(target, path)
+                if previous is not None:
+                    os.rename(previous, target)
+            raise
 
 
 def _replace_folder(temporary: Path, path: Path, scratch: Path) -> None:
@@ -117,5 +144,7 @@ def _refusal(path: Path, error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{path} cannot be written (permission denied): choose another folder with --output."
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return f"{path} cannot be written: a part of the path is a file, expected folders; choose another with --output."
+        return (
+            f"{path} cannot be written: a part of the path is a file, expected folders; choose another with --output."
+        )
     return f"{path} cannot be written ({error.strerror or error}): choose another folder with --output."

@@ -162,5 +162,3 @@ class _Graph:
 
 def _unchanged(x: Any) -> Any:
     return x
-
-

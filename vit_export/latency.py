@@ -207,7 +207,7 @@ class _Session:
         return Measurement(plan, self._latency(self.reference.path, self.all, self.all, plan != "blocks"), files)
 
     def _block(self, subject: Subject) -> list[float]:
-        self.progress(f"timing {Path(subject.path).name} alone: it is too big to be resident beside another")
+        self.progress(f"timing {Path(subject.path).name} in a block of its own")
         with ExitStack() as stack:
             process = self._attempt(subject, stack)
             return self._turns({subject.path: process}).get(subject.path, []) if process else []

@@ -31,7 +31,12 @@ class Embedding(layers.Layer):
         super().__init__(**kwargs)
         self.patch_size, self.hidden_size, self.dropout_rate = patch_size, hidden_size, dropout
         self.patch_embedding = layers.Conv2D(
-            hidden_size, patch_size, strides=patch_size, padding="valid", name="patch_embedding", dtype=self.dtype_policy
+            hidden_size,
+            patch_size,
+            strides=patch_size,
+            padding="valid",
+            name="patch_embedding",
+            dtype=self.dtype_policy,
         )
         self.dropout = layers.Dropout(dropout, name="dropout", dtype=self.dtype_policy)
 
@@ -69,7 +74,8 @@ class SelfAttention(layers.Layer):
         super().__init__(**kwargs)
         self.num_heads, self.hidden_size, self.dropout_rate = num_heads, hidden_size, dropout
         self.query, self.key, self.value, self.output_projection = (
-            layers.Dense(hidden_size, name=name, dtype=self.dtype_policy) for name in ("query", "key", "value", "output")
+            layers.Dense(hidden_size, name=name, dtype=self.dtype_policy)
+            for name in ("query", "key", "value", "output")
         )
         self.dropout = layers.Dropout(dropout, name="dropout", dtype=self.dtype_policy)
 
@@ -160,6 +166,7 @@ class VisionTransformer(keras.Model):
     def __init__(self, spec: ViTSpec, include_top: bool = True, dropout: float = 0.0, **kwargs: Any) -> None:
         kwargs.setdefault("name", spec.name)
         super().__init__(**kwargs)
+        self.built: bool
         self.spec = spec if include_top else spec.with_(num_classes=None)
         self.dropout_rate = dropout
         policy = self.dtype_policy
@@ -214,6 +221,11 @@ class VisionTransformer(keras.Model):
     def extract_features(self, images: Any, training: bool = False) -> Any:
         """Class-token features [batch, width] of `images` [batch, size, size, 3]."""
         return self.tokens(images, training=training)[:, 0]
+
+    def predict_output(self, images: Any) -> Any:
+        """What the exported files return, as a numpy array: logits [n, classes], or features [n, width]."""
+        output = self(images, training=False) if self.include_top else self.extract_features(images)
+        return keras.ops.convert_to_numpy(output).astype("float32")
 
     def parameters(self) -> dict[str, keras.Variable]:
         """Every weight under its canonical name (see `vit_export.parameters`)."""
@@ -292,6 +304,11 @@ def create_vit(
     spec = ViTSpec.of(
         variant, image_size=image_size, num_classes=num_classes, layer_norm_epsilon=layer_norm_epsilon, gelu=gelu
     )
+    return build_model(spec, include_top=include_top, dropout=dropout, seed=seed, **kwargs)
+
+
+def build_model(spec: ViTSpec, *, seed: int | None = None, **kwargs: Any) -> VisionTransformer:
+    """The reference model of `spec`, without classifier when `spec.num_classes` is None, with random weights."""
     if seed is not None:
         keras.utils.set_random_seed(seed)
-    return VisionTransformer(spec, include_top=include_top, dropout=dropout, **kwargs)
+    return VisionTransformer(spec, **kwargs)

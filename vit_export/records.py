@@ -9,7 +9,10 @@ Precision = Literal["float32", "float16", "int8"]
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output of a file. `scale` and `zero_point` are set for integer tensors: real = scale * (q - zero_point)."""
+    """One input or output of a file.
+
+    `scale` and `zero_point` are set for integer tensors: real = scale * (q - zero_point).
+    """
 
     name: str
     shape: tuple[int | None, ...]

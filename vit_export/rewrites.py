@@ -62,7 +62,11 @@ def folded_parameters(source: ParameterSource) -> DeploymentParameters:
         add(f"{name}/bias", shape[1:], lambda: fold_bias(source, name, norm, factor))
 
     d, m, patch = spec.hidden_size, spec.mlp_size, spec.patch_size**2 * 3
-    add("patch_embedding/kernel", (d, patch), lambda: transposed(source.read("patch_embedding/kernel").reshape(patch, d)))
+    add(
+        "patch_embedding/kernel",
+        (d, patch),
+        lambda: transposed(source.read("patch_embedding/kernel").reshape(patch, d)),
+    )
     found["patch_embedding/bias"] = _parameter(source, "patch_embedding/bias", (d,))
     found["class_token"] = _parameter(source, "class_token", (1, 1, d))
     found["position_embedding"] = _parameter(source, "position_embedding", (1, spec.num_tokens, d))
@@ -85,18 +89,20 @@ def folded_parameters(source: ParameterSource) -> DeploymentParameters:
 
 def fold_kernel(source: ParameterSource, dense: str, norm: str | None, factor: float = 1.0) -> np.ndarray:
     """Kernel [out, in] of `dense` with the scale of LayerNorm `norm` and a constant `factor` multiplied in."""
+    scale = source.read(f"{norm}/scale") if norm is not None else None
     kernel = source.read(f"{dense}/kernel")
-    if norm is not None:
-        kernel = kernel * source.read(f"{norm}/scale")[:, np.newaxis]
+    if scale is not None:
+        kernel = kernel * scale[:, np.newaxis]
     return transposed(kernel * np.float32(factor) if factor != 1.0 else kernel)
 
 
 def fold_bias(source: ParameterSource, dense: str, norm: str | None, factor: float = 1.0) -> np.ndarray:
     """Bias [out] of `dense` with the shift of LayerNorm `norm` carried through its kernel, times `factor`."""
-    bias = source.read(f"{dense}/bias").astype(np.float64)
-    if norm is not None:
-        bias = bias + source.read(f"{norm}/bias").astype(np.float64) @ source.read(f"{dense}/kernel")
-    return (bias * factor).astype(np.float32)
+    kernel = source.read(f"{dense}/kernel") if norm is not None else None
+    bias = source.read(f"{dense}/bias")
+    if kernel is not None:
+        bias = bias + source.read(f"{norm}/bias") @ kernel
+    return bias * np.float32(factor) if factor != 1.0 else bias
 
 
 def transposed(matrix: np.ndarray) -> np.ndarray:
@@ -111,5 +117,3 @@ def total_bytes(parameters: DeploymentParameters) -> int:
 
 def _parameter(source: ParameterSource, name: str, shape: tuple[int, ...]) -> DeploymentParameter:
     return DeploymentParameter(name, shape, lambda: source.read(name).reshape(shape))
-
-

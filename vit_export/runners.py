@@ -241,11 +241,16 @@ def open_runner(path: Path, format: Format, threads: int | None = None) -> Runne
     Raises:
         RunnerError: the file is missing or damaged, or its runtime refuses it.
     """
-    if not path.exists():
-        raise RunnerError(f"{path.name} does not exist.")
+    require(path)
     runner = RUNNERS[format](path, threads)
     runner.load()
     return runner
+
+
+def require(path: Path) -> None:
+    """Raise RunnerError unless something exists at `path`."""
+    if not path.exists():
+        raise RunnerError(f"{path.name} does not exist.")
 
 
 def first_line(error: BaseException, limit: int = 300) -> str:

@@ -118,8 +118,7 @@ def read_record(path: Path) -> ModelRecord:
     record_file = path / RECORD_FILE
     if not record_file.is_file():
         raise InputError(
-            f"{path} was not written by vit-export (no {RECORD_FILE}): "
-            "build the model with create_vit and export that."
+            f"{path} was not written by vit-export (no {RECORD_FILE}): build the model with create_vit and export that."
         )
     try:
         return ModelRecord.from_dict(json.loads(record_file.read_text(encoding="utf-8")))
@@ -154,11 +153,14 @@ class SavedModelParameters:
         import tensorflow as tf
 
         self.record = read_record(path)
+        self._last: tuple[str, np.ndarray] | None = None
         try:
             self._reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
             shapes = self._reader.get_variable_to_shape_map()
         except Exception as error:  # TensorFlow raises a different class for each way a checkpoint can be broken
-            raise InputError(f"The weights of {path} cannot be read ({_first_line(error)}): export it again.") from error
+            raise InputError(
+                f"The weights of {path} cannot be read ({_first_line(error)}): export it again."
+            ) from error
         wanted = {p.name: p.shape for p in parameter_specs(self.record.spec)}
         prefix, suffix = "parameters/", "/.ATTRIBUTES/VARIABLE_VALUE"
         found = {
@@ -175,9 +177,17 @@ class SavedModelParameters:
         return self.record.spec
 
     def read(self, name: str) -> np.ndarray:
-        """The parameter called `name`, float32, in its canonical shape."""
+        """The parameter called `name`, float32, in its canonical shape; read-only."""
+        # A folded bias needs the kernel that was streamed just before it: keep the last tensor, not the model.
+        if self._last is None or self._last[0] != name:
+            self._last = name, self._load(name)
+        return self._last[1]
+
+    def _load(self, name: str) -> np.ndarray:
         key = f"parameters/{name.replace('/', '.S')}/.ATTRIBUTES/VARIABLE_VALUE"
-        return np.asarray(self._reader.get_tensor(key), dtype=np.float32)
+        values = np.asarray(self._reader.get_tensor(key), dtype=np.float32)
+        values.flags.writeable = False
+        return values
 
 
 class ModelParameters:
@@ -196,8 +206,6 @@ def assign_parameters(model: "VisionTransformer", read: Callable[[str], np.ndarr
     """Set every weight of `model` from `read(name)`."""
     for name, variable in model.parameters().items():
         variable.assign(read(name))
-
-
 
 
 def _first_line(error: Exception) -> str:

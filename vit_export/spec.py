@@ -48,7 +48,9 @@ class ViTSpec:
         """The inverse of `to_dict`; unknown keys are refused."""
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(values) - known):
-            raise InputError(f"Unknown fields in a model spec: {', '.join(unknown)}; expected {', '.join(sorted(known))}.")
+            raise InputError(
+                f"Unknown fields in a model spec: {', '.join(unknown)}; expected {', '.join(sorted(known))}."
+            )
         spec = cls(**values)
         spec.validate()
         return spec
@@ -86,7 +88,9 @@ class ViTSpec:
                 "for a model without classifier ask for features instead (--features, include_top=False)."
             )
         if not 0 < self.layer_norm_epsilon < 1:
-            raise InputError(f"layer_norm_epsilon is {self.layer_norm_epsilon}, expected a small positive number (1e-6).")
+            raise InputError(
+                f"layer_norm_epsilon is {self.layer_norm_epsilon}, expected a small positive number (1e-6)."
+            )
         if self.gelu not in ("erf", "tanh"):
             raise InputError(f"gelu is {self.gelu!r}, expected 'erf' (exact) or 'tanh' (approximation).")
         if self.hidden_size % self.num_heads:

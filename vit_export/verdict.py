@@ -63,6 +63,7 @@ class Reference:
     """The SavedModel that files are compared with. `output` and `range` are None when it could not be run."""
 
     path: str
+    bytes: int
     checks: tuple[Check, ...]
     output: TensorSpec | None = None
     range: float | None = None

@@ -19,6 +19,7 @@ from vit_export.checks import (
     is_flat,
     limits_of,
     repeatable,
+    saved_as_built,
     stored,
     varies,
 )
@@ -39,6 +40,9 @@ FEATURES = "features"
 LOW_RESPONSE_DB = 10.0
 """Below this, a warning says how badly the part of the outputs that depends on the image is reproduced."""
 
+BUSY = 2.0
+"""A p90 of so many medians says that latency was measured on a machine that did other work too."""
+
 
 def verify(
     reference: Path,
@@ -49,12 +53,15 @@ def verify(
     threads: int = 1,
     trained: bool = False,
     measure_latency: bool = True,
+    known_outputs: np.ndarray | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Verification:
     """Compare each of `artifacts` with the SavedModel `reference` on `images`, float32 [n, s, s, 3].
 
     Every file runs in its own runtime and in a process of its own, on the CPU with `threads` threads. A file that
     fails does not raise: its checks say what was wrong. `progress` is told in words what is being done.
+    `known_outputs`, float32 [m, k], are what the model itself returned in memory for the first m images, before it
+    was saved: they show that the SavedModel is that model.
 
     Raises:
         InputError: nothing to verify, images of another shape or type or not finite, or not one name for each.
@@ -82,7 +89,7 @@ def verify(
 
         say(f"running the reference on {len(images)} images")
         process = process_of(basis.path, "saved_model")
-        truth, expected = _run_reference(process, images, image_names)
+        truth, expected = _run_reference(process, images, image_names, known_outputs)
         settle(basis.path, process, expected is not None)
         files = []
         for artifact in artifacts:
@@ -140,10 +147,10 @@ def _same(path: Path, reference: Path) -> bool:
 
 
 def _run_reference(
-    process: RunnerProcess, images: np.ndarray, names: Sequence[str]
+    process: RunnerProcess, images: np.ndarray, names: Sequence[str], known: np.ndarray | None
 ) -> tuple[Reference, np.ndarray | None]:
     """The reference's facts and its outputs, None unless they can be compared with."""
-    path = str(process.path)
+    path, size = str(process.path), size_of_folder(process.path)
     try:
         process.start()
         if len(process.outputs) != 1:
@@ -152,16 +159,19 @@ def _run_reference(
         memory = process.memory()
         again = process.run(images[:1])
     except RunnerError as error:
-        return Reference(path, (Check("runs", False, detail=str(error).rstrip(".")),)), None
+        return Reference(path, size, (Check("runs", False, detail=str(error).rstrip(".")),)), None
     checks = [Check("runs", True), finite(outputs, names)]
     if outputs.ndim != 2:
         detail = f"outputs have shape {list(outputs.shape)}, expected [images, outputs]"
         checks.append(Check("outputs", False, value=outputs.shape, detail=detail))
     elif checks[1].passed and not np.array_equal(again, outputs[:1]):
         checks.append(Check("deterministic", False, detail=f"{names[0]} gives different outputs when it is run again"))
+    elif checks[1].passed and known is not None:
+        checks.append(saved_as_built(known, outputs))
     good = all(check.passed for check in checks)
     truth = Reference(
         path=path,
+        bytes=size,
         checks=tuple(checks),
         output=process.outputs[0],
         range=metrics.output_range(outputs) if good else None,
@@ -227,9 +237,11 @@ def _with_latency(file: FileResult, measured: Measurement, reference: Path) -> F
 
 def _warnings(result: Verification, expected: np.ndarray | None) -> Iterator[str]:
     if not result.trained:
+        also = ", and int8 figures say nothing about trained weights"
+        int8 = any(file.artifact.precision == "int8" for file in result.files)
         yield (
-            "The weights are untrained: agreement of classes means little (it is reported, not judged), "
-            "and int8 figures say nothing about trained weights."
+            "The weights are untrained: agreement of classes means little (it is reported, not judged)"
+            f"{also if int8 else ''}."
         )
     if len(result.images) < 2:
         yield "One image only: whether outputs depend on the image and keep their order could not be checked."
@@ -248,5 +260,9 @@ def _warnings(result: Verification, expected: np.ndarray | None) -> Iterator[str
             yield f"{file.label} is slower than the reference on this CPU{why}."
     if result.threads > result.cpu.cores:
         yield f"Latency was measured on {result.threads} threads, but only {result.cpu.cores} cores may be used."
+    latencies = [result.reference.latency, *(file.latency for file in result.files)]
+    unrest = max((timed.p90_ms / timed.median_ms for timed in latencies if timed), default=1.0)
+    if unrest > BUSY:
+        yield f"The machine did other work while latency was measured: p90 is up to {unrest:.1f} times the median."
     if result.latency_plan == "blocks":
         yield "The reference is too big to be resident beside another file: latencies were taken in alternating blocks."

@@ -24,7 +24,7 @@ from typing import IO, Any, Self
 import numpy as np
 
 from vit_export.records import Format, TensorSpec
-from vit_export.runners import RUNNERS, Runner, RunnerError, first_line, open_runner
+from vit_export.runners import RUNNERS, Runner, RunnerError, first_line, open_runner, require
 
 _LENGTH = struct.Struct("<Q")
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", "GLOG_minloglevel": "3", "ABSL_MIN_LOG_LEVEL": "3"}
@@ -267,6 +267,7 @@ class _Worker:
     """The child's side: one method per request."""
 
     def load(self, path: str, format: Format, threads: int) -> tuple[Any, Any, float]:
+        require(Path(path))  # before seconds go into importing the runtime
         RUNNERS[format].import_runtime()
         self._baseline = _resident()[0]
         start = time.perf_counter()
@@ -304,4 +305,4 @@ def _resident() -> tuple[int, int | None]:
 
 def _kilobytes(row: str) -> int:
     """Bytes of a row such as '  1716 kB'."""
-    return int(row.split()[0]) * 1024
+    return int(row.strip().removesuffix("kB")) * 1024

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vit_export.files import digest_of_file
 from vit_export.parameters import ParameterSource
@@ -10,30 +10,42 @@ from vit_export.records import Artifact, Precision, TensorSpec
 from vit_export.rewrites import folded_parameters
 from vit_export.saved_model import ModelRecord
 from vit_export.tflite.flatbuffer import MappedModel, schema, write_model
+from vit_export.tflite.half import halve_kernels
 from vit_export.tflite.structure import convert_structure, set_metadata
 from vit_export.versions import versions
 
 
 def write_tflite(
-    source: ParameterSource, record: ModelRecord, path: Path, *, batch: int = 1, overwrite: bool = False
+    source: ParameterSource,
+    record: ModelRecord,
+    path: Path,
+    *,
+    precision: Literal["float32", "float16"] = "float32",
+    batch: int = 1,
+    overwrite: bool = False,
 ) -> Artifact:
-    """Write the float32 .tflite file of `source` with a static batch.
+    """Write the float .tflite file of `source` with a static batch (int8 is made from it, see `quantize`).
 
     Input `images`, float32 [batch, size, size, 3]; output `logits` [batch, classes] or `features` [batch, width].
+    float16 halves the file: kernels are stored as float16 and computed in the widest type the device has.
 
     Raises:
         OutputError: `path` exists (and `overwrite` is false) or cannot be written.
     """
     model, payloads = convert_structure(source.spec, folded_parameters(source), batch)
-    describe_inside(model, record, "float32", None)
+    if precision == "float16":
+        halve_kernels(model, payloads)
+    describe_inside(model, record, precision, None)
     write_model(model, payloads, path, overwrite=overwrite)
-    return describe_tflite(path, "float32")
+    return describe_tflite(path, precision)
 
 
 def describe_inside(model: Any, record: ModelRecord, precision: Precision, scheme: str | None) -> None:
     """Write into the model what it is: a description for people, the record for programs."""
     spec = record.spec
-    model.description = f"{spec.name}, {spec.image_size}x{spec.image_size}, {precision}{f' ({scheme})' if scheme else ''}"
+    model.description = (
+        f"{spec.name}, {spec.image_size}x{spec.image_size}, {precision}{f' ({scheme})' if scheme else ''}"
+    )
     set_metadata(model, json.dumps({**record.to_dict(), "precision": precision, "scheme": scheme}))
 
 

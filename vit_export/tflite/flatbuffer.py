@@ -10,6 +10,7 @@ import mmap
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -86,7 +87,7 @@ def _write(model: Any, payloads: Payloads, file: BinaryIO) -> None:
         prefix = struct.pack("<I", payload.nbytes) if inline else b""
         file.write(b"\0" * (places[index] - len(prefix) - file.tell()))
         file.write(prefix)
-        file.write(memoryview(data.reshape(-1).view(np.uint8)))
+        file.write(data.data)
 
 
 def _pack(model: Any, payloads: Payloads, *, inline: bool) -> bytearray:
@@ -141,7 +142,11 @@ class MappedModel:
             else:
                 continue
             buffer.data, buffer.offset, buffer.size = None, 0, 0
-            yield index, Payload(data.nbytes, lambda data=data: data)
+            yield index, Payload(data.nbytes, partial(_given, data))
+
+
+def _given(data: np.ndarray) -> np.ndarray:
+    return data
 
 
 def _round_up(position: int) -> int:

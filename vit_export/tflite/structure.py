@@ -25,7 +25,9 @@ class StructureError(RuntimeError):
     """The converter produced something this package does not expect: a bug or a new release, never a user's fault."""
 
 
-def convert_structure(spec: ViTSpec, parameters: DeploymentParameters, batch: int = 1) -> tuple[Any, dict[int, Payload]]:
+def convert_structure(
+    spec: ViTSpec, parameters: DeploymentParameters, batch: int = 1
+) -> tuple[Any, dict[int, Payload]]:
     """The model of `spec` as a flatbuffer object tree, and its weights by buffer index.
 
     Only built-in operators, static shapes, nothing above rank 4; one signature, `serving_default`.
@@ -78,9 +80,8 @@ class Structure:
             tensor.name = parameter_name(argument).encode()
         found = {self.tensor_name(i) for i in self.graph.inputs}
         if different := found ^ {INPUT_NAME, *parameters}:
-            raise StructureError(
-                f"{len(different)} graph inputs and parameters do not match, such as {', '.join(sorted(different)[:4])}."
-            )
+            some = ", ".join(sorted(different)[:4])
+            raise StructureError(f"{len(different)} graph inputs and parameters do not match, such as {some}.")
 
     def fuse_biases(self, parameters: DeploymentParameters) -> None:
         """FULLY_CONNECTED followed by ADD of a bias parameter becomes FULLY_CONNECTED with that bias."""
@@ -143,7 +144,7 @@ class Structure:
         """Turn every graph input but the image into a constant with a buffer of its own."""
         payloads = {}
         image = [i for i in self.graph.inputs if self.tensor_name(i) == INPUT_NAME]
-        for index in set(self.graph.inputs) - set(image):
+        for index in (i for i in self.graph.inputs if i not in image):
             parameter = parameters[self.tensor_name(index)]
             tensor = self.graph.tensors[index]
             if tuple(tensor.shape) != parameter.shape:
@@ -184,7 +185,9 @@ class Structure:
             if -1 in shape or -1 in signature:
                 raise StructureError(f"Tensor {tensor.name.decode()} has a dynamic shape.")
             if len(shape) > MAX_RANK:
-                raise StructureError(f"Tensor {tensor.name.decode()} has rank {len(shape)}, at most {MAX_RANK} allowed.")
+                raise StructureError(
+                    f"Tensor {tensor.name.decode()} has rank {len(shape)}, at most {MAX_RANK} allowed."
+                )
         (image,) = self.graph.inputs
         if self.graph.tensors[image].shape[0] != batch:
             raise StructureError(f"Batch is {self.graph.tensors[image].shape[0]}, expected {batch}.")

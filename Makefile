@@ -1,0 +1,45 @@
+# The commands a newcomer needs. Each sets up what it needs; `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SETUP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup export test test-slow calibration lint types bench clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(SETUP)  ## make a virtual environment in .venv and install the package with its development tools
+
+$(SETUP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+export: $(SETUP) calibration  ## export vit_s32 to int8 TFLite and verify it on photographs
+	$(BIN)/vit-export vit_s32 --tflite --int8 --overwrite
+
+calibration: $(SETUP)  ## make the default representative dataset in calibration/
+	$(BIN)/vit-export calibration
+
+test: lint types  ## lint, types and the fast tests
+	$(BIN)/python -m pytest
+
+test-slow: $(SETUP)  ## every test, the full-size exports too (about half an hour)
+	$(BIN)/python -m pytest -m ''
+
+lint: $(SETUP)  ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(SETUP)  ## mypy
+	$(BIN)/mypy
+
+bench: $(SETUP)  ## the quick benchmarks, stock converters beside ours
+	$(BIN)/python benchmarks/int8_latency.py --variants vit_s32
+	$(BIN)/python benchmarks/onnx_export.py --variant vit_s32
+
+clean:  ## remove the virtual environment, caches and exports
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build *.egg-info exports/vit_*
+	find . -name __pycache__ -prune -exec rm -rf {} +

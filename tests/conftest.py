@@ -1,0 +1,103 @@
+"""A toy Vision Transformer with random weights everywhere (no zero bias, no unit scale), in every form tests need."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vit_export.parameters import parameter_specs
+from vit_export.preprocess import Preprocessing
+from vit_export.quiet import import_tensorflow
+from vit_export.spec import ViTSpec
+from vit_export.variants import Variant
+
+TOY = Variant("vit_toy", patch_size=8, num_layers=3, hidden_size=48, mlp_size=96, num_heads=4, use="tests")
+
+
+class RandomParameters:
+    """A ParameterSource of reproducible random values that make every parameter matter."""
+
+    def __init__(self, spec: ViTSpec, seed: int = 0) -> None:
+        self.spec = spec
+        random = np.random.default_rng(seed)
+        self._values = {p.name: self._draw(p.name, p.shape, random) for p in parameter_specs(spec)}
+
+    @staticmethod
+    def _draw(name, shape, random):
+        if name.endswith("scale"):
+            return random.uniform(0.5, 1.5, shape).astype(np.float32)
+        spread = 0.3 if name.endswith("bias") else 0.5 if "kernel" not in name else 1.3 * np.prod(shape[:-1]) ** -0.5
+        return (spread * random.standard_normal(shape)).astype(np.float32)
+
+    def read(self, name: str) -> np.ndarray:
+        return self._values[name]
+
+    def replaced(self, name: str, value: np.ndarray) -> "RandomParameters":
+        other = object.__new__(RandomParameters)
+        other.spec, other._values = self.spec, {**self._values, name: value}
+        return other
+
+
+def toy_spec(**overrides) -> ViTSpec:
+    return ViTSpec.of(TOY, **{"image_size": 32, "num_classes": 10, **overrides})
+
+
+def build(source):
+    """The Keras reference model with the parameters of `source`."""
+    import_tensorflow()
+    from vit_export.model import build_model
+    from vit_export.saved_model import assign_parameters
+
+    model = build_model(source.spec)
+    assign_parameters(model, source.read)
+    return model
+
+
+def record_of(spec: ViTSpec, *, trained: bool = False):
+    from vit_export.saved_model import ModelRecord
+
+    return ModelRecord(spec, Preprocessing(spec.image_size), {"source": "test", "trained": trained})
+
+
+@pytest.fixture(scope="session")
+def spec() -> ViTSpec:
+    return toy_spec()
+
+
+@pytest.fixture(scope="session")
+def source(spec) -> RandomParameters:
+    return RandomParameters(spec)
+
+
+@pytest.fixture(scope="session")
+def record(spec):
+    return record_of(spec)
+
+
+@pytest.fixture(scope="session")
+def images() -> np.ndarray:
+    """Six smooth images in -1..1: noise of several scales, so that patches differ from each other."""
+    random = np.random.default_rng(7)
+    coarse = random.uniform(-1, 1, (6, 4, 4, 3)).repeat(8, 1).repeat(8, 2)
+    fine = random.uniform(-1, 1, (6, 32, 32, 3))
+    return np.clip(0.8 * coarse + 0.4 * fine, -1, 1).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def model(source):
+    return build(source)
+
+
+@pytest.fixture(scope="session")
+def expected(model, images) -> np.ndarray:
+    """The reference's logits of `images`."""
+    return model.predict_output(images)
+
+
+@pytest.fixture(scope="session")
+def saved_model(model, record, tmp_path_factory) -> Path:
+    from vit_export.saved_model import write_saved_model
+
+    path = tmp_path_factory.mktemp("toy") / "saved_model"
+    write_saved_model(model, path, record)
+    return path

@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+from conftest import RandomParameters, build, toy_spec
+
+from vit_export.graph import ONNX, TFLITE, argument_name, deployment_graph, parameter_name, trace
+from vit_export.quiet import import_tensorflow
+from vit_export.rewrites import folded_parameters, plain_parameters
+
+CASES = {
+    "default": {},
+    "features": {"num_classes": None},
+    "tanh": {"gelu": "tanh"},
+    "epsilon": {"layer_norm_epsilon": 1e-2},
+    "one_layer": {},
+    "size": {"image_size": 40},
+}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "make"), [(TFLITE, folded_parameters), (ONNX, plain_parameters)], ids=["tflite", "onnx"]
+)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_equals_the_reference(dialect, make, case, batch, images):
+    import_tensorflow()
+    import tensorflow as tf
+
+    spec = toy_spec(**CASES[case])
+    if case == "one_layer":
+        spec = spec.with_(num_layers=1)
+    source = RandomParameters(spec)
+    images = np.resize(images, (batch, spec.image_size, spec.image_size, 3))
+    expected = build(source).predict_output(images)
+    weights = {name: tf.constant(p.read()) for name, p in make(source).items()}
+    found = deployment_graph(spec, tf.constant(images), weights, dialect).numpy()
+    assert np.abs(found - expected).max() < 1e-5 * np.ptp(expected)
+
+
+def test_trace_takes_every_parameter_by_name(source, spec):
+    import_tensorflow()
+    parameters = folded_parameters(source)
+    function = trace(spec, parameters, TFLITE, batch=2)
+    names = [tensor.op.name for tensor in function.inputs]
+    assert names == ["images", *map(argument_name, parameters)]
+    assert [parameter_name(n) for n in names[1:]] == list(parameters)
+    assert function.outputs[0].shape == (2, 10)

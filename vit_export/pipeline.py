@@ -1,0 +1,361 @@
+"""The one place where the order of steps is written: build, save, convert, verify, report."""
+
+import gc
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from vit_export.calibration import DataSplit, ImageSet, split
+from vit_export.errors import InputError
+from vit_export.files import move_into, output_errors
+from vit_export.photographs import write_photographs
+from vit_export.plan import (
+    NEEDS_CALIBRATION,
+    REPORT_NAME,
+    SAVED_MODEL_NAME,
+    ExportRequest,
+    PlannedFile,
+    plan_files,
+    reuses_saved_model,
+)
+from vit_export.preprocess import Preprocessing, load_batch
+from vit_export.quiet import import_tensorflow
+from vit_export.records import Artifact
+from vit_export.report import build_report, write_report
+from vit_export.saved_model import ModelRecord, SavedModelParameters, describe_saved_model, read_record
+from vit_export.spec import ViTSpec
+
+if TYPE_CHECKING:
+    from vit_export.verdict import Verification
+
+DEFAULT_CALIBRATION = Path("calibration")
+HELD_OUT_IMAGES = 32
+# One float32 image of ViT-H takes about a second; a few images tell as much about a converter there.
+LARGE_MACS, HELD_OUT_IMAGES_LARGE = 50e9, 8
+SPOT_CHECK_IMAGES = 2
+
+
+class Reporter(Protocol):
+    """What the pipeline tells while it works."""
+
+    def step(self, text: str) -> None:
+        """A step begins."""
+
+    def progress(self, done: int, total: int) -> None:
+        """Part of the current step is done."""
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+
+
+class Silent:
+    """A Reporter that says nothing."""
+
+    def step(self, text: str) -> None:
+        """Nothing."""
+
+    def progress(self, done: int, total: int) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export made: the SavedModel and files, the verdict (None when not verified), the report and its path."""
+
+    saved_model: Artifact
+    artifacts: tuple[Artifact, ...]
+    verification: "Verification | None"
+    report: dict[str, Any]
+    report_path: Path
+
+    @property
+    def passed(self) -> bool:
+        """False only when verification found a fault."""
+        return self.verification is None or self.verification.passed
+
+
+def export(request: ExportRequest, reporter: Reporter | None = None) -> ExportResult:
+    """Build, save, convert, verify and report as `request` asks.
+
+    The files appear in `request.output` together, when all of them are complete; verification follows.
+
+    Raises:
+        InputError: the request cannot be fulfilled.
+        OutputError: something exists already or cannot be written; nothing half-written is left.
+    """
+    say = reporter or Silent()
+    known = read_record(request.weights) if request.weights is not None else None
+    spec = known.spec if known else request.spec
+    if spec is None:
+        raise InputError("There is nothing to export: name a variant, or give --weights.")
+    if known and request.spec and request.spec != known.spec:
+        spec = _respecified(known.spec, request.spec, request.weights)
+    files = plan_files(request, spec)
+    with _staging(request.output) as stage:
+        data = _images(request, spec, files, say)
+        saved_model, spot_check = _save(request, spec, known, data, stage, say)
+        record = read_record(Path(saved_model.path))
+        artifacts = _convert(request, record, Path(saved_model.path), files, data, stage, say)
+        moved = [stage / SAVED_MODEL_NAME] if not reuses_saved_model(request) else []
+        moved += [stage / Path(p).name for a in artifacts for p in (a.path, *a.extra_files)]
+        move_into(request.output, moved, overwrite=request.overwrite)
+    saved_model = _at(saved_model, request.output)
+    artifacts = tuple(_at(artifact, request.output) for artifact in artifacts)
+    verification = _verify(request, record, saved_model, artifacts, data, spot_check, say) if request.verify else None
+    say.step("Writing the report")
+    report = build_report(
+        spec=spec.to_dict(),
+        preprocessing=record.preprocessing.to_dict(),
+        weights=record.weights,
+        datasets=data.to_dict() if data else {},
+        settings=_settings(request),
+        verification=verification,
+        artifacts=(saved_model, *artifacts),
+    )
+    report_path = request.output / REPORT_NAME
+    if earlier := _earlier_reports(report_path):
+        report["earlier_reports"] = earlier
+    write_report(report, report_path)
+    return ExportResult(saved_model, artifacts, verification, report, report_path)
+
+
+def _respecified(known: ViTSpec, wanted: ViTSpec, weights: Path | None) -> ViTSpec:
+    """The spec to convert when a SavedModel and a variant are both given: theirs, but for a dropped classifier."""
+    if known.with_(num_classes=None) == wanted:
+        return wanted
+    different = [
+        f"{name} {theirs!r} where {ours!r} was asked for"
+        for (name, theirs), ours in zip(known.to_dict().items(), wanted.to_dict().values(), strict=True)
+        if theirs != ours
+    ]
+    raise InputError(f"{weights} holds another model: {', '.join(different)}; leave those options out, or build anew.")
+
+
+def _images(request: ExportRequest, spec: ViTSpec, files: tuple[PlannedFile, ...], say: Reporter) -> DataSplit | None:
+    """The representative dataset and the images verification uses; None when neither is needed."""
+    calibrates = any(file.scheme in NEEDS_CALIBRATION for file in files)
+    if not calibrates and not (request.verify and files):
+        return None
+    say.step("Choosing images")
+    count = HELD_OUT_IMAGES_LARGE if spec.num_macs > LARGE_MACS else HELD_OUT_IMAGES
+    folder = request.calibration
+    if folder is None:
+        folder = DEFAULT_CALIBRATION
+        if write_photographs(folder, progress=say.progress):
+            say.note(f"No --calibration given: wrote photographs that scikit-image ships to {folder}/.")
+    data = split(folder, request.calibration_images, count, request.seed)
+    for name, reason in data.skipped:
+        say.note(f"Skipped {name}: {reason}.")
+    if data.note:
+        say.note(data.note)
+    if not data.held_out:
+        write_photographs(DEFAULT_CALIBRATION, progress=say.progress)
+        others = split(DEFAULT_CALIBRATION, 1, count, request.seed)
+        data = replace(data, held_out=others.held_out)
+    return data
+
+
+@contextmanager
+def _staging(output: Path) -> Iterator[Path]:
+    """A folder beside `output`, on the same disk, that is gone afterwards whatever happens."""
+    with output_errors(output):
+        created = [p for p in (output.absolute(), *output.absolute().parents) if not p.exists()]
+        output.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=".partial-", dir=output))
+    try:
+        with output_errors(output):
+            yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        for folder in created:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _save(
+    request: ExportRequest,
+    spec: ViTSpec,
+    known: ModelRecord | None,
+    data: DataSplit | None,
+    stage: Path,
+    say: Reporter,
+) -> tuple[Artifact, np.ndarray | None]:
+    """The SavedModel, and the Keras model's own outputs on the first held-out images where a model was built."""
+    if known is not None and request.weights is not None and known.spec == spec:
+        if reuses_saved_model(request):
+            return describe_saved_model(request.weights), None
+        say.step("Copying the SavedModel")
+        shutil.copytree(request.weights, stage / SAVED_MODEL_NAME)
+        return describe_saved_model(stage / SAVED_MODEL_NAME), None
+    say.step("Loading TensorFlow")
+    import_tensorflow()
+    from vit_export.model import build_model
+    from vit_export.saved_model import assign_parameters, write_saved_model
+
+    say.step(f"Building {spec.name} ({spec.num_parameters / 1e6:.1f} M parameters)")
+    model = build_model(spec, seed=request.seed)
+    weights: dict[str, Any] = {"source": "random", "seed": request.seed, "trained": False}
+    preprocessing = Preprocessing(spec.image_size)
+    if known is not None and request.weights is not None:
+        assign_parameters(model, SavedModelParameters(request.weights).read)
+        weights, preprocessing = known.weights, known.preprocessing
+    spot_check = None
+    if data is not None and data.held_out:
+        spot_check = model.predict_output(load_batch(data.held_out.paths()[:SPOT_CHECK_IMAGES], preprocessing))
+    say.step("Writing the SavedModel")
+    artifact = write_saved_model(model, stage / SAVED_MODEL_NAME, ModelRecord(spec, preprocessing, weights))
+    del model
+    gc.collect()
+    return artifact, spot_check
+
+
+def _convert(
+    request: ExportRequest,
+    record: ModelRecord,
+    saved_model: Path,
+    files: tuple[PlannedFile, ...],
+    data: DataSplit | None,
+    stage: Path,
+    say: Reporter,
+) -> tuple[Artifact, ...]:
+    """Every planned file, from the parameters in the SavedModel alone."""
+    if not files:
+        return ()
+    import_tensorflow()
+    source = SavedModelParameters(saved_model)
+    made = []
+    tflite = _TFLite(request, source, record, data, stage, say)
+    for file in files:
+        scheme = f" ({file.scheme})" if file.scheme else ""
+        say.step(f"Converting to {file.format} {file.precision}{scheme}")
+        if file.format == "tflite":
+            made.append(tflite.write(file))
+        else:
+            from vit_export.onnx.convert import DEFAULT_OPSET, write_onnx
+
+            made.append(
+                write_onnx(
+                    source,
+                    record,
+                    stage / file.path.name,
+                    precision=file.precision,
+                    scheme=file.scheme,
+                    opset=request.opset or DEFAULT_OPSET,
+                    batch=request.batch,
+                )
+            )
+        gc.collect()
+    return tuple(made)
+
+
+class _TFLite:
+    """Makes the .tflite files; int8 needs a float32 file to start from, and schemes share one calibration."""
+
+    def __init__(
+        self,
+        request: ExportRequest,
+        source: SavedModelParameters,
+        record: ModelRecord,
+        data: DataSplit | None,
+        stage: Path,
+        say: Reporter,
+    ) -> None:
+        self.request, self.source, self.record = request, source, record
+        self.data, self.stage, self.say = data, stage, say
+        self._float: Path | None = None
+
+    def write(self, file: PlannedFile) -> Artifact:
+        """Write one planned file into the staging folder."""
+        from vit_export.tflite.convert import write_tflite
+        from vit_export.tflite.quantize import calibrate, write_int8
+
+        path = self.stage / file.path.name
+        if file.precision != "int8":
+            artifact = write_tflite(self.source, self.record, path, precision=file.precision, batch=self.request.batch)
+            if file.precision == "float32":
+                self._float = path
+            return artifact
+        if self._float is None:
+            self._float = self.stage / "for_quantization.tflite"
+            write_tflite(self.source, self.record, self._float, batch=self.request.batch)
+        ranges = None
+        if file.scheme in NEEDS_CALIBRATION and self.data is not None:
+            paths = self.data.representative.paths()
+            self.say.step(f"Calibrating on {len(paths)} images")
+            batches = _batches(paths, self.record.preprocessing, self.request.batch)
+            ranges = calibrate(
+                self._float,
+                batches,
+                -(-len(paths) // self.request.batch),
+                threads=self.request.threads,
+                progress=self.say.progress,
+            )
+            self.say.step(f"Quantizing to int8 ({file.scheme})")
+        return write_int8(self._float, self.record, path, scheme=file.scheme or "static", ranges=ranges)
+
+
+def _batches(paths: tuple[Path, ...], preprocessing: Preprocessing, batch: int) -> Iterator[np.ndarray]:
+    """The images in static batches; the last one is filled up from the first images."""
+    for start in range(0, len(paths), batch):
+        chosen = [paths[i % len(paths)] for i in range(start, start + batch)]
+        yield load_batch(chosen, preprocessing)
+
+
+def _verify(
+    request: ExportRequest,
+    record: ModelRecord,
+    saved_model: Artifact,
+    artifacts: tuple[Artifact, ...],
+    data: DataSplit | None,
+    spot_check: np.ndarray | None,
+    say: Reporter,
+) -> "Verification | None":
+    if not artifacts or data is None:
+        return None
+    from vit_export.verify import verify
+
+    held_out: ImageSet = data.held_out
+    images = load_batch(held_out.paths(), record.preprocessing)
+    return verify(
+        Path(saved_model.path),
+        artifacts,
+        images,
+        held_out.files,
+        threads=request.threads,
+        trained=record.trained,
+        known_outputs=spot_check,
+        progress=lambda text: say.step(f"Verifying: {text}"),
+    )
+
+
+def _at(artifact: Artifact, folder: Path) -> Artifact:
+    """`artifact` after its files moved to `folder`."""
+    return replace(
+        artifact,
+        path=str(folder / Path(artifact.path).name),
+        extra_files=tuple(str(folder / Path(p).name) for p in artifact.extra_files),
+    )
+
+
+def _earlier_reports(path: Path) -> list[dict[str, Any]]:
+    """What a report that is about to be replaced says, newest first: it speaks of files that may still be there."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        return [{k: v for k, v in report.items() if k != "earlier_reports"}, *report.get("earlier_reports", [])]
+    except (OSError, ValueError, AttributeError):
+        return []
+
+
+def _settings(request: ExportRequest) -> dict[str, Any]:
+    values = {k: v for k, v in asdict(request).items() if k != "spec"}
+    return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}

@@ -1,0 +1,151 @@
+"""What is left to read: report.json for machines and the closing table for people."""
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vit_export.checks import LIMITS
+from vit_export.files import publish
+from vit_export.latency import cpu
+from vit_export.metrics import json_ready
+from vit_export.records import Artifact
+from vit_export.verdict import FileResult, Verification
+from vit_export.versions import versions
+
+SCHEMA_VERSION = 1
+MEGABYTE = 1e6
+NONE = "–"
+
+
+def build_report(
+    *,
+    spec: dict[str, Any],
+    preprocessing: dict[str, Any],
+    weights: dict[str, Any],
+    datasets: dict[str, Any],
+    settings: dict[str, Any],
+    verification: Verification | None,
+    artifacts: Sequence[Artifact],
+) -> dict[str, Any]:
+    """The content of report.json, JSON-ready.
+
+    `spec`, `preprocessing`, `weights`, `datasets` (calibration and held-out images with their digests) and `settings`
+    are taken as given. `verdict` is 'pass', 'fail' or, without `verification`, 'not verified'. Floats that are not
+    finite are the strings 'NaN', 'Infinity' and '-Infinity', which JSON itself lacks.
+    """
+    return dict(
+        json_ready(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "verdict": "not verified" if verification is None else verification.verdict,
+                "versions": {"python": platform.python_version(), **versions()},
+                "machine": machine(),
+                "spec": spec,
+                "preprocessing": preprocessing,
+                "weights": weights,
+                "datasets": datasets,
+                "settings": settings,
+                "artifacts": [artifact.to_dict() for artifact in artifacts],
+                "limits": [{"file": " ".join(filter(None, key)), **asdict(row)} for key, row in LIMITS.items()],
+                "verification": None if verification is None else verification.to_dict(),
+            }
+        )
+    )
+
+
+def machine() -> dict[str, Any]:
+    """What ran the verification: processor, its features that matter, usable cores, memory in bytes, system."""
+    import psutil
+
+    return {
+        "cpu": cpu().to_dict(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "platform": platform.platform(),
+    }
+
+
+def write_report(report: dict[str, Any], path: Path) -> None:
+    """Write `report` to `path` as JSON, complete or not at all; an older report there is replaced.
+
+    Raises:
+        OutputError: `path` cannot be written.
+    """
+    text = json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    with publish(path, overwrite=True) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def render_table(verification: Verification, console: Console) -> None:
+    """Print the closing table, then every failure on a line of its own, the warnings and the verdict."""
+    table = Table(header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("file", overflow="fold", min_width=16)
+    for heading in ("MB", "worst diff\nof range", "SQNR\ndB", "top-1\nagrees", "median\nms", "times\nref.", "peak\nMB"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    _add_reference(table, verification)
+    for file in verification.files:
+        _add_file(table, file)
+    console.print(table)
+    console.print(Text(_legend(verification), style="dim"))
+    for failure in verification.failures:
+        console.print(Text.assemble(("FAIL  ", "bold red"), f"{failure}."), soft_wrap=True)
+    for warning in verification.warnings:
+        console.print(Text.assemble(("note  ", "yellow"), warning), soft_wrap=True)
+    good = sum(file.passed for file in verification.files)
+    style = "bold green" if verification.passed else "bold red"
+    verdict = f"{verification.verdict.upper()}: {good} of {len(verification.files)} files are the reference's model"
+    console.print(Text(f"{verdict} on {len(verification.images)} images.", style=style))
+
+
+def _add_reference(table: Table, verification: Verification) -> None:
+    reference = verification.reference
+    table.add_row(
+        Text(f"{Path(reference.path).name} (reference)"),
+        _number(reference.bytes / MEGABYTE),
+        *(NONE,) * 3,
+        _number(reference.latency.median_ms if reference.latency else None),
+        _number(reference.latency.speedup if reference.latency else None),
+        _number(reference.memory.peak / MEGABYTE if reference.memory else None),
+        NONE if reference.passed else Text("fail", style="bold red"),
+        style="dim",
+    )
+
+
+def _add_file(table: Table, file: FileResult) -> None:
+    comparison, latency = file.comparison, file.latency
+    table.add_row(
+        Text(Path(file.artifact.path).name),
+        _number(file.artifact.bytes / MEGABYTE),
+        NONE if comparison is None else f"{comparison.worst_relative:.1e}",
+        NONE if comparison is None else f"{min(comparison.sqnr_db):.1f}",
+        NONE if comparison is None or comparison.agreement is None else f"{100 * comparison.agreement:.1f} %",
+        _number(latency.median_ms if latency else None),
+        _number(latency.speedup if latency else None),
+        _number(file.memory.peak / MEGABYTE if file.memory else None),
+        Text("pass", style="green") if file.passed else Text("FAIL", style="bold red"),
+    )
+
+
+def _legend(verification: Verification) -> str:
+    threads, machine_cpu = verification.threads, verification.cpu
+    features = f" ({', '.join(machine_cpu.features)})" if machine_cpu.features else ""
+    return (
+        f"Worst image of {len(verification.images)}; one call on {threads} thread{'s' if threads > 1 else ''}, "
+        f"{machine_cpu.model}{features}; peak memory of a process that runs the file, Python and runtime included."
+    )
+
+
+def _number(value: float | None) -> str:
+    """`value` in at most five characters or so: 0.012, 4.56, 123, 2529."""
+    if value is None:
+        return NONE
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.3g}"

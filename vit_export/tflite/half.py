@@ -1,0 +1,57 @@
+"""float16: Dense kernels stored in half the bytes, dequantized when the runtime loads them.
+
+The same graph that AI Edge Quantizer's float casting makes, written while the weights stream past instead of from a
+finished float32 file: at ViT-H/14 that takes 0.9 GB of memory instead of 2.6 GB and needs no 2.5 GB file to start from.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from vit_export.tflite.flatbuffer import Payload, operator_names, schema
+
+
+def halve_kernels(model: Any, payloads: dict[int, Payload]) -> None:
+    """Make every FULLY_CONNECTED kernel of `model` a float16 constant behind a DEQUANTIZE operator, in place."""
+    fb, graph = schema(), model.subgraphs[0]
+    names = operator_names()
+    kinds = [names[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
+    kernels = sorted({o.inputs[1] for o in graph.operators if kinds[o.opcodeIndex] == "FULLY_CONNECTED"})
+    code = fb.BuiltinOperator.DEQUANTIZE
+    # Version 3 is the first that takes float16 (tensorflow/lite/tools/versioning/op_version.cc).
+    model.operatorCodes.append(fb.OperatorCodeT(deprecatedBuiltinCode=code, builtinCode=code, version=3))
+    steps = []
+    for index in kernels:
+        wide = graph.tensors[index]
+        half = fb.TensorT(
+            name=wide.name + b"/float16", shape=wide.shape, type=fb.TensorType.FLOAT16, buffer=wide.buffer, hasRank=True
+        )
+        wide.buffer = 0  # computed now, by convention the empty buffer
+        payload = payloads[half.buffer]
+        payloads[half.buffer] = Payload(payload.nbytes // 2, _halved(payload.read, half.name.decode()))
+        graph.tensors.append(half)
+        steps.append(
+            fb.OperatorT(opcodeIndex=len(model.operatorCodes) - 1, inputs=[len(graph.tensors) - 1], outputs=[index])
+        )
+    graph.operators = [*steps, *graph.operators]
+
+
+def _halved(read: Callable[[], np.ndarray], name: str) -> Callable[[], np.ndarray]:
+    def halved() -> np.ndarray:
+        return to_float16(read(), name)
+
+    return halved
+
+
+def to_float16(values: np.ndarray, name: str) -> np.ndarray:
+    """Round `values` to float16.
+
+    Raises:
+        ValueError: a value is too large for float16 (65,504) and would become infinite.
+    """
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    if not np.isfinite(half).all() and np.isfinite(values).all():
+        raise ValueError(f"{name} has values up to {np.abs(values).max():.3g}, float16 ends at 65504: use float32.")
+    return half
