@@ -2,12 +2,21 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vit_export.errors import VitExportError
+
 if TYPE_CHECKING:
     import onnx
+
+
+class StructureError(VitExportError):
+    """A step of the conversion met a graph it was not written for; the message names the step."""
+
+    exit_code = 1
+
 
 _COMMUTATIVE = frozenset({"Add", "Mul"})
 
@@ -42,7 +51,7 @@ class Op:
     attributes: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
-Pattern = Union[Value, Number, Constant, Op]
+Pattern = Value | Number | Constant | Op
 
 
 class Editor:
@@ -67,6 +76,17 @@ class Editor:
     def consumers(self, value: str) -> "list[onnx.NodeProto]":
         """The nodes that read `value`."""
         return self._consumers.get(value, [])
+
+    def only_consumer(self, value: str) -> "onnx.NodeProto":
+        """The one node that reads `value`.
+
+        Raises:
+            StructureError: none does, or more than one.
+        """
+        consumers = self.consumers(value)
+        if len(consumers) != 1:
+            raise StructureError(f"ONNX graph: {value} is read by {len(consumers)} operators, expected 1.")
+        return consumers[0]
 
     def constant(self, value: str) -> "np.ndarray | None":
         """The elements of the constant called `value`; None when it is none."""

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vit_export.onnx.editing import Constant, Editor, Number, Op, Pattern, Value, count, drop_unused
-from vit_export.onnx.structure import StructureError
+from vit_export.onnx.editing import Constant, Editor, Number, Op, Pattern, StructureError, Value, count, drop_unused
 from vit_export.parameters import layer_name
 from vit_export.spec import ViTSpec
 
@@ -58,7 +57,7 @@ def norm_names(spec: ViTSpec) -> Iterator[str]:
 
 
 def norm_pattern(epsilon: float, last_axis: int, *, axes_input: bool) -> Op:
-    """LayerNorm as tf2onnx writes it; `axes_input`: ReduceMean takes its axes as an input (opset 18), not an attribute."""
+    """LayerNorm as tf2onnx writes it; with `axes_input` (opset 18) ReduceMean's axes are an input, not an attribute."""
 
     def mean(x: Pattern) -> Op:
         if axes_input:
@@ -78,11 +77,13 @@ def _fuse_norms(editor: Editor, spec: ViTSpec, batch: int) -> None:
 
     for name in norm_names(spec):
         scale, bias = f"{name}/scale", f"{name}/bias"
-        output = _only_consumer(editor, bias).output[0]
+        output = editor.only_consumer(bias).output[0]
         found = _first_match(editor, output, _norm_patterns(spec), {"scale": scale, "bias": bias}, name)
         # stash_type 1: mean and variance are computed in float32 whatever the type of x.
         attributes = {"axis": -1, "epsilon": spec.layer_norm_epsilon, "stash_type": 1}
-        editor.replace(output, [helper.make_node("LayerNormalization", [found["x"], scale, bias], [output], **attributes)])
+        editor.replace(
+            output, [helper.make_node("LayerNormalization", [found["x"], scale, bias], [output], **attributes)]
+        )
 
 
 def _norm_patterns(spec: ViTSpec) -> list[Op]:
@@ -108,8 +109,8 @@ def _fuse_gelus(editor: Editor, spec: ViTSpec, batch: int) -> None:
 
     for index in range(spec.num_layers):
         name = f"{layer_name(index)}/mlp"
-        x = _only_consumer(editor, f"{name}/dense_1/kernel").output[0]
-        output = _only_consumer(editor, f"{name}/dense_2/kernel").input[0]
+        x = editor.only_consumer(f"{name}/dense_1/kernel").output[0]
+        output = editor.only_consumer(f"{name}/dense_2/kernel").input[0]
         _first_match(editor, output, [gelu_pattern(spec.gelu)], {"x": x}, name)
         approximate = "tanh" if spec.gelu == "tanh" else "none"
         editor.replace(output, [helper.make_node("Gelu", [x], [output], approximate=approximate)])
@@ -132,8 +133,8 @@ def _fuse_attentions(editor: Editor, spec: ViTSpec, batch: int) -> None:
 
     for index in range(spec.num_layers):
         name = f"{layer_name(index)}/attention"
-        bound = {p: _only_consumer(editor, f"{name}/{p}/kernel").output[0] for p in ("query", "key", "value")}
-        output = _only_consumer(editor, f"{name}/output/kernel").input[0]
+        bound = {p: editor.only_consumer(f"{name}/{p}/kernel").output[0] for p in ("query", "key", "value")}
+        output = editor.only_consumer(f"{name}/output/kernel").input[0]
         found = _first_match(editor, output, [attention_pattern(spec)], bound, name)
         queries = 1 if index == spec.num_layers - 1 else spec.num_tokens
         nodes, inputs = [], []
@@ -152,16 +153,7 @@ def _fuse_attentions(editor: Editor, spec: ViTSpec, batch: int) -> None:
         editor.replace(output, [*nodes, attention, helper.make_node("Reshape", [attended, rows], [output])])
 
 
-def _only_consumer(editor: Editor, value: str) -> "onnx.NodeProto":
-    consumers = editor.consumers(value)
-    if len(consumers) != 1:
-        raise StructureError(f"ONNX fusion: {value} is read by {len(consumers)} operators, expected 1.")
-    return consumers[0]
-
-
-def _first_match(
-    editor: Editor, output: str, patterns: list[Op], bound: dict[str, str], name: str
-) -> dict[str, str]:
+def _first_match(editor: Editor, output: str, patterns: list[Op], bound: dict[str, str], name: str) -> dict[str, str]:
     for pattern in patterns:
         found = editor.match(output, pattern, bound)
         if found is not None:

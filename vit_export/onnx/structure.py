@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from vit_export import graph
-from vit_export.errors import VitExportError
-from vit_export.onnx.editing import drop_unused, rename_values
+from vit_export.onnx.editing import StructureError, drop_unused, rename_values
 from vit_export.rewrites import DeploymentParameters
 from vit_export.spec import ViTSpec
 
@@ -25,12 +24,6 @@ TRANSLATOR_MAX_OPSET = 18
 # Constant folding here means the Casts that tf2onnx puts on shapes; its other optimizers move transposes about and
 # would change what the passes of `fusion` look for.
 _OPTIMIZERS = ("fold_constants", "merge_duplication", "remove_identity")
-
-
-class StructureError(VitExportError):
-    """A step of the conversion met a graph it was not written for; the message names the step."""
-
-    exit_code = 1
 
 
 def onnx_structure(spec: ViTSpec, parameters: DeploymentParameters, *, opset: int, batch: int = 1) -> "onnx.ModelProto":
@@ -59,8 +52,10 @@ def translate(function: Any, input_names: list[str], output_name: str, *, opset:
     """The concrete function `function` as an ONNX model whose inputs and output are called as given.
 
     Raises:
-        StructureError: tf2onnx has no translation for an operator of the graph.
+        StructureError: tf2onnx has no translation for an operator of the graph, or fails.
     """
+    import onnx
+
     with _quiet():
         from tf2onnx import optimizer
         from tf2onnx.tfonnx import process_tf_graph
@@ -88,6 +83,10 @@ def translate(function: Any, input_names: list[str], output_name: str, *, opset:
         model = folded.make_model("vit-export")
     rename_values(model.graph, dict(zip(renamed.values(), input_names, strict=True)))
     drop_unused(model.graph)
+    # An operator that tf2onnx cannot translate stays in the graph under its TensorFlow name, and is only logged.
+    known = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
+    if foreign := sorted({node.op_type for node in model.graph.node if node.op_type not in known or node.domain}):
+        raise StructureError(f"ONNX structure: tf2onnx cannot translate {', '.join(foreign)}.")
     # tf2onnx always imports ai.onnx.ml, whether or not an operator of it is used.
     del model.opset_import[:]
     model.opset_import.add(domain="", version=opset)

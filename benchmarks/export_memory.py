@@ -1,0 +1,123 @@
+"""Time and peak memory of whole `vit-export` commands, for every variant on one machine.
+
+    python benchmarks/export_memory.py [--variants vit_s32,vit_h14] [--verify/--no-verify]
+    python benchmarks/export_memory.py --from-saved-model vit_h14
+
+The first form exports each variant to SavedModel, float32 ONNX and float32, float16 and int8 TFLite in one command; the
+second makes a SavedModel once and times each conversion from it, without verification. Peak memory is sampled over
+the whole process tree as proportional set size (shared and mapped pages counted once), and read per process as the
+kernel's high-water mark, whichever process is largest. `limit` is 1.5 times the float32 weights + 1.5 GB.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import psutil
+
+from vit_export.photographs import write_photographs
+from vit_export.spec import ViTSpec
+from vit_export.variants import VARIANTS
+
+ALL_FILES = (
+    ("--onnx", "--float32"),
+    ("--tflite", "--float32", "--float16", "--int8"),
+)
+CONVERSIONS = (("--tflite", "--float32"), ("--tflite", "--float16"), ("--onnx", "--float32"))
+TARGETS = {"--tflite": 2.6, "--onnx": 4.0}
+SECONDS_TARGET = 60
+
+
+@dataclass
+class Usage:
+    """What one command took: wall seconds, GB of the largest process, GB of the tree, exit code."""
+
+    seconds: float
+    largest: float
+    tree: float
+    code: int
+
+
+def run(arguments: list[str], folder: Path) -> Usage:
+    """Run `vit-export` with `arguments` in `folder`, sampling its process tree."""
+    began = time.monotonic()
+    with open(folder / "log.txt", "a") as log:
+        child = psutil.Popen(
+            [sys.executable, "-m", "vit_export.cli", *arguments], cwd=folder, stdout=log, stderr=subprocess.STDOUT
+        )
+        largest = tree = 0.0
+        while child.poll() is None:
+            resident, proportional = zip(*_sample(child), strict=True) if child.is_running() else ((0,), (0,))
+            largest, tree = max(largest, *resident), max(tree, sum(proportional))
+            time.sleep(0.1)
+    return Usage(time.monotonic() - began, largest / 1e9, tree / 1e9, child.returncode)
+
+
+def _sample(root: psutil.Process) -> Iterator[tuple[int, int]]:
+    """(high-water mark, proportional set size) in bytes of each process of the tree."""
+    yield 0, 0
+    try:
+        processes = [root, *root.children(recursive=True)]
+    except psutil.Error:
+        return
+    for process in processes:
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            mark = next(int(row.split()[1]) * 1024 for row in status.splitlines() if row.startswith("VmHWM"))
+            rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+            pss = next(int(row.split()[1]) * 1024 for row in rollup.splitlines() if row.startswith("Pss:"))
+        except (OSError, StopIteration):
+            continue
+        yield mark, pss
+
+
+def _print(name: str, usage: Usage, limit: str) -> None:
+    failed = "" if usage.code == 0 else f"  EXIT {usage.code}"
+    click.echo(f"{name:44}{usage.seconds:8.0f} s{usage.largest:9.2f} GB{usage.tree:9.2f} GB   {limit}{failed}")
+
+
+def every_variant(names: list[str], verify: bool, folder: Path) -> None:
+    """One command per variant and format, everything from nothing."""
+    for name in names:
+        limit = 1.5 * ViTSpec.of(name).num_parameters * 4 / 1e9 + 1.5
+        for files in ALL_FILES:
+            options = [] if verify else ["--no-verify"]
+            usage = run([name, *files, *options, "--output", str(folder / "out")], folder)
+            _print(" ".join((name, *files)), usage, f"limit {limit:.2f} GB")
+            subprocess.run(["rm", "-rf", str(folder / "out")], check=True)
+
+
+def from_saved_model(name: str, folder: Path) -> None:
+    """Each conversion from a SavedModel that exists."""
+    usage = run([name, "--saved-model", "--output", str(folder / "base")], folder)
+    _print(f"{name} --saved-model", usage, "")
+    for files in CONVERSIONS:
+        saved_model = folder / "base" / "saved_model"
+        arguments = [name, "--weights", str(saved_model), *files, "--no-verify", "--output", str(folder / "base")]
+        usage = run(arguments, folder)
+        _print(" ".join((name, "--weights …", *files)), usage, f"targets {SECONDS_TARGET} s, {TARGETS[files[0]]} GB")
+
+
+@click.command()
+@click.option("--variants", default=",".join(VARIANTS), show_default=True)
+@click.option("--from-saved-model", "saved", metavar="VARIANT")
+@click.option("--verify/--no-verify", default=True, show_default=True)
+def main(variants: str, saved: str | None, verify: bool) -> None:
+    """Measure and print one line per command."""
+    with tempfile.TemporaryDirectory(dir=".") as work:
+        folder = Path(work).resolve()
+        write_photographs(folder / "calibration")
+        click.echo(f"{'command':44}{'time':>10}{'largest':>12}{'tree':>12}")
+        if saved:
+            from_saved_model(saved, folder)
+        else:
+            every_variant(variants.split(","), verify, folder)
+
+
+if __name__ == "__main__":
+    main()

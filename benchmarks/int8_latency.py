@@ -1,0 +1,123 @@
+"""int8 against float32 and against the stock converter: latency of one call, interleaved in one run.
+
+    python benchmarks/int8_latency.py [--variants vit_s32,vit_s16] [--threads 1] [--json]
+
+For each variant, with random weights and the default photographs: our TFLite files (float32 and each int8 scheme), our
+ONNX files, and what TFLiteConverter's own full-integer mode makes of the same Keras model. Ratios are of medians.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+import click
+import numpy as np
+
+from vit_export.calibration import split
+from vit_export.latency import Subject, cpu, measure
+from vit_export.photographs import write_photographs
+from vit_export.pipeline import export
+from vit_export.plan import ExportRequest
+from vit_export.preprocess import Preprocessing, load_batch
+from vit_export.quiet import import_tensorflow, quiet
+from vit_export.spec import ViTSpec
+
+CALIBRATION_IMAGES = 32
+
+TARGETS = (
+    ("int8 TFLite against stock full int8", "stock_full_int8", "tflite_int8", {"vit_s32": 2.5, "vit_s16": 6.0}),
+    ("int8 TFLite against own float32", "tflite_float32", "tflite_int8", {"vit_s32": 4.0, "vit_s16": 5.0}),
+    ("int8 ONNX against own float32", "onnx_float32", "onnx_int8", {"vit_s32": 2.7, "vit_s16": 2.7}),
+)
+"""What is compared, the slower file, the faster one, how many times faster it should be."""
+
+
+def stock_full_int8(spec: ViTSpec, folder: Path, images: np.ndarray) -> Path:
+    """The file that the usual recipe makes: Keras' own export, then TFLiteConverter with a representative dataset."""
+    import tensorflow as tf
+
+    from vit_export.model import build_model
+
+    model = build_model(spec, seed=0)
+    with quiet():
+        archive = folder / "stock_saved_model"
+        import keras
+
+        export = keras.export.ExportArchive()
+        export.track(model)
+        signature = [tf.TensorSpec((1, spec.image_size, spec.image_size, 3), tf.float32)]
+        export.add_endpoint("serve", lambda x: model(x, training=False), input_signature=signature)
+        export.write_out(str(archive), verbose=False)
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(archive))
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([image[np.newaxis]] for image in images)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+        data = converter.convert()
+    path = folder / "stock_full_int8.tflite"
+    path.write_bytes(data)
+    return path
+
+
+def measure_variant(name: str, threads: int, calibration: Path, folder: Path) -> dict[str, float]:
+    """Median milliseconds of one call, by file."""
+    spec = ViTSpec.of(name)
+    paths = split(calibration, CALIBRATION_IMAGES).representative.paths()
+    images = load_batch(paths, Preprocessing(spec.image_size))
+    files = {
+        "stock_full_int8": Subject(str(path := stock_full_int8(spec, folder, images)), "tflite", path.stat().st_size)
+    }
+    for scheme in ("static", "dynamic", "full"):
+        request = ExportRequest(
+            spec=spec,
+            output=folder / scheme,
+            formats=("tflite",) if scheme != "dynamic" else ("tflite", "onnx"),
+            precisions=("float32", "int8") if scheme != "full" else ("int8",),
+            int8_scheme=scheme,
+            calibration=calibration,
+            calibration_images=CALIBRATION_IMAGES,
+            verify=False,
+        )
+        result = export(request)
+        for artifact in result.artifacts:
+            special = (
+                f"_{artifact.scheme}" if artifact.format == "tflite" and artifact.scheme not in (None, "static") else ""
+            )
+            label = f"{artifact.format}_{artifact.precision}{special}"
+            files[label] = Subject(artifact.path, artifact.format, artifact.bytes)
+    reference = Subject(result.saved_model.path, "saved_model", result.saved_model.bytes)
+    measured = measure(reference, list(files.values()), images[0], threads=threads, time_limit=60)
+    medians = {label: measured.files[subject.path].median_ms for label, subject in files.items()}
+    return {"keras_saved_model": measured.reference.median_ms, **medians}
+
+
+@click.command()
+@click.option("--variants", default="vit_s32,vit_s16", show_default=True)
+@click.option("--threads", default=1, show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+def main(variants: str, threads: int, as_json: bool) -> None:
+    """Measure and print one table per variant, then each ratio beside its target."""
+    import_tensorflow()
+    machine = cpu()
+    results = {}
+    with tempfile.TemporaryDirectory() as work:
+        calibration = Path(work) / "photographs"
+        write_photographs(calibration)
+        for name in variants.split(","):
+            folder = Path(work) / name
+            folder.mkdir()
+            results[name] = measure_variant(name, threads, calibration, folder)
+    if as_json:
+        click.echo(json.dumps({"cpu": machine.to_dict(), "threads": threads, "median_ms": results}, indent=2))
+        return
+    click.echo(f"{machine.model} ({', '.join(machine.features)}), {threads} thread(s); median ms of one call")
+    for label in next(iter(results.values())):
+        click.echo(f"{label:26}" + "".join(f"{results[name][label]:12.1f}" for name in results))
+    for text, slow, fast, wanted in TARGETS:
+        for name, medians in results.items():
+            goal = f", target {wanted[name]}" if name in wanted else ""
+            click.echo(f"{name}: {text}: {medians[slow] / medians[fast]:.2f} times faster{goal}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""The whole way on a toy variant: build, save, convert, verify, report; and every way it has to fail."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import RandomParameters, build, record_of, toy_spec
+from PIL import Image
+
+from vit_export import pipeline
+from vit_export.errors import InputError, OutputError
+from vit_export.pipeline import export
+from vit_export.plan import INT8_SCHEMES, ExportRequest, plan_files
+from vit_export.saved_model import SavedModelParameters, read_record, write_saved_model
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of 24 small pictures that differ from each other."""
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(1)
+    for index in range(24):
+        coarse = random.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"{index:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def random_saved_model(tmp_path_factory):
+    """A SavedModel whose every parameter matters."""
+    source = RandomParameters(toy_spec(), seed=5)
+    path = tmp_path_factory.mktemp("weights") / "saved_model"
+    write_saved_model(build(source), path, record_of(source.spec))
+    return path
+
+
+def ask(output, photos, **changes):
+    changes = {"spec": toy_spec(), "calibration": photos, **changes}
+    return ExportRequest(output=output, **changes)
+
+
+@pytest.fixture(scope="module")
+def everything(random_saved_model, photos, tmp_path_factory):
+    output = tmp_path_factory.mktemp("everything") / "out"
+    request = ask(output, photos, spec=None, weights=random_saved_model, precisions=("float32", "float16", "int8"))
+    return export(request)
+
+
+def test_everything_is_made_and_passes(everything):
+    folder = everything.report_path.parent
+    assert sorted(p.name for p in folder.iterdir()) == sorted(
+        ["report.json", "saved_model"]
+        + [f"vit_toy_{precision}.{kind}" for precision in ("float32", "float16", "int8") for kind in ("tflite", "onnx")]
+    )
+    assert everything.passed, everything.verification.failures
+    assert [f.verdict for f in everything.verification.files] == ["pass"] * 6
+    for file in everything.verification.files:
+        assert file.comparison is not None
+        assert file.latency.median_ms > 0
+        assert file.memory.peak > 1e6
+
+
+def test_report_says_what_was_done(everything, photos):
+    report = json.loads(everything.report_path.read_text())
+    assert report["verdict"] == "pass"
+    assert report["spec"] == toy_spec().to_dict()
+    assert report["preprocessing"]["mean"] == [0.5] * 3
+    representative, held_out = (set(report["datasets"][side]["files"]) for side in ("representative", "held_out"))
+    assert representative | held_out == {p.name for p in photos.iterdir()}
+    assert not representative & held_out
+    assert len(report["datasets"]["representative"]["digest"]) == 64
+    assert report["settings"]["seed"] == 0
+    assert len(report["artifacts"]) == 7
+    assert "untrained" in report["verification"]["warnings"][0]
+
+
+@pytest.mark.slow
+def test_features_and_batch(photos, tmp_path):
+    request = ask(tmp_path / "out", photos, spec=toy_spec(num_classes=None), formats=("tflite", "onnx"), batch=4)
+    result = export(request)
+    assert result.passed, result.verification.failures
+    for artifact in result.artifacts:
+        assert artifact.outputs[0].name == "features"
+        assert artifact.outputs[0].shape == (4, 48)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["dynamic", "full"])
+def test_other_tflite_schemes(scheme, random_saved_model, photos, tmp_path):
+    request = ask(
+        tmp_path / "out",
+        photos,
+        spec=None,
+        weights=random_saved_model,
+        formats=("tflite",),
+        precisions=("int8",),
+        int8_scheme=scheme,
+    )
+    result = export(request)
+    assert result.passed, result.verification.failures
+    assert [a.path for a in result.artifacts] == [str(tmp_path / "out" / f"vit_toy_int8_{scheme}.tflite")]
+
+
+def test_saved_model_alone_stops_there(photos, tmp_path):
+    result = export(ask(tmp_path / "out", photos, formats=("saved_model",)))
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["report.json", "saved_model"]
+    assert result.verification is None
+    assert result.report["verdict"] == "not verified"
+
+
+def test_weights_are_copied_bit_for_bit(random_saved_model, photos, tmp_path):
+    request = ask(tmp_path / "out", photos, spec=None, weights=random_saved_model, formats=("tflite",), verify=False)
+    result = export(request)
+    source = RandomParameters(toy_spec(), seed=5)
+    copied = SavedModelParameters(tmp_path / "out" / "saved_model")
+    np.testing.assert_array_equal(copied.read("head/kernel"), source.read("head/kernel"))
+    assert result.report["weights"] == {"source": "test", "trained": False}
+
+
+def test_files_are_added_beside_the_saved_model_they_come_from(photos, tmp_path):
+    output = tmp_path / "out"
+    export(ask(output, photos, formats=("saved_model",), seed=9))
+    before = (output / "saved_model" / "saved_model.pb").stat().st_mtime_ns
+    result = export(ask(output, photos, spec=None, weights=output / "saved_model", formats=("tflite",), verify=False))
+    assert (output / "saved_model" / "saved_model.pb").stat().st_mtime_ns == before
+    assert (output / "vit_toy_float32.tflite").is_file()
+    assert result.report["earlier_reports"][0]["settings"]["seed"] == 9
+
+
+def test_classifier_can_be_dropped_from_weights(random_saved_model, photos, tmp_path):
+    request = ask(
+        tmp_path / "out", photos, spec=toy_spec(num_classes=None), weights=random_saved_model, formats=("saved_model",)
+    )
+    export(request)
+    assert read_record(tmp_path / "out" / "saved_model").spec.num_classes is None
+    source = RandomParameters(toy_spec(), seed=5)
+    kept = SavedModelParameters(tmp_path / "out" / "saved_model")
+    np.testing.assert_array_equal(kept.read("class_token"), source.read("class_token"))
+
+
+def test_weights_of_another_model_are_refused(random_saved_model, photos, tmp_path):
+    with pytest.raises(InputError, match="image_size 32 where 64 was asked for"):
+        export(ask(tmp_path / "out", photos, spec=toy_spec(image_size=64), weights=random_saved_model))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_one_image_calibrates_and_others_verify(random_saved_model, tmp_path, photos, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "one"
+    folder.mkdir()
+    (folder / "only.png").write_bytes((photos / "00.png").read_bytes())
+    result = export(
+        ask(tmp_path / "out", folder, spec=None, weights=random_saved_model, formats=("tflite",), precisions=("int8",))
+    )
+    data = result.report["datasets"]
+    assert data["representative"]["files"] == ["only.png"]
+    assert len(data["held_out"]["files"]) == 32
+    assert "held_out/" in data["held_out"]["files"][0]
+
+
+def test_same_seed_same_files(photos, tmp_path):
+    digests = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        request = ask(tmp_path / name, photos, formats=("tflite",), precisions=("int8",), verify=False, seed=seed)
+        digests.append(export(request).artifacts[0].sha256)
+    assert digests[0] == digests[1] != digests[2]
+
+
+class Broken(Exception):
+    pass
+
+
+@pytest.mark.parametrize("step", ["convert_structure", "calibrate", "move_into"])
+def test_failure_leaves_nothing(step, photos, tmp_path, monkeypatch):
+    from vit_export.tflite import convert, quantize
+
+    def fail(*args, **kwargs):
+        raise Broken
+
+    home = {"convert_structure": convert, "calibrate": quantize, "move_into": pipeline}[step]
+    monkeypatch.setattr(home, step, fail)
+    with pytest.raises(Broken):
+        export(ask(tmp_path / "exports" / "out", photos, formats=("tflite",), precisions=("float32", "int8")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_overwrite_replaces_and_nothing_is_lost_before(photos, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    export(ask(output, photos, formats=("tflite",), verify=False))
+    first = (output / "vit_toy_float32.tflite").read_bytes()
+    with pytest.raises(OutputError, match="exists already"):
+        export(ask(output, photos, formats=("tflite",), verify=False, seed=1))
+    assert (output / "vit_toy_float32.tflite").read_bytes() == first
+    real = os.rename
+
+    def rename(source, target):
+        if str(target).endswith("vit_toy_float32.tflite") and ".partial" in str(source):
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", rename)
+        with pytest.raises(OutputError, match="No space left"):
+            export(ask(output, photos, formats=("tflite",), verify=False, seed=1, overwrite=True))
+    assert (output / "vit_toy_float32.tflite").read_bytes() == first
+    assert sorted(p.name for p in output.iterdir()) == ["report.json", "saved_model", "vit_toy_float32.tflite"]
+    export(ask(output, photos, formats=("tflite",), verify=False, seed=1, overwrite=True))
+    assert (output / "vit_toy_float32.tflite").read_bytes() != first
+
+
+def test_a_broken_conversion_fails_verification(random_saved_model, photos, tmp_path, monkeypatch):
+    """The pipeline is told: a converter that loses one bias does not pass."""
+    from vit_export import rewrites
+
+    real = rewrites.fold_bias
+
+    def fold_bias(source, dense, norm, factor=1.0):
+        bias = real(source, dense, norm, factor)
+        return bias * 0 if dense == "encoder/layer_1/attention/value" else bias
+
+    monkeypatch.setattr(rewrites, "fold_bias", fold_bias)
+    result = export(ask(tmp_path / "out", photos, spec=None, weights=random_saved_model, formats=("tflite",)))
+    assert not result.passed
+    assert result.report["verdict"] == "fail"
+    assert "worst difference" in result.verification.failures[0]
+
+
+def test_a_saved_model_that_is_not_the_model_fails(photos, tmp_path, monkeypatch):
+    from vit_export.model import VisionTransformer
+
+    real = VisionTransformer.predict_output
+    monkeypatch.setattr(VisionTransformer, "predict_output", lambda self, images: real(self, images) + 0.5)
+    result = export(ask(tmp_path / "out", photos, formats=("tflite",)))
+    assert not result.passed
+    assert "differs from the model it was saved from" in result.verification.failures[0]
+
+
+def test_every_format_and_scheme_has_limits():
+    from vit_export.verify import LIMITS
+
+    for kind, schemes in INT8_SCHEMES.items():
+        assert {(kind, "float32", None), (kind, "float16", None), *((kind, "int8", s) for s in schemes)} <= set(LIMITS)
+
+
+def test_plan_names_files_by_precision_and_unusual_scheme(photos, tmp_path):
+    request = ask(tmp_path, photos, formats=("tflite",), precisions=("float32", "int8"), int8_scheme="dynamic")
+    assert [f.path.name for f in plan_files(request, toy_spec())] == [
+        "vit_toy_float32.tflite",
+        "vit_toy_int8_dynamic.tflite",
+    ]
+
+
+def test_full_disk(tmp_path):
+    """A file system of 3 MB in a mount namespace of its own: one sentence, exit 2, nothing left."""
+    probe = subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False)
+    if probe.returncode:
+        pytest.skip("this system does not let a process make a mount namespace")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = (
+        f"mount -t tmpfs -o size=3m none {disk} && cd {tmp_path} && "
+        f"{sys.executable} -m vit_export.cli vit_ti16 --image-size 32 --tflite --output {disk}/out --no-verify; "
+        f"echo exit $?; ls -A {disk} | wc -l"
+    )
+    result = subprocess.run(["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, check=False)
+    assert result.stdout.split() == ["exit", "2", "0"], result.stderr
+    assert "No space left on the disk" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,150 @@
+"""What the pinned packages do today that would break an export silently (docs/traps.md). A release that changes one of
+these may let a workaround go: then this is the test that says so."""
+
+import numpy as np
+import pytest
+
+from vit_export.quiet import import_tensorflow, quiet
+
+import_tensorflow()
+
+import tensorflow as tf  # noqa: E402
+
+
+def _interpreter(data):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=data)
+    interpreter.allocate_tensors()
+    return interpreter
+
+
+def _run(interpreter, images):
+    details = interpreter.get_input_details()[0]
+    results = []
+    for image in images:
+        interpreter.set_tensor(details["index"], image[np.newaxis])
+        interpreter.invoke()
+        results.append(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]))
+    return np.concatenate(results)
+
+
+def _operators(data):
+    from collections import Counter
+
+    from vit_export.tflite.flatbuffer import operator_names, unpack
+
+    model, names = unpack(data), operator_names()
+    codes = [names[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
+    return Counter(codes[o.opcodeIndex] for o in model.subgraphs[0].operators)
+
+
+def test_a_plain_function_over_a_keras_model_loses_its_weights(model, images, expected, spec):
+    """The stock way goes wrong without raising; ours, on the same model, does not (test_tflite)."""
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 32, 32, 3), tf.float32)])
+    def serve(x):
+        return model(x, training=False)
+
+    with quiet():
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function()], model)
+        data = converter.convert()
+    assert len(data) < 4 * spec.num_parameters / 2  # most weights are not in the file
+    try:
+        found = _run(_interpreter(data), images)
+    except RuntimeError:
+        return  # some runtimes refuse the uninitialised variables: better
+    assert not np.abs(found - expected).max() < 0.1 * np.ptp(expected)
+
+
+def test_dynamic_batch_adds_shape_operators(model):
+    @tf.function(input_signature=[tf.TensorSpec((None, 32, 32, 3), tf.float32)])
+    def serve(x):
+        return model(x, training=False)
+
+    module = tf.Module()
+    module.variables_ = [v.value for v in model.variables]
+    with quiet():
+        data = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function()], module).convert()
+    assert {"SHAPE", "PACK"} <= set(_operators(data))
+
+
+def test_stock_gelu_is_not_what_tf2onnx_converts():
+    def nodes(function):
+        graph = tf.function(function, input_signature=[tf.TensorSpec((4,), tf.float32)]).get_concrete_function().graph
+        return {operation.type for operation in graph.get_operations()}
+
+    assert "Erfc" in nodes(lambda x: tf.nn.gelu(x, approximate=False))
+    assert "Erfc" not in nodes(lambda x: 0.5 * x * (1.0 + tf.math.erf(x * 0.5**0.5)))
+
+
+@pytest.mark.parametrize("form", ["erf", "tanh"])
+def test_tflite_fuses_the_gelu_we_write(form):
+    from conftest import RandomParameters, toy_spec
+
+    from vit_export.rewrites import folded_parameters
+    from vit_export.tflite.structure import Structure, convert_structure
+
+    spec = toy_spec(gelu=form)
+    model, _ = convert_structure(spec, folded_parameters(RandomParameters(spec)))
+    structure = Structure(model)
+    kinds = [structure.kind(o) for o in model.subgraphs[0].operators]
+    assert kinds.count("GELU") == spec.num_layers
+    assert not {"ERF", "TANH", "POW"} & set(kinds)
+
+
+def test_the_quantizer_writes_buffers_outside_the_flatbuffer(tmp_path):
+    """From 256 KB on, where old runtimes do not look: why quantized files are written a second time."""
+    from conftest import RandomParameters, record_of
+
+    from vit_export.spec import ViTSpec
+    from vit_export.tflite.convert import write_tflite
+    from vit_export.tflite.flatbuffer import MappedModel, schema
+    from vit_export.tflite.quantize import SCHEMES, _quantizer, write_int8
+    from vit_export.variants import Variant
+
+    def outside(path):
+        root = schema().Model.GetRootAs(path.read_bytes(), 0)
+        return sum(root.Buffers(i).Offset() > 1 for i in range(root.BuffersLength()))
+
+    spec = ViTSpec.of(Variant("vit_wide", 8, 2, 160, 640, 4, "tests"), image_size=32)
+    floating, raw, ours = tmp_path / "float.tflite", tmp_path / "raw.tflite", tmp_path / "ours.tflite"
+    write_tflite(RandomParameters(spec), record_of(spec), floating)
+    with quiet():
+        made = _quantizer(floating, SCHEMES["dynamic"])
+        made.quantize(serialize_to_path=str(raw), enable_progress_bar=False, enable_progress_report=False)
+    write_int8(floating, record_of(spec), ours, scheme="dynamic")
+    assert outside(raw) > 10
+    assert outside(ours) == 0
+    weights = [sum(p.nbytes for p in MappedModel(path).payloads.values()) for path in (raw, ours)]
+    assert weights[0] == weights[1] > 400_000
+
+
+def test_the_quantizers_own_calibration_is_a_moving_average(source, record, tmp_path):
+    from ai_edge_quantizer import calibrator
+    from ai_edge_quantizer.utils import qsv_utils
+
+    from vit_export.tflite.convert import write_tflite
+
+    write_tflite(source, record, tmp_path / "float.tflite")
+    with quiet():
+        assert calibrator.Calibrator(str(tmp_path / "float.tflite"))._qsv_update_func is qsv_utils.moving_average_update
+    narrow, wide = ({"min": np.float32(-a), "max": np.float32(a)} for a in (1, 10))
+    assert qsv_utils.moving_average_update(narrow, wide)["max"] == pytest.approx(1.45)
+    assert qsv_utils.min_max_update(narrow, wide)["max"] == 10
+
+
+def test_the_calibrator_exhausts_a_generator(source, record, images, tmp_path):
+    from ai_edge_quantizer import calibrator
+
+    from vit_export.tflite.convert import write_tflite
+    from vit_export.tflite.quantize import SCHEMES, _quantizer
+
+    write_tflite(source, record, tmp_path / "float.tflite")
+    with quiet():
+        recipe = _quantizer(tmp_path / "float.tflite", SCHEMES["full"])._recipe_manager
+        made = calibrator.Calibrator(
+            str(tmp_path / "float.tflite"), mode=calibrator.CalibrationMode.CALIBRATION_PROFILER_BASED
+        )
+        made.calibrate({"serving_default": ({"images": image[np.newaxis]} for image in images)}, recipe)
+    assert made.get_model_qsvs() == {}

@@ -1,0 +1,183 @@
+"""An .onnx file from a parameter source: structure through tf2onnx, operators fused, weights streamed into it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vit_export.errors import InputError
+from vit_export.files import digest_of_file, refuse_existing
+from vit_export.graph import INPUT_NAME
+from vit_export.onnx.editing import StructureError
+from vit_export.onnx.fusion import fuse
+from vit_export.onnx.half import NOTE, to_float16
+from vit_export.onnx.names import name_nodes
+from vit_export.onnx.quantize import SCHEMES
+from vit_export.onnx.structure import onnx_structure
+from vit_export.onnx.weights import Weight, float_weights, write_model
+from vit_export.parameters import ParameterSource
+from vit_export.records import Artifact, Precision, TensorSpec
+from vit_export.rewrites import plain_parameters
+from vit_export.saved_model import ModelRecord
+from vit_export.spec import ViTSpec
+from vit_export.versions import versions
+
+if TYPE_CHECKING:
+    import onnx
+
+MIN_OPSET, MAX_OPSET = 13, 23
+DEFAULT_OPSET = 23
+"""The first opset with Attention, and the pinned ONNX Runtime has CPU kernels for all of it.
+
+On one thread Attention takes as long as the products and softmax it replaces, and as long as ONNX Runtime's own
+MultiHeadAttention, within the noise (medians on Zen 3, ms: S/32 float32 35.1, 35.5, 35.5; S/16 124, 123, 121; S/32 int8
+23.3, 24.2, 24.0; S/16 int8 95.6, 97.3, 95.9), and it spares four Transposes a layer. Opset 13, all decomposed, takes
+37.6, 128, 26.7 and 102. Gemm or MatMul and Add makes no difference (35.1 and 34.6; 124 and 124).
+"""
+
+_PRODUCER = "vit-export"
+
+
+def _float32(model: "onnx.ModelProto", source: ParameterSource) -> list[Weight]:
+    del model
+    return float_weights(plain_parameters(source))
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How one precision and scheme turns the float32 structure, in place, and which weights it then wants."""
+
+    precision: Precision
+    scheme: str | None
+    apply: Callable[["onnx.ModelProto", ParameterSource], list[Weight]]
+    notes: tuple[str, ...] = ()
+
+
+# The first form of a precision is the one meant when no scheme is asked for.
+_FORMS = (
+    _Form("float32", None, _float32),
+    _Form("float16", None, to_float16, (NOTE,)),
+    *(_Form("int8", name, apply) for name, apply in SCHEMES.items()),
+)
+
+
+def write_onnx(
+    source: ParameterSource,
+    record: ModelRecord,
+    path: Path,
+    *,
+    precision: Precision = "float32",
+    scheme: str | None = None,
+    opset: int = DEFAULT_OPSET,
+    batch: int = 1,
+    overwrite: bool = False,
+) -> Artifact:
+    """Write the ONNX file of `source` with a static batch; above 1.9 GB its weights go to `<path>.data` beside it.
+
+    Input `images`, float32 [batch, size, size, 3]; output `logits` [batch, classes] or `features` [batch, width], in
+    float32 whatever the precision. LayerNormalization (opset 17), Gelu (20) and Attention (23) are single operators
+    where `opset` has them, and decomposed below. `scheme` belongs to int8 only: "dynamic".
+
+    Raises:
+        InputError: an opset, batch, precision or scheme that does not exist; a weight that float16 cannot hold.
+        OutputError: a file exists (and `overwrite` is false) or cannot be written.
+        StructureError: a step of the conversion did not leave what it promises.
+    """
+    spec = source.spec
+    form = _form(precision, scheme)
+    if not isinstance(opset, int) or isinstance(opset, bool) or not MIN_OPSET <= opset <= MAX_OPSET:
+        raise InputError(f"ONNX opset {opset!r} is out of range: expected {MIN_OPSET} to {MAX_OPSET}.")
+    if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
+        raise InputError(f"Batch {batch!r} is not a batch size: expected a whole number from 1.")
+    if record.spec != spec:
+        raise InputError(f"The record describes {record.spec}, the weights belong to {spec}: pass those of one model.")
+    refuse_existing(path, overwrite=overwrite)
+
+    model = onnx_structure(spec, plain_parameters(source), opset=opset, batch=batch)
+    fuse(model, spec, batch=batch)
+    weights = form.apply(model, source)
+    name_nodes(model.graph)
+    _describe(model, record, form)
+    _check(model, spec, batch)
+    extra_files = write_model(model, weights, path, overwrite=overwrite)
+    files = (path, *extra_files)
+    size = spec.image_size
+    return Artifact(
+        path=str(path),
+        format="onnx",
+        precision=precision,
+        scheme=form.scheme,
+        inputs=(TensorSpec(INPUT_NAME, (batch, size, size, 3), "float32", "NHWC"),),
+        outputs=(TensorSpec(spec.output_name, (batch, spec.output_size), "float32"),),
+        bytes=sum(file.stat().st_size for file in files),
+        # The model file holds the checksum of its data file, so this digest stands for both.
+        sha256=digest_of_file(path),
+        extra_files=tuple(str(file) for file in extra_files),
+        notes=form.notes,
+        versions=versions("tensorflow", "tf2onnx", "onnx"),
+    )
+
+
+def _form(precision: str, scheme: str | None) -> _Form:
+    forms = [form for form in _FORMS if form.precision == precision]
+    if not forms:
+        known = ", ".join(dict.fromkeys(form.precision for form in _FORMS))
+        raise InputError(f"Unknown precision {precision!r} for ONNX: expected {known}.")
+    for form in forms:
+        if scheme in (None, form.scheme):
+            return form
+    known = ", ".join(repr(form.scheme) for form in forms)
+    raise InputError(f"ONNX {precision} has no scheme {scheme!r}: expected {known}.")
+
+
+def _describe(model: "onnx.ModelProto", record: ModelRecord, form: _Form) -> None:
+    """Write into the model what it is: for people a name and a text, for programs the record and its main facts."""
+    spec, preprocessing = record.spec, record.preprocessing
+    kind = f"{form.precision}{f' ({form.scheme})' if form.scheme else ''}"
+    model.producer_name = _PRODUCER
+    model.producer_version = versions(_PRODUCER)[_PRODUCER]
+    model.graph.name = spec.name
+    model.doc_string = f"{spec.name}, {spec.image_size}x{spec.image_size}, {kind}"
+    facts = {
+        "vit_export": json.dumps({**record.to_dict(), "precision": form.precision, "scheme": form.scheme}),
+        "image_size": str(spec.image_size),
+        "mean": json.dumps(preprocessing.mean),
+        "std": json.dumps(preprocessing.std),
+        "channel_order": "RGB",
+        "layout": "NHWC",
+        "producer": f"{_PRODUCER} {model.producer_version}",
+    }
+    del model.metadata_props[:]
+    for key, value in facts.items():
+        model.metadata_props.add(key=key, value=value)
+
+
+def _check(model: "onnx.ModelProto", spec: ViTSpec, batch: int) -> None:
+    """Every operator valid in its opset, every type and shape known; costs nothing while the weights are still inputs.
+
+    Leaves the shape of every value in the model, for runtimes and viewers that do not infer them.
+
+    Raises:
+        StructureError: the structure is not valid ONNX, or its output has another shape than the spec's.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise StructureError(f"ONNX check: the structure is not valid ({error}).") from error
+    shapes = {
+        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        for value in (*inferred.graph.value_info, *inferred.graph.output)
+    }
+    values = [value for node in model.graph.node for value in node.output]
+    unknown = [value for value in values if 0 in shapes.get(value, (0,))]
+    if unknown:
+        raise StructureError(f"ONNX check: the shape of {unknown[0]} (and {len(unknown) - 1} more) is not static.")
+    wanted = {spec.output_name: (batch, spec.output_size)}
+    found = {value.name: shapes[value.name] for value in model.graph.output}
+    if found != wanted:
+        raise StructureError(f"ONNX check: the output is {found}, expected {wanted}.")
+    model.graph.value_info.extend(inferred.graph.value_info)

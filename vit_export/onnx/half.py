@@ -1,0 +1,144 @@
+"""float16: the graph and its weights in half precision, float32 images in and float32 logits or features out.
+
+float16 reaches 65,504, which the square of an activation of 256 exceeds. LayerNorm is the only place of a Vision
+Transformer that squares: as the operator it computes mean and variance in float32 by definition (stash_type 1), and
+where an old opset leaves it decomposed it stays in float32 as a whole. Softmax subtracts the maximum first and cannot
+overflow; the Attention operator is asked for a float32 softmax all the same, which costs nothing where it matters.
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vit_export.errors import InputError
+from vit_export.onnx.editing import Editor, StructureError, drop_unused
+from vit_export.onnx.fusion import norm_names
+from vit_export.onnx.weights import Weight, float_weights
+from vit_export.parameters import ParameterSource
+from vit_export.rewrites import plain_parameters
+from vit_export.spec import ViTSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+NOTE = (
+    "float16 ONNX is for GPUs and NPUs: ONNX Runtime's CPU provider computes it in float32 "
+    "with conversions in between, which is slower than the float32 file."
+)
+
+_HALF = np.dtype(np.float16)
+
+
+def to_float16(model: "onnx.ModelProto", source: ParameterSource) -> list[Weight]:
+    """Turn `model` (weights as graph inputs) to float16 in place; the weights it then wants.
+
+    Raises:
+        InputError: when a weight is read that float16 cannot hold.
+    """
+    from onnx import TensorProto, helper
+
+    graph = model.graph
+    full = _float32_nodes(graph, source.spec)
+    images, output = graph.input[0].name, graph.output[0].name
+    parameters = {value.name: value for value in graph.input if value.name != images}
+    # The type that each float value has in the new graph; integers (shapes) are not in it.
+    types = {images: TensorProto.FLOAT}
+    constants = _float_constants(graph)
+    nodes = []
+    casts: dict[tuple[str, int], str] = {}
+
+    def typed(value: str, wanted: int) -> str:
+        """`value` as a float of type `wanted`, cast where it is of the other one."""
+        if value in parameters:
+            # A parameter is stored in the type of its first reader; each has one reader but for the class token.
+            types.setdefault(value, wanted)
+        if value in constants:
+            return constants[value][wanted]
+        if types.get(value, wanted) == wanted:
+            return value
+        if (value, wanted) not in casts:
+            casts[value, wanted] = f"{value}:{TensorProto.DataType.Name(wanted).lower()}"
+            nodes.append(helper.make_node("Cast", [value], [casts[value, wanted]], to=wanted))
+        return casts[value, wanted]
+
+    for original in graph.node:
+        node = type(original)()
+        node.CopyFrom(original)
+        wanted = TensorProto.FLOAT if original.output[0] in full else TensorProto.FLOAT16
+        for index, value in enumerate(node.input):
+            if value in types or value in parameters or value in constants:
+                node.input[index] = typed(value, wanted)
+        if node.op_type == "Attention":
+            node.attribute.append(helper.make_attribute("softmax_precision", TensorProto.FLOAT))
+        if node.output[0] == output:
+            node.output[0] = f"{output}:half"
+        types[node.output[0]] = wanted
+        nodes.append(node)
+    nodes.append(helper.make_node("Cast", [f"{output}:half"], [output], to=TensorProto.FLOAT))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    drop_unused(graph)
+    for name, value in parameters.items():
+        value.type.tensor_type.elem_type = types[name]
+    weights = float_weights(plain_parameters(source))
+    return [_half(weight) if types[weight.name] == TensorProto.FLOAT16 else weight for weight in weights]
+
+
+def _float32_nodes(graph: "onnx.GraphProto", spec: ViTSpec) -> set[str]:
+    """Outputs of the nodes that make up decomposed LayerNorms; empty where LayerNormalization is an operator."""
+    editor = Editor(graph)
+    found: set[str] = set()
+    for name in norm_names(spec):
+        final = editor.only_consumer(f"{name}/bias")
+        if final.op_type == "LayerNormalization":
+            continue
+        centred = _input_of_norm(editor, final)
+        pending = [final.output[0]]
+        while pending:
+            value = pending.pop()
+            node = editor.producer(value)
+            if node is not None and value != centred and value not in found:
+                found.add(value)
+                pending.extend(node.input)
+    return found
+
+
+def _input_of_norm(editor: Editor, final: "onnx.NodeProto") -> str:
+    """The x of (x - mean) / deviation * scale + bias, `final` being the last sum: what its first Sub reads."""
+    pending = list(final.input)
+    while pending:
+        node = editor.producer(pending.pop(0))
+        if node is None:
+            continue
+        if node.op_type == "Sub":
+            return node.input[0]
+        pending.extend(node.input)
+    raise StructureError(f"ONNX float16: the LayerNorm that ends in {final.output[0]} subtracts no mean.")
+
+
+def _float_constants(graph: "onnx.GraphProto") -> dict[str, dict[int, str]]:
+    """The float constants of `graph` by type: each gets a float16 twin, and whichever stays unread is dropped."""
+    from onnx import TensorProto, numpy_helper
+
+    found = {}
+    for tensor in list(graph.initializer):
+        if tensor.data_type == TensorProto.FLOAT:
+            twin = f"{tensor.name}:half"
+            graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(_HALF), twin))
+            found[tensor.name] = {TensorProto.FLOAT: tensor.name, TensorProto.FLOAT16: twin}
+    return found
+
+
+def _half(weight: Weight) -> Weight:
+    def read() -> np.ndarray:
+        values = weight.read()
+        largest = float(np.max(np.abs(values), initial=0.0))
+        if not largest <= float(np.finfo(_HALF).max):
+            raise InputError(
+                f"{weight.name} contains {largest:g}, which float16 cannot hold (65,504 at most): "
+                "export float32 or int8."
+            )
+        return values.astype(_HALF)
+
+    return replace(weight, dtype=_HALF, read=read)
