@@ -18,10 +18,9 @@ import onnxruntime
 import tensorflow as tf
 
 from vit_export import graph, rewrites
-from vit_export.errors import InputError, OutputError
+from vit_export.errors import InputError, OutputError, StructureError
 from vit_export.onnx import DEFAULT_OPSET, quantize, structure, weights, write_onnx
 from vit_export.onnx.balance import BalancedParameters
-from vit_export.onnx.editing import StructureError
 from vit_export.onnx.fusion import fuse
 from vit_export.parameters import parameter_specs
 from vit_export.preprocess import Preprocessing

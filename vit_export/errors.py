@@ -24,6 +24,15 @@ class VerificationFailed(VitExportError):
     exit_code = 1
 
 
+class StructureError(VitExportError):
+    """A converter met or made a graph that this package was not written for; the message names the step.
+
+    Never the user's fault: a bug here, or a release of a converter that works differently.
+    """
+
+    exit_code = 1
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The entry of `known` most like `word`, or None when nothing is close."""
     matches = difflib.get_close_matches(word.lower().replace("-", "_"), list(known), n=1, cutoff=0.5)

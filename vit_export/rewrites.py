@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vit_export.errors import InputError
 from vit_export.parameters import ParameterSource, layer_name, parameter_specs
 
 
@@ -108,6 +109,20 @@ def fold_bias(source: ParameterSource, dense: str, norm: str | None, factor: flo
 def transposed(matrix: np.ndarray) -> np.ndarray:
     """A contiguous transpose."""
     return np.ascontiguousarray(matrix.T)
+
+
+def rounded_to_float16(values: np.ndarray, name: str) -> np.ndarray:
+    """Round the parameter `name` to float16.
+
+    Raises:
+        InputError: a value is too large for float16 and would become infinite, or is not a number.
+    """
+    largest, limit = float(np.max(np.abs(values), initial=0.0)), float(np.finfo(np.float16).max)
+    if not largest <= limit:
+        raise InputError(
+            f"{name} contains {largest:g}, which float16 cannot hold ({limit:g} at most): export float32 or int8."
+        )
+    return values.astype(np.float16)
 
 
 def total_bytes(parameters: DeploymentParameters) -> int:

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_export.errors import InputError
+from vit_export.errors import InputError, StructureError
 from vit_export.files import digest_of_file, refuse_existing
 from vit_export.graph import INPUT_NAME
-from vit_export.onnx.editing import StructureError
 from vit_export.onnx.fusion import fuse
 from vit_export.onnx.half import NOTE, to_float16
 from vit_export.onnx.names import name_nodes

@@ -6,16 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vit_export.errors import VitExportError
+from vit_export.errors import StructureError
 
 if TYPE_CHECKING:
     import onnx
-
-
-class StructureError(VitExportError):
-    """A step of the conversion met a graph it was not written for; the message names the step."""
-
-    exit_code = 1
 
 
 _COMMUTATIVE = frozenset({"Add", "Mul"})

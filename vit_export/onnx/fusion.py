@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vit_export.onnx.editing import Constant, Editor, Number, Op, Pattern, StructureError, Value, count, drop_unused
+from vit_export.errors import StructureError
+from vit_export.onnx.editing import Constant, Editor, Number, Op, Pattern, Value, count, drop_unused
 from vit_export.parameters import layer_name
 from vit_export.spec import ViTSpec
 

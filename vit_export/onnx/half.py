@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vit_export.errors import InputError
-from vit_export.onnx.editing import Editor, StructureError, drop_unused
+from vit_export.errors import StructureError
+from vit_export.onnx.editing import Editor, drop_unused
 from vit_export.onnx.fusion import norm_names
 from vit_export.onnx.weights import Weight, float_weights
 from vit_export.parameters import ParameterSource
-from vit_export.rewrites import plain_parameters
+from vit_export.rewrites import plain_parameters, rounded_to_float16
 from vit_export.spec import ViTSpec
 
 if TYPE_CHECKING:
@@ -131,14 +131,4 @@ def _float_constants(graph: "onnx.GraphProto") -> dict[str, dict[int, str]]:
 
 
 def _half(weight: Weight) -> Weight:
-    def read() -> np.ndarray:
-        values = weight.read()
-        largest = float(np.max(np.abs(values), initial=0.0))
-        if not largest <= float(np.finfo(_HALF).max):
-            raise InputError(
-                f"{weight.name} contains {largest:g}, which float16 cannot hold (65,504 at most): "
-                "export float32 or int8."
-            )
-        return values.astype(_HALF)
-
-    return replace(weight, dtype=_HALF, read=read)
+    return replace(weight, dtype=_HALF, read=lambda: rounded_to_float16(weight.read(), weight.name))

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vit_export.errors import StructureError
 from vit_export.onnx.balance import BalancedParameters
-from vit_export.onnx.editing import StructureError, count
+from vit_export.onnx.editing import count
 from vit_export.onnx.weights import Weight, float_weights
 from vit_export.parameters import ParameterSource
 from vit_export.rewrites import plain_parameters

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from vit_export import graph
-from vit_export.onnx.editing import StructureError, drop_unused, rename_values
+from vit_export.errors import StructureError
+from vit_export.onnx.editing import drop_unused, rename_values
 from vit_export.rewrites import DeploymentParameters
 from vit_export.spec import ViTSpec
 

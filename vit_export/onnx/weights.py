@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from vit_export.errors import StructureError
 from vit_export.files import publish, refuse_existing
-from vit_export.onnx.editing import StructureError
 from vit_export.rewrites import DeploymentParameters
 
 if TYPE_CHECKING:

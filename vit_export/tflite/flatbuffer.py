@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from vit_export.errors import InputError
+from vit_export.errors import InputError, StructureError
 from vit_export.files import publish
 
 # A flatbuffer's references are 31 bits; the margin leaves room for the structure.
@@ -83,7 +83,7 @@ def _write(model: Any, payloads: Payloads, file: BinaryIO) -> None:
     for index, payload in payloads.items():
         data = np.ascontiguousarray(payload.read())
         if data.nbytes != payload.nbytes:
-            raise RuntimeError(f"TFLite writer: buffer {index} has {data.nbytes} bytes, announced {payload.nbytes}.")
+            raise StructureError(f"TFLite writer: buffer {index} has {data.nbytes} bytes, announced {payload.nbytes}.")
         prefix = struct.pack("<I", payload.nbytes) if inline else b""
         file.write(b"\0" * (places[index] - len(prefix) - file.tell()))
         file.write(prefix)

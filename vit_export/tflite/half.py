@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_export.rewrites import rounded_to_float16
 from vit_export.tflite.flatbuffer import Payload, operator_names, schema
 
 
@@ -39,19 +40,6 @@ def halve_kernels(model: Any, payloads: dict[int, Payload]) -> None:
 
 def _halved(read: Callable[[], np.ndarray], name: str) -> Callable[[], np.ndarray]:
     def halved() -> np.ndarray:
-        return to_float16(read(), name)
+        return rounded_to_float16(read(), name)
 
     return halved
-
-
-def to_float16(values: np.ndarray, name: str) -> np.ndarray:
-    """Round `values` to float16.
-
-    Raises:
-        ValueError: a value is too large for float16 (65,504) and would become infinite.
-    """
-    with np.errstate(over="ignore"):
-        half = values.astype(np.float16)
-    if not np.isfinite(half).all() and np.isfinite(values).all():
-        raise ValueError(f"{name} has values up to {np.abs(values).max():.3g}, float16 ends at 65504: use float32.")
-    return half

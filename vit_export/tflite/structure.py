@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_export.errors import StructureError
 from vit_export.graph import INPUT_NAME, TFLITE, parameter_name, trace
 from vit_export.quiet import quiet
 from vit_export.rewrites import DeploymentParameters
@@ -19,10 +20,6 @@ from vit_export.tflite.flatbuffer import Payload, operator_names, schema, unpack
 SIGNATURE = "serving_default"
 METADATA_NAME = b"vit_export"
 MAX_RANK = 4  # GPU delegates refuse more
-
-
-class StructureError(RuntimeError):
-    """The converter produced something this package does not expect: a bug or a new release, never a user's fault."""
 
 
 def convert_structure(
