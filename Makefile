@@ -24,10 +24,10 @@ calibration: $(SETUP)  ## make the default representative dataset in calibration
 	$(BIN)/vit-export calibration
 
 test: lint types  ## lint, types and the fast tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
-test-slow: $(SETUP)  ## every test, the full-size exports too (about half an hour)
-	$(BIN)/python -m pytest -m ''
+test-slow: $(SETUP)  ## every test, the full-size exports too
+	$(BIN)/python -m pytest -n 2 -m ''
 
 lint: $(SETUP)  ## ruff
 	$(BIN)/ruff check .
@@ -38,7 +38,8 @@ types: $(SETUP)  ## mypy
 
 bench: $(SETUP)  ## the quick benchmarks, stock converters beside ours
 	$(BIN)/python benchmarks/int8_latency.py --variants vit_s32
-	$(BIN)/python benchmarks/onnx_export.py --variant vit_s32
+	$(BIN)/python benchmarks/onnx_export.py --variant vit_b16
+	$(BIN)/python benchmarks/export_memory.py --variants vit_s32
 
 clean:  ## remove the virtual environment, caches and exports
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build *.egg-info exports/vit_*

@@ -59,6 +59,43 @@ def stock_full_int8(spec: ViTSpec, folder: Path, images: np.ndarray) -> Path:
     return path
 
 
+def dense_alone(spec: ViTSpec, folder: Path, images: np.ndarray) -> dict[str, Path]:
+    """The Dense layers of `spec` alone, one after the other: what the processor's int8 gains at best, and the floor.
+
+    Patch embedding, then per layer query + key + value, output, and the two of the MLP, with nothing between.
+    """
+    import tensorflow as tf
+
+    from vit_export.saved_model import ModelRecord
+    from vit_export.tflite.quantize import calibrate, write_int8
+
+    random = np.random.default_rng(0)
+    d, m, patch, grid = spec.hidden_size, spec.mlp_size, spec.patch_size, spec.grid
+
+    def dense(x: tf.Tensor, outputs: int) -> tf.Tensor:
+        kernel = random.standard_normal((outputs, x.shape[1])).astype(np.float32) * x.shape[1] ** -0.5
+        return tf.matmul(x, tf.constant(kernel), transpose_b=True) + tf.zeros(outputs)
+
+    @tf.function(input_signature=[tf.TensorSpec((1, spec.image_size, spec.image_size, 3), tf.float32, name="images")])
+    def layers(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        rows = tf.transpose(tf.reshape(images, (grid, patch, grid, patch * 3)), (0, 2, 1, 3))
+        x = dense(tf.reshape(rows, (grid * grid, patch * patch * 3)), d)
+        for _ in range(spec.num_layers):
+            x = dense(dense(x, d) + dense(x, d) + dense(x, d), d)
+            x = dense(dense(x, m), d)
+        return {"logits": dense(x[:1], spec.output_size)}
+
+    module = tf.Module()
+    module.layers = layers
+    with quiet():
+        data = tf.lite.TFLiteConverter.from_concrete_functions([layers.get_concrete_function()], module).convert()
+    floating, integer = folder / "dense_float32.tflite", folder / "dense_int8.tflite"
+    floating.write_bytes(data)
+    ranges = calibrate(floating, (image[np.newaxis] for image in images[:4]), 4)
+    write_int8(floating, ModelRecord(spec, Preprocessing(spec.image_size)), integer, ranges=ranges)
+    return {"dense_alone_float32": floating, "dense_alone_int8": integer}
+
+
 def measure_variant(name: str, threads: int, calibration: Path, folder: Path) -> dict[str, float]:
     """Median milliseconds of one call, by file."""
     spec = ViTSpec.of(name)
@@ -67,6 +104,8 @@ def measure_variant(name: str, threads: int, calibration: Path, folder: Path) ->
     files = {
         "stock_full_int8": Subject(str(path := stock_full_int8(spec, folder, images)), "tflite", path.stat().st_size)
     }
+    for label, path in dense_alone(spec, folder, images).items():
+        files[label] = Subject(str(path), "tflite", path.stat().st_size)
     for scheme in ("static", "dynamic", "full"):
         request = ExportRequest(
             spec=spec,

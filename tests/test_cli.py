@@ -100,6 +100,15 @@ def test_bad_calibration_folders(tmp_path, monkeypatch):
     assert not (tmp_path / "exports").exists()
 
 
+def test_own_images_in_the_default_folder_are_not_touched(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "calibration").mkdir()
+    (tmp_path / "calibration" / "mine.png").write_text("mine")
+    assert "mine.png" in (line := fails("vit_s32", "--tflite", "--int8"))
+    assert line.endswith("pass --calibration calibration.")
+    assert [p.name for p in tmp_path.rglob("*")] == ["calibration", "mine.png"]
+
+
 def test_outputs_that_exist_or_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "out"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from vit_export.calibration import DataSplit, ImageSet, split
-from vit_export.errors import InputError
+from vit_export.errors import InputError, OutputError
 from vit_export.files import move_into, output_errors
 from vit_export.photographs import write_photographs
 from vit_export.plan import (
@@ -109,6 +109,7 @@ def export(request: ExportRequest, reporter: Reporter | None = None) -> ExportRe
         moved = [stage / SAVED_MODEL_NAME] if not reuses_saved_model(request) else []
         moved += [stage / Path(p).name for a in artifacts for p in (a.path, *a.extra_files)]
         move_into(request.output, moved, overwrite=request.overwrite)
+        _drop_stale_data(request.output, artifacts)
     saved_model = _at(saved_model, request.output)
     artifacts = tuple(_at(artifact, request.output) for artifact in artifacts)
     verification = _verify(request, record, saved_model, artifacts, data, spot_check, say) if request.verify else None
@@ -150,19 +151,27 @@ def _images(request: ExportRequest, spec: ViTSpec, files: tuple[PlannedFile, ...
     count = HELD_OUT_IMAGES_LARGE if spec.num_macs > LARGE_MACS else HELD_OUT_IMAGES
     folder = request.calibration
     if folder is None:
-        folder = DEFAULT_CALIBRATION
-        if write_photographs(folder, progress=say.progress):
-            say.note(f"No --calibration given: wrote photographs that scikit-image ships to {folder}/.")
+        folder = _default_photographs(say)
     data = split(folder, request.calibration_images, count, request.seed)
     for name, reason in data.skipped:
         say.note(f"Skipped {name}: {reason}.")
     if data.note:
         say.note(data.note)
     if not data.held_out:
-        write_photographs(DEFAULT_CALIBRATION, progress=say.progress)
-        others = split(DEFAULT_CALIBRATION, 1, count, request.seed)
+        others = split(_default_photographs(say), 1, count, request.seed)
         data = replace(data, held_out=others.held_out)
     return data
+
+
+def _default_photographs(say: Reporter) -> Path:
+    """The folder with the default set, made if it is not there yet."""
+    folder = DEFAULT_CALIBRATION
+    try:
+        if write_photographs(folder, progress=say.progress):
+            say.note(f"Wrote photographs that scikit-image ships to {folder}/, for calibration and verification.")
+    except OutputError as error:
+        raise InputError(f"{error} To calibrate on what is there, pass --calibration {folder}.") from error
+    return folder
 
 
 @contextmanager
@@ -336,6 +345,13 @@ def _verify(
         known_outputs=spot_check,
         progress=lambda text: say.step(f"Verifying: {text}"),
     )
+
+
+def _drop_stale_data(folder: Path, artifacts: tuple[Artifact, ...]) -> None:
+    """External data that a larger model of the same name left belongs to nothing once that model is replaced."""
+    for artifact in artifacts:
+        if artifact.format == "onnx" and not artifact.extra_files:
+            (folder / f"{Path(artifact.path).name}.data").unlink(missing_ok=True)
 
 
 def _at(artifact: Artifact, folder: Path) -> Artifact:

@@ -83,6 +83,8 @@ def plan_files(request: ExportRequest, spec: ViTSpec) -> tuple[PlannedFile, ...]
     _require_writable(request.output)
     for file in files:
         refuse_existing(file.path, overwrite=request.overwrite)
+        if file.format == "onnx":  # above 2 GB the weights go beside it
+            refuse_existing(file.path.with_name(f"{file.path.name}.data"), overwrite=request.overwrite)
     if not reuses_saved_model(request):
         refuse_existing(request.output / SAVED_MODEL_NAME, overwrite=request.overwrite)
     return tuple(files)

@@ -1,0 +1,78 @@
+"""Every file of a model that was really trained: its accuracy is the reference's, and int8 keeps the answer."""
+
+import numpy as np
+import pytest
+from conftest import build
+from digits import PREPROCESSING, SPEC, DigitsParameters, held_out, pictures
+from PIL import Image
+
+from vit_export.pipeline import export
+from vit_export.plan import ExportRequest
+from vit_export.preprocess import normalize
+from vit_export.runners import open_runner
+from vit_export.saved_model import ModelRecord, write_saved_model
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A SavedModel of the trained model, and a folder with digits it was trained on."""
+    root = tmp_path_factory.mktemp("digits")
+    record = ModelRecord(SPEC, PREPROCESSING, {"source": "tests/digits.py", "trained": True})
+    write_saved_model(build(DigitsParameters()), root / "weights", record)
+    images, _ = pictures()
+    (root / "images").mkdir()
+    for index in np.flatnonzero(~held_out())[:160]:
+        Image.fromarray(images[index]).save(root / "images" / f"{index:04}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def test_set():
+    images, labels = pictures()
+    return normalize(images[held_out()], PREPROCESSING), labels[held_out()]
+
+
+def test_the_fixture_is_trained(test_set):
+    images, labels = test_set
+    assert len(labels) == 449
+    predicted = build(DigitsParameters()).predict_output(images).argmax(1)
+    assert (predicted == labels).mean() >= 0.96
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("formats", "scheme", "agreement", "least_db"),
+    [
+        (("tflite", "onnx"), None, 0.995, 33),
+        (("tflite", "onnx"), "dynamic", 0.995, 38),
+        (("tflite",), "full", 0.99, 28),
+    ],
+    ids=["default", "dynamic", "full"],
+)
+def test_every_file_keeps_the_answers(trained, test_set, formats, scheme, agreement, least_db, tmp_path):
+    precisions = ("float32", "float16", "int8") if scheme is None else ("int8",)
+    result = export(
+        ExportRequest(
+            spec=None,
+            output=tmp_path / "out",
+            formats=formats,
+            precisions=precisions,
+            int8_scheme=scheme,
+            weights=trained / "weights",
+            calibration=trained / "images",
+        )
+    )
+    # Trained weights: agreement of the top class is judged, not only reported.
+    assert result.passed, result.verification.failures
+    images, labels = test_set
+    reference = build(DigitsParameters()).predict_output(images)
+    for artifact in result.artifacts:
+        runner = open_runner(tmp_path / "out" / artifact.path.rpartition("/")[2], artifact.format, 2)
+        runner.load()
+        found = runner.run(images)
+        agrees = (found.argmax(1) == reference.argmax(1)).mean()
+        sqnr = 10 * np.log10((reference**2).sum() / ((reference - found) ** 2).sum())
+        print(f"{artifact.format} {artifact.precision} {artifact.scheme}: {sqnr:.1f} dB, agreement {agrees:.3f}")
+        assert agrees >= (agreement if artifact.precision == "int8" else 0.995)
+        assert sqnr >= (least_db if artifact.precision == "int8" else 50)
+        assert (found.argmax(1) == labels).mean() >= 0.96 - (1 - agreement)

@@ -1,0 +1,83 @@
+"""A full-size variant through the command line, as a user types it, on real photographs."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def vit_export(*arguments, folder):
+    command = [sys.executable, "-m", "vit_export", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("user")
+
+
+@pytest.fixture(scope="module")
+def exported(folder):
+    result = vit_export("vit_s32", "--float32", "--float16", "--int8", folder=folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def test_vit_s32_in_every_format_and_precision(exported, folder):
+    output = folder / "exports" / "vit_s32-224"
+    report = json.loads((output / "report.json").read_text())
+    assert report["verdict"] == "pass"
+    files = {file["artifact"]["path"].rpartition("/")[2]: file for file in report["verification"]["files"]}
+    assert set(files) == {f"vit_s32_{p}.{f}" for p in ("float32", "float16", "int8") for f in ("tflite", "onnx")}
+    for kind in ("tflite", "onnx"):
+        single, half, integer = (files[f"vit_s32_{p}.{kind}"] for p in ("float32", "float16", "int8"))
+        assert single["comparison"]["worst_relative"] < 1e-4
+        assert half["artifact"]["bytes"] < 0.52 * single["artifact"]["bytes"]
+        assert integer["artifact"]["bytes"] < 0.28 * single["artifact"]["bytes"]
+    for text in ("PASS", "vit_s32_int8.tflite", "report.json", "Next: "):
+        assert text in exported.stdout
+    assert "scikit-image" in exported.stderr
+    # TensorFlow's chatter is not for users.
+    for noise in ("tensorflow/", "cuda", "oneDNN", "WARNING", "XNNPACK", "absl"):
+        assert noise not in exported.stdout + exported.stderr
+
+
+def test_from_its_saved_model_to_another_scheme(exported, folder):
+    saved_model = "exports/vit_s32-224/saved_model"
+    result = vit_export(
+        "vit_s32", "--weights", saved_model, "--tflite", "--int8", "--int8-scheme", "dynamic", "--json", folder=folder
+    )
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["verification"]["files"][0]["artifact"]["scheme"] == "dynamic"
+    assert (folder / "exports/vit_s32-224/vit_s32_float32.tflite").is_file()  # what was there stays
+
+
+def test_again_without_overwrite_is_refused(exported, folder):
+    result = vit_export("vit_s32", "--tflite", folder=folder)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "exists already: pass --overwrite" in result.stderr
+
+
+def test_another_variant_than_the_weights_is_refused(exported, folder):
+    saved_model = "exports/vit_s32-224/saved_model"
+    result = vit_export("vit_s16", "--weights", saved_model, "--tflite", folder=folder)
+    assert result.returncode == 2
+    assert "holds variant vit_s32, vit_s16 was asked for" in result.stderr
+
+
+def test_own_sizes_classes_and_features(exported, folder):
+    calibration = "calibration/representative"
+    options = ["--image-size", "96", "--batch", "2", "--calibration", calibration, "--calibration-images", "16"]
+    result = vit_export("vit_ti16", "--tflite", "--onnx", "--int8", "--num-classes", "10", *options, folder=folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    report = json.loads((folder / "exports/vit_ti16-96/report.json").read_text())
+    assert report["artifacts"][1]["outputs"][0]["shape"] == [2, 10]
+    assert len(report["datasets"]["representative"]["files"]) == 16
+    result = vit_export("vit_ti16", "--onnx", "--opset", "13", "--features", "--output", "features", folder=folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "features" in (folder / "features/report.json").read_text()
