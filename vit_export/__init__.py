@@ -1,6 +1,6 @@
 """Vision Transformers from weights to verified SavedModel, TFLite and ONNX files.
 
-    from vit_export import create_vit, list_variants, export, ExportRequest, ViTSpec
+    from vit_export import create_vit, write_saved_model, export, ExportRequest, ViTSpec
 
 Nothing heavy is imported until one of these names is used.
 """
@@ -18,6 +18,7 @@ _HOMES = {
     "ExportResult": "vit_export.pipeline",
     "export": "vit_export.pipeline",
     "verify": "vit_export.verify",
+    "write_saved_model": "vit_export.saved_model",
     "InputError": "vit_export.errors",
     "OutputError": "vit_export.errors",
     "VitExportError": "vit_export.errors",

@@ -67,9 +67,11 @@ class ModelRecord:
 
 
 def write_saved_model(
-    model: "VisionTransformer", path: Path, record: ModelRecord, *, overwrite: bool = False
+    model: "VisionTransformer", path: Path, record: ModelRecord | None = None, *, overwrite: bool = False
 ) -> Artifact:
-    """Write `model` to the folder `path`, complete or not at all.
+    """Write `model` to the folder `path`, complete or not at all; `vit-export … --weights path` takes it from there.
+
+    Without `record` the weights are taken as trained, on images in the default preprocessing.
 
     The signature `serving_default` takes `images`, float32 [batch, size, size, 3], and returns one tensor: `logits`
     [batch, classes], or `features` [batch, width] for a model without classifier.
@@ -80,6 +82,7 @@ def write_saved_model(
     import tensorflow as tf
 
     spec = model.spec
+    record = record or ModelRecord(spec, Preprocessing(spec.image_size), {"source": "python", "trained": True})
     parameters = model.parameters()
     # The variables hang on a module of our own: tf.saved_model.save of a function over a Keras 3 model finds no
     # variables to track and would write them uninitialised, without a word.
