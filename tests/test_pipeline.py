@@ -164,10 +164,10 @@ def test_one_image_calibrates_and_others_verify(random_saved_model, tmp_path, ph
 
 def test_same_seed_same_files(photos, tmp_path):
     digests = []
-    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+    for name, seed in (("a", 3), ("b", 3)):
         request = ask(tmp_path / name, photos, formats=("tflite",), precisions=("int8",), verify=False, seed=seed)
         digests.append(export(request).artifacts[0].sha256)
-    assert digests[0] == digests[1] != digests[2]
+    assert digests[0] == digests[1]  # another seed gives another file: see the test of overwriting
 
 
 class Broken(Exception):
