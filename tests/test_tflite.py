@@ -285,3 +285,45 @@ def test_not_a_tflite_file(content, tmp_path):
 
 def test_schemes_know_whether_they_need_images():
     assert [needs_images(s) for s in ("static", "dynamic", "full")] == [True, False, True]
+
+
+def test_nothing_that_the_gpu_delegate_refuses(float_file):
+    """No strided slice that drops or adds an axis, no adjoint matmul, no softmax with another beta."""
+    model = MappedModel(float_file).model
+    names = operator_names()
+    kinds = [names[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
+    seen = Counter()
+    for operator in model.subgraphs[0].operators:
+        kind, options = kinds[operator.opcodeIndex], operator.builtinOptions
+        seen[kind] += 1
+        if kind == "STRIDED_SLICE":
+            assert options.shrinkAxisMask == options.newAxisMask == options.ellipsisMask == 0
+        if kind == "BATCH_MATMUL":
+            assert not options.adjX
+            assert not options.adjY
+        if kind == "SOFTMAX":
+            assert options.beta == 1.0
+    assert seen["STRIDED_SLICE"] == 2
+    assert seen["BATCH_MATMUL"] == 6
+    assert seen["SOFTMAX"] == 3
+
+
+@pytest.mark.parametrize("scheme", [None, "static", "full"])
+def test_the_signature_runs_by_name(scheme, float_file, record, ranges, images, expected, tmp_path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    path = float_file
+    if scheme:
+        path = tmp_path / "int8.tflite"
+        write_int8(float_file, record, path, scheme=scheme, ranges=ranges)
+    runner = Interpreter(str(path)).get_signature_runner("serving_default")
+    image = images[:1]
+    detail = runner.get_input_details()["images"]
+    if scheme == "full":
+        scale, zero = detail["quantization"]
+        image = np.clip(np.round(image / scale + zero), -128, 127).astype(np.int8)
+    found = runner(images=image)["logits"]
+    assert found.shape == (1, 10)
+    assert found.dtype == (np.int8 if scheme == "full" else np.float32)
+    if scheme != "full":
+        assert relative(expected[:1], found) < (1e-5 if scheme is None else 0.2)

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -87,7 +86,7 @@ def write_report(report: dict[str, Any], path: Path) -> None:
 
 def render_table(verification: Verification, console: Console) -> None:
     """Print the closing table, then every failure on a line of its own, the warnings and the verdict."""
-    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("file", overflow="fold", min_width=16)
     for heading in ("MB", "worst diff\nof range", "SQNR\ndB", "top-1\nagrees", "median\nms", "times\nref.", "peak\nMB"):
         table.add_column(heading, justify="right", no_wrap=True)
