@@ -40,6 +40,7 @@ def test_vit_s32_in_every_format_and_precision(exported, folder):
     for text in ("PASS", "vit_s32_int8.tflite", "report.json", "Next: "):
         assert text in exported.stdout
     assert "scikit-image" in exported.stderr
+    assert "float16 ONNX is for GPUs and NPUs" in exported.stderr
     # TensorFlow's chatter is not for users.
     for noise in ("tensorflow/", "cuda", "oneDNN", "WARNING", "XNNPACK", "absl"):
         assert noise not in exported.stdout + exported.stderr

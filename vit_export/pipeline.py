@@ -263,6 +263,8 @@ def _convert(
                     batch=request.batch,
                 )
             )
+        for note in made[-1].notes:
+            say.note(f"{file.path.name}: {note}")
         gc.collect()
     return tuple(made)
 
