@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -252,6 +253,21 @@ def test_plan_names_files_by_precision_and_unusual_scheme(photos, tmp_path):
         "vit_toy_float32.tflite",
         "vit_toy_int8_dynamic.tflite",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ended_from_outside(number, tmp_path):
+    """Stopped in the middle of converting: nothing half-written stays."""
+    command = [sys.executable, "-m", "vit_export", "vit_s16", "--tflite", "--onnx", "--no-verify"]
+    child = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    for line in child.stderr:
+        if "Writing the SavedModel" in line:
+            break
+    child.send_signal(number)
+    child.communicate(timeout=60)
+    assert child.returncode not in (0, None)
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_full_disk(tmp_path):

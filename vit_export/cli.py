@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -89,9 +90,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option("--overwrite", is_flag=True, help="Replace files that exist."),
     click.option("--batch", type=int, default=1, show_default=True, metavar="N", help="Static batch of the files."),
-    click.option(
-        "--threads", type=int, default=1, show_default=True, metavar="N", help="Threads for calibration and latency."
-    ),
+    click.option("--threads", type=int, default=1, show_default=True, metavar="N", help="Threads for the latencies."),
     click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of random weights and images."),
     click.option("--opset", type=int, metavar="N", help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}."),
     click.option("--no-verify", is_flag=True, help="Convert only."),
@@ -149,6 +148,8 @@ def _export(variant: Variant, *, as_json: bool, quiet: bool, **options: Any) -> 
     from vit_export.progress import ConsoleReporter
     from vit_export.report import render_table
 
+    # Ended from outside, clean up as for Ctrl-C: the default would leave the staging folder behind.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     console = Console(stderr=True)
     if quiet:
         result = export(request, Silent())

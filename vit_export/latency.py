@@ -3,7 +3,6 @@
 A machine that heats up, slows down or does something else meanwhile then does so for all of them.
 """
 
-import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vit_export.machine import usable_cores
 from vit_export.records import Format
 from vit_export.runners import RunnerError
 from vit_export.workers import RunnerProcess
@@ -106,8 +106,7 @@ def cpu() -> Cpu:
                 rows.setdefault(key.strip(), value.strip())
     flags = set(rows.get("flags", rows.get("Features", "")).split())
     model = rows.get("model name") or rows.get("Hardware") or platform.processor() or platform.machine()
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Cpu(model, tuple(f for f in FEATURES if f in flags), usable or 1)
+    return Cpu(model, tuple(f for f in FEATURES if f in flags), usable_cores())
 
 
 def plan_of(reference: Subject, candidates: Sequence[Subject]) -> Plan:

@@ -1,6 +1,5 @@
 """The one place where the order of steps is written: build, save, convert, verify, report."""
 
-import gc
 import json
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ import numpy as np
 from vit_export.calibration import DataSplit, ImageSet, split
 from vit_export.errors import InputError, OutputError
 from vit_export.files import move_into, output_errors
+from vit_export.machine import release_memory
 from vit_export.photographs import write_photographs
 from vit_export.plan import (
     NEEDS_CALIBRATION,
@@ -224,7 +224,7 @@ def _save(
     say.step("Writing the SavedModel")
     artifact = write_saved_model(model, stage / SAVED_MODEL_NAME, ModelRecord(spec, preprocessing, weights))
     del model
-    gc.collect()
+    release_memory()
     return artifact, spot_check
 
 
@@ -265,7 +265,7 @@ def _convert(
             )
         for note in made[-1].notes:
             say.note(f"{file.path.name}: {note}")
-        gc.collect()
+        release_memory()
     return tuple(made)
 
 
@@ -308,7 +308,6 @@ class _TFLite:
                 self._float,
                 batches,
                 -(-len(paths) // self.request.batch),
-                threads=self.request.threads,
                 progress=self.say.progress,
             )
             self.say.step(f"Quantizing to int8 ({file.scheme})")

@@ -4,7 +4,6 @@ Layout: a plain SavedModel with a dynamic-batch serving signature, whose variabl
 names, and `assets.extra/vit_export.json`, the record that says what model it is and what pixels it takes.
 """
 
-import gc
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -104,7 +103,6 @@ def write_saved_model(
         record_file.write_text(json.dumps(record.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     publish_folder(path, write, overwrite=overwrite)
-    gc.collect()
     return describe_saved_model(path)
 
 
