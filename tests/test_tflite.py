@@ -327,3 +327,10 @@ def test_the_signature_runs_by_name(scheme, float_file, record, ranges, images, 
     assert found.dtype == (np.int8 if scheme == "full" else np.float32)
     if scheme != "full":
         assert relative(expected[:1], found) < (1e-5 if scheme is None else 0.2)
+
+
+def test_a_missing_range_is_an_error(float_file, record, ranges, tmp_path):
+    some = {name: ends for name, ends in ranges.items() if name != "encoder/layer_1/mlp/dense_1"}
+    with pytest.raises(Exception, match="dense_1"):
+        write_int8(float_file, record, tmp_path / "int8.tflite", ranges=some)
+    assert list(tmp_path.iterdir()) == []
