@@ -247,6 +247,19 @@ def test_every_format_and_scheme_has_limits():
         assert {(kind, "float32", None), (kind, "float16", None), *((kind, "int8", s) for s in schemes)} <= set(LIMITS)
 
 
+def test_the_plan_knows_what_the_converters_know():
+    """The plan is light, so it states again what the converters' tables say: here they are held together."""
+    from vit_export.onnx import quantize as onnx_quantize
+    from vit_export.onnx.convert import MAX_OPSET, MIN_OPSET
+    from vit_export.plan import NEEDS_CALIBRATION, OPSETS
+    from vit_export.tflite import quantize as tflite_quantize
+
+    assert set(INT8_SCHEMES["tflite"]) == set(tflite_quantize.SCHEMES)
+    assert set(INT8_SCHEMES["onnx"]) == set(onnx_quantize.SCHEMES)
+    assert {s for s in tflite_quantize.SCHEMES if tflite_quantize.needs_images(s)} == set(NEEDS_CALIBRATION)
+    assert (OPSETS[0], OPSETS[-1]) == (MIN_OPSET, MAX_OPSET)
+
+
 def test_plan_names_files_by_precision_and_unusual_scheme(photos, tmp_path):
     request = ask(tmp_path, photos, formats=("tflite",), precisions=("float32", "int8"), int8_scheme="dynamic")
     assert [f.path.name for f in plan_files(request, toy_spec())] == [

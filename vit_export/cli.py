@@ -187,21 +187,19 @@ def _request(
     chosen = {"saved_model": saved_model, "tflite": options.pop("tflite"), "onnx": options.pop("onnx")}
     formats = tuple(f for f in FORMATS if chosen[f]) or FORMATS
     precisions = tuple(p for p in PRECISIONS if options.pop(p)) or PRECISIONS[:1]
-    spec = None
-    if weights is None or features or num_classes is not None or image_size is not None:
+    if weights is not None:
+        spec = _checked(variant, weights, image_size, num_classes, features)
+    else:
         spec = ViTSpec.of(
             variant,
             image_size=224 if image_size is None else image_size,
             num_classes=None if features else 1000 if num_classes is None else num_classes,
         )
-    if weights is not None:
-        spec = _checked(variant, weights, image_size, num_classes, features)
     if options["int8_scheme"] and "int8" not in precisions:
         raise InputError("--int8-scheme says how to quantize to int8: add --int8, or leave it out.")
-    size = spec.image_size if spec else 224
     return ExportRequest(
         spec=spec,
-        output=output or Path("exports") / f"{variant.name}-{size}",
+        output=output or Path("exports") / f"{variant.name}-{spec.image_size}",
         formats=formats,
         precisions=precisions,
         weights=weights,

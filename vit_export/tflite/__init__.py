@@ -1,1 +1,1 @@
-"""TFLite: structure from the converter, weights streamed, float16 and int8 by AI Edge Quantizer."""
+"""TFLite: structure from the converter, weights streamed in float32 or float16, int8 by AI Edge Quantizer."""

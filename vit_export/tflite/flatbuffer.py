@@ -52,6 +52,13 @@ def operator_names() -> dict[int, str]:
     return {code: name for name, code in vars(schema().BuiltinOperator).items() if isinstance(code, int)}
 
 
+def operator_kinds(model: Any) -> list[str]:
+    """Name of each operator code of `model`, as `OperatorT.opcodeIndex` addresses them."""
+    names = operator_names()
+    # Codes above 127 are in the newer field alone, the others in either.
+    return [names[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in model.operatorCodes]
+
+
 def unpack(data: bytes | memoryview) -> Any:
     """The object tree (`ModelT`) of a serialized model."""
     return schema().ModelT.InitFromObj(schema().Model.GetRootAs(data, 0))

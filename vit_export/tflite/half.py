@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from vit_export.rewrites import rounded_to_float16
-from vit_export.tflite.flatbuffer import Payload, operator_names, schema
+from vit_export.tflite.flatbuffer import Payload, operator_kinds, schema
 
 
 def halve_kernels(model: Any, payloads: dict[int, Payload]) -> None:
     """Make every FULLY_CONNECTED kernel of `model` a float16 constant behind a DEQUANTIZE operator, in place."""
     fb, graph = schema(), model.subgraphs[0]
-    names = operator_names()
-    kinds = [names[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
+    kinds = operator_kinds(model)
     kernels = sorted({o.inputs[1] for o in graph.operators if kinds[o.opcodeIndex] == "FULLY_CONNECTED"})
     code = fb.BuiltinOperator.DEQUANTIZE
     # Version 3 is the first that takes float16 (tensorflow/lite/tools/versioning/op_version.cc).

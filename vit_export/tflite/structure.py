@@ -15,7 +15,7 @@ from vit_export.graph import INPUT_NAME, TFLITE, parameter_name, trace
 from vit_export.quiet import quiet
 from vit_export.rewrites import DeploymentParameters
 from vit_export.spec import ViTSpec
-from vit_export.tflite.flatbuffer import Payload, operator_names, schema, unpack
+from vit_export.tflite.flatbuffer import Payload, operator_kinds, schema, unpack
 
 SIGNATURE = "serving_default"
 METADATA_NAME = b"vit_export"
@@ -54,12 +54,11 @@ class Structure:
         if len(model.subgraphs) != 1:
             raise StructureError(f"Expected one subgraph, the converter wrote {len(model.subgraphs)}.")
         self.model, self.graph = model, model.subgraphs[0]
-        self._names = operator_names()
+        self._kinds = operator_kinds(model)
 
     def kind(self, operator: Any) -> str:
         """Name of the operator's built-in code."""
-        code = self.model.operatorCodes[operator.opcodeIndex]
-        return self._names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        return self._kinds[operator.opcodeIndex]
 
     def tensor_name(self, index: int) -> str:
         """Name of tensor `index`."""
@@ -172,9 +171,8 @@ class Structure:
 
     def check(self, batch: int) -> None:
         """Raise StructureError unless the model is what every runtime and delegate can open."""
-        for code in self.model.operatorCodes:
-            name = self._names[max(code.builtinCode, code.deprecatedBuiltinCode)]
-            if name == "CUSTOM" or code.customCode:
+        for code, kind in zip(self.model.operatorCodes, self._kinds, strict=True):
+            if kind == "CUSTOM" or code.customCode:
                 raise StructureError(f"The converter emitted the custom operator {code.customCode!r}.")
         for tensor in self.graph.tensors:
             shape = [] if tensor.shape is None else list(tensor.shape)
