@@ -27,7 +27,10 @@ def forward(read, spec, images: np.ndarray) -> np.ndarray:
 
 
 def logits(read, spec, images: np.ndarray) -> np.ndarray:
-    return forward(read, spec, images)[:, 0] @ read("head/kernel") + read("head/bias")
+    x = forward(read, spec, images)[:, 0]
+    if spec.pre_logits_size is not None:
+        x = np.tanh(x @ read("pre_logits/kernel") + read("pre_logits/bias"))
+    return x @ read("head/kernel") + read("head/bias")
 
 
 def _dense(x, get, name):

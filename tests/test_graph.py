@@ -13,6 +13,8 @@ CASES = {
     "epsilon": {"layer_norm_epsilon": 1e-2},
     "one_layer": {},
     "size": {"image_size": 40},
+    "pre_logits": {"pre_logits_size": 20},
+    "pooled": {"pre_logits_size": 20, "num_classes": None},
 }
 
 

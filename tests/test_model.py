@@ -13,7 +13,9 @@ from vit_export.model import build_model, create_vit  # noqa: E402
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"gelu": "tanh"}, {"layer_norm_epsilon": 0.1}, {"image_size": 48, "num_classes": 3}], ids=str
+    "changes",
+    [{}, {"gelu": "tanh"}, {"layer_norm_epsilon": 0.1}, {"image_size": 48, "num_classes": 3}, {"pre_logits_size": 20}],
+    ids=str,
 )
 def test_equals_the_paper_in_numpy(changes, images):
     spec = toy_spec(**changes)

@@ -80,8 +80,7 @@ def keras_model(spec):
 def reference(source, images):
     model = keras_model(source.spec)
     assign_parameters(model, source.read)
-    output = model(images) if model.include_top else model.extract_features(images)
-    return np.asarray(output)
+    return model.predict_output(images)
 
 
 def session(path, **config):
@@ -168,8 +167,15 @@ def test_outputs_equal_the_keras_model(source, exported, precision, opset):
 @pytest.mark.parametrize("opset", [13, 23])
 @pytest.mark.parametrize(
     ("spec", "batch"),
-    [(FEATURES, 1), (TANH, 1), (TOY, 4), (TANH.with_(num_classes=None), 2)],
-    ids=["features", "tanh", "batch-4", "tanh-features-batch-2"],
+    [
+        (FEATURES, 1),
+        (TANH, 1),
+        (TOY, 4),
+        (TANH.with_(num_classes=None), 2),
+        (TOY.with_(pre_logits_size=24), 2),
+        (FEATURES.with_(pre_logits_size=24), 1),
+    ],
+    ids=["features", "tanh", "batch-4", "tanh-features-batch-2", "pre-logits", "pooled"],
 )
 def test_other_models_and_batches(tmp_path, spec, batch, opset):
     source, path = RandomParameters(spec), tmp_path / "toy.onnx"

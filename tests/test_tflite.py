@@ -75,6 +75,8 @@ CASES = {
     "tanh": ({"gelu": "tanh"}, 1),
     "epsilon": ({"layer_norm_epsilon": 1e-12}, 1),
     "size": ({"image_size": 48}, 1),
+    "pre_logits": ({"pre_logits_size": 24}, 2),
+    "pooled": ({"pre_logits_size": 24, "num_classes": None}, 1),
 }
 
 

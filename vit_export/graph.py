@@ -74,6 +74,8 @@ def deployment_graph(spec: ViTSpec, images: Any, weights: Mapping[str, Any], dia
     for index in range(spec.num_layers):
         tokens = graph.encoder_layer(tokens, layer_name(index), last=index == spec.num_layers - 1)
     tokens = graph.layer_norm(tokens, "encoder/norm")
+    if spec.pre_logits_size is not None:
+        tokens = tf.tanh(graph.dense(tokens, "pre_logits"))
     return tokens if spec.num_classes is None else graph.dense(tokens, "head")
 
 

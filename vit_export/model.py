@@ -185,6 +185,9 @@ class VisionTransformer(keras.Model):
             for index in range(spec.num_layers)
         ]
         self.norm = layers.LayerNormalization(epsilon=spec.layer_norm_epsilon, name="norm", dtype=policy)
+        self.pre_logits = None
+        if spec.pre_logits_size is not None:
+            self.pre_logits = layers.Dense(spec.pre_logits_size, activation="tanh", name="pre_logits", dtype=policy)
         # Logits stay float32 under mixed precision, as losses and softmax need them.
         self.head = layers.Dense(self.spec.num_classes, name="head", dtype="float32") if self.include_top else None
         self.build((None, spec.image_size, spec.image_size, 3))
@@ -202,8 +205,10 @@ class VisionTransformer(keras.Model):
         self.embedding.build(input_shape)
         for layer in (*self.encoder_layers, self.norm):
             layer.build(tokens)
+        if self.pre_logits is not None:
+            self.pre_logits.build((None, self.spec.hidden_size))
         if self.head is not None:
-            self.head.build((None, self.spec.hidden_size))
+            self.head.build((None, self.spec.representation_size))
         self.built = True
 
     def tokens(self, images: Any, training: bool | None = None) -> Any:
@@ -216,16 +221,24 @@ class VisionTransformer(keras.Model):
     def call(self, images: Any, training: bool | None = None) -> Any:
         """Logits, or the token sequence when the model has no classifier."""
         tokens = self.tokens(images, training=training)
-        return tokens if self.head is None else self.head(tokens[:, 0])
+        return tokens if self.head is None else self.head(self._representation(tokens))
 
     def extract_features(self, images: Any, training: bool = False) -> Any:
-        """Class-token features [batch, width] of `images` [batch, size, size, 3]."""
+        """Class-token features [batch, width] of `images` [batch, size, size, 3], before any pre-logits layer."""
         return self.tokens(images, training=training)[:, 0]
 
+    def exported_output(self, images: Any) -> Any:
+        """What the exported files return: logits [batch, classes], or without classifier what it would have read."""
+        representation = self._representation(self.tokens(images, training=False))
+        return representation if self.head is None else self.head(representation)
+
     def predict_output(self, images: Any) -> Any:
-        """What the exported files return, as a numpy array: logits [n, classes], or features [n, width]."""
-        output = self(images, training=False) if self.include_top else self.extract_features(images)
-        return keras.ops.convert_to_numpy(output).astype("float32")
+        """`exported_output` of all `images` as one float32 numpy array [n, classes or width]."""
+        return keras.ops.convert_to_numpy(self.exported_output(images)).astype("float32")
+
+    def _representation(self, tokens: Any) -> Any:
+        class_token = tokens[:, 0]
+        return class_token if self.pre_logits is None else self.pre_logits(class_token)
 
     def parameters(self) -> dict[str, keras.Variable]:
         """Every weight under its canonical name (see `vit_export.parameters`)."""
@@ -256,6 +269,8 @@ class VisionTransformer(keras.Model):
             dense(f"{prefix}/mlp/dense_1", layer.dense_1)
             dense(f"{prefix}/mlp/dense_2", layer.dense_2)
         norm("encoder/norm", self.norm)
+        if self.pre_logits is not None:
+            dense("pre_logits", self.pre_logits)
         if self.head is not None:
             dense("head", self.head)
         return found

@@ -72,5 +72,7 @@ def _rows(spec: ViTSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield from dense(f"{prefix}/mlp/dense_1", d, m)
         yield from dense(f"{prefix}/mlp/dense_2", m, d)
     yield from norm("encoder/norm")
+    if spec.pre_logits_size is not None:
+        yield from dense("pre_logits", d, spec.pre_logits_size)
     if spec.num_classes is not None:
-        yield from dense("head", d, spec.num_classes)
+        yield from dense("head", spec.representation_size, spec.num_classes)

@@ -49,8 +49,8 @@ def folded_parameters(source: ParameterSource) -> DeploymentParameters:
     """The parameters for TFLite: kernels [out, in], LayerNorm folded into the next Dense, 1/√d folded into the query.
 
     With y = scale·n + shift the LayerNorm's output and z = yW + b the next Dense: z = n(diag(scale)W) + (b + shift·W),
-    which leaves the graph only the normalisation n. The final LayerNorm keeps its scale and shift when no classifier
-    follows it.
+    which leaves the graph only the normalisation n. The final LayerNorm keeps its scale and shift when no Dense follows
+    it.
     """
     spec = source.spec
     found: dict[str, DeploymentParameter] = {}
@@ -80,11 +80,15 @@ def folded_parameters(source: ParameterSource) -> DeploymentParameters:
         dense(f"{prefix}/attention/output", (d, d))
         dense(f"{prefix}/mlp/dense_1", (d, m), norm_2)
         dense(f"{prefix}/mlp/dense_2", (m, d))
+    norm: str | None = "encoder/norm"
+    if spec.pre_logits_size is not None:
+        dense("pre_logits", (d, spec.pre_logits_size), norm)
+        norm = None
     if spec.num_classes is not None:
-        dense("head", (d, spec.num_classes), "encoder/norm")
-    else:
+        dense("head", (spec.representation_size, spec.num_classes), norm)
+    elif norm is not None:
         for part in ("scale", "bias"):
-            found[f"encoder/norm/{part}"] = _parameter(source, f"encoder/norm/{part}", (d,))
+            found[f"{norm}/{part}"] = _parameter(source, f"{norm}/{part}", (d,))
     return found
 
 

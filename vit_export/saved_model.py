@@ -91,8 +91,7 @@ def write_saved_model(
 
     @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32, name=INPUT_NAME)], autograph=False)
     def serve(images: Any) -> dict[str, Any]:
-        output = model(images, training=False) if model.include_top else model.extract_features(images)
-        return {spec.output_name: tf.cast(output, tf.float32)}
+        return {spec.output_name: tf.cast(model.exported_output(images), tf.float32)}
 
     module.__call__ = serve
 

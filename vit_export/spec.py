@@ -16,7 +16,9 @@ MAX_CLASSES = 1_000_000
 class ViTSpec:
     """A Vision Transformer to be built: a variant's sizes, an image size, a head (or none) and its arithmetic.
 
-    `num_classes` is None for a model without classifier. Construct with `ViTSpec.of`, which validates.
+    `num_classes` is None for a model without classifier. `pre_logits_size` is the width of a Dense with tanh between
+    the class token and what follows (Google's representation layer, Hugging Face's pooler), None where there is none.
+    Construct with `ViTSpec.of`, which validates.
     """
 
     name: str
@@ -29,10 +31,11 @@ class ViTSpec:
     num_classes: int | None = 1000
     layer_norm_epsilon: float = 1e-6
     gelu: Gelu = "erf"
+    pre_logits_size: int | None = None
 
     @classmethod
     def of(cls, variant: str | Variant, **overrides: Any) -> Self:
-        """The spec of `variant` with `image_size`, `num_classes`, `layer_norm_epsilon` or `gelu` overridden.
+        """The spec of `variant` with `image_size`, `num_classes` or other fields that are not in the table overridden.
 
         Raises:
             InputError: unknown variant, an image size the patch does not divide, a class count below 1.
@@ -95,6 +98,8 @@ class ViTSpec:
             raise InputError(f"gelu is {self.gelu!r}, expected 'erf' (exact) or 'tanh' (approximation).")
         if self.hidden_size % self.num_heads:
             raise InputError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}.")
+        if self.pre_logits_size is not None and self.pre_logits_size < 1:
+            raise InputError(f"pre_logits_size is {self.pre_logits_size}, expected a whole number from 1, or None.")
 
     @property
     def grid(self) -> int:
@@ -118,26 +123,39 @@ class ViTSpec:
 
     @property
     def output_name(self) -> str:
-        """'logits' with a classifier, 'features' (the class token after the final LayerNorm) without."""
+        """'logits' with a classifier, 'features' (what it would have read) without."""
         return "features" if self.num_classes is None else "logits"
 
     @property
     def output_size(self) -> int:
         """Length of the output vector of one image."""
-        return self.hidden_size if self.num_classes is None else self.num_classes
+        return self.representation_size if self.num_classes is None else self.num_classes
+
+    @property
+    def representation_size(self) -> int:
+        """Length of what a classifier reads: the class token, or what the pre-logits layer makes of it."""
+        return self.hidden_size if self.pre_logits_size is None else self.pre_logits_size
 
     @property
     def num_parameters(self) -> int:
-        """Exact parameter count: 3P²D + 2D + TD + L(4D² + 2DM + 9D + M) + 2D, plus DC + C with a classifier."""
+        """Exact parameter count: 3P²D + 2D + TD + L(4D² + 2DM + 9D + M) + 2D, plus DC + C with a classifier.
+
+        A pre-logits layer of width R adds DR + R, and the classifier is then RC + C.
+        """
         p, d, m, t = self.patch_size, self.hidden_size, self.mlp_size, self.num_tokens
         count = 3 * p * p * d + 2 * d + t * d + self.num_layers * (4 * d * d + 2 * d * m + 9 * d + m) + 2 * d
+        if self.pre_logits_size is not None:
+            count += (d + 1) * self.pre_logits_size
         if self.num_classes is not None:
-            count += d * self.num_classes + self.num_classes
+            count += (self.representation_size + 1) * self.num_classes
         return count
 
     @property
     def num_macs(self) -> int:
-        """Multiply-accumulates of one image: 3P²DN + L(4TD² + 2TDM + 2T²D) + DC (matrix products only)."""
+        """Multiply-accumulates of one image: 3P²DN + L(4TD² + 2TDM + 2T²D) + DC (matrix products only).
+
+        With a pre-logits layer of width R the last term is DR + RC.
+        """
         p, d, m, t = self.patch_size, self.hidden_size, self.mlp_size, self.num_tokens
         macs = 3 * p * p * d * self.num_patches + self.num_layers * (4 * t * d * d + 2 * t * d * m + 2 * t * t * d)
-        return macs + d * (self.num_classes or 0)
+        return macs + d * (self.pre_logits_size or 0) + self.representation_size * (self.num_classes or 0)

@@ -66,7 +66,9 @@ def norm_groups(spec: ViTSpec) -> dict[str, tuple[str, ...]]:
         attention = tuple(f"{prefix}/attention/{name}" for name in ("query", "key", "value"))
         groups[f"{prefix}/attention_norm"] = attention
         groups[f"{prefix}/mlp_norm"] = (f"{prefix}/mlp/dense_1",)
-    if spec.num_classes is not None:
+    if spec.pre_logits_size is not None:
+        groups["encoder/norm"] = ("pre_logits",)
+    elif spec.num_classes is not None:
         groups["encoder/norm"] = ("head",)
     return groups
 

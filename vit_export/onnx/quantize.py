@@ -58,7 +58,7 @@ def dynamic_int8(model: "onnx.ModelProto", source: ParameterSource) -> list[Weig
 
 def dense_layers(spec: ViTSpec) -> int:
     """Dense layers of `spec`: six per encoder layer, the patch embedding, the classifier."""
-    return 6 * spec.num_layers + 1 + (spec.num_classes is not None)
+    return 6 * spec.num_layers + 1 + (spec.pre_logits_size is not None) + (spec.num_classes is not None)
 
 
 def quantize_kernel(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
