@@ -1,0 +1,1 @@
+"""Weights people have: files and public homes of checkpoints, each mapped strictly to the canonical parameters."""
