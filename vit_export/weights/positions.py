@@ -1,0 +1,133 @@
+"""A position embedding for another image size, resampled as the package that the weights come from does it.
+
+Every rule is separable: one matrix [new grid, old grid] of interpolation weights serves rows and columns. Each tap that
+falls outside the grid is given to the nearest patch at the edge, or dropped and the others scaled up (antialiased).
+"""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from vit_export.errors import InputError, nearest
+from vit_export.spec import MAX_IMAGE_SIZE
+
+Rule = Literal["bilinear_aligned", "bicubic_antialiased", "bicubic", "bicubic_aligned"]
+
+_Weights = npt.NDArray[np.float64]
+
+
+def resample(embedding: np.ndarray, grid: int, rule: Rule) -> npt.NDArray[np.float32]:
+    """Bring `embedding` [1, 1 + g², D] to `grid` patches a side: float32 [1, 1 + grid², D].
+
+    Row 0, the class token's, is passed through; the others are the patches from left to right, top to bottom. With
+    `grid` equal to g nothing is resampled. Sums are float64; the originals compute in float32, so that results agree
+    to about 1e-6 of the largest value. The rules, and the function of which package each one is:
+
+    - "bilinear_aligned": `scipy.ndimage.zoom(order=1)` in google-research/vision_transformer (`load_pretrained`) and
+      big_vision (`resample_posemb`): the outermost patches stay where they are. For some pairs of grids (28 to 14,
+      16 to 30) SciPy's last coordinate rounds to just outside the grid and it fills the last row and column with zeros;
+      here they are interpolated as the others are.
+    - "bicubic_antialiased": timm's `resample_abs_pos_embed`, `interpolate(mode="bicubic", antialias=True)`: a = -0.5,
+      the kernel widened when the grid shrinks.
+    - "bicubic": `ViTEmbeddings.interpolate_pos_encoding` in Hugging Face transformers,
+      `interpolate(mode="bicubic", align_corners=False)`: a = -0.75, never widened.
+    - "bicubic_aligned": torchvision's `interpolate_embeddings`, `interpolate(mode="bicubic", align_corners=True)`:
+      a = -0.75, the outermost patches stay where they are.
+
+    Raises:
+        InputError: `embedding` is no class token and square grid, `grid` is out of range, `rule` is unknown.
+
+    """
+    values = np.asarray(embedding)
+    if values.ndim != 3 or values.shape[0] != 1 or values.shape[1] < 2 or values.shape[2] < 1:
+        raise InputError(
+            f"A position embedding has shape {list(values.shape)}, expected [1, 1 + patches, width]: "
+            "one row for the class token, then one for each patch."
+        )
+    patches = values.shape[1] - 1
+    old = int(patches**0.5 + 0.5)
+    if old * old != patches:
+        raise InputError(
+            f"A position embedding has {patches} rows after the class token's, which is no square grid of patches "
+            f"(the nearest is {old} x {old} = {old * old}): only square images with one class token can be resampled."
+        )
+    if not isinstance(grid, int) or isinstance(grid, bool) or not 1 <= grid <= MAX_IMAGE_SIZE:
+        raise InputError(f"grid is {grid!r}, expected a whole number of patches from 1 to {MAX_IMAGE_SIZE}.")
+    if rule not in _WEIGHTS:
+        guess = nearest(str(rule), get_args(Rule))
+        raise InputError(
+            f"The resampling rule {rule!r} is unknown, expected one of {', '.join(get_args(Rule))}"
+            + (f"; did you mean {guess!r}?" if guess else ".")
+        )
+    if grid == old:
+        return values.astype(np.float32)
+    weights = _WEIGHTS[rule](old, grid)
+    width = values.shape[2]
+    rows = weights @ values[0, 1:].astype(np.float64).reshape(old, old * width)
+    both = weights @ rows.reshape(grid, old, width)
+    resampled = both.reshape(1, grid * grid, width).astype(np.float32)
+    return np.concatenate([values[:, :1].astype(np.float32), resampled], axis=1)
+
+
+def _bilinear_aligned(old: int, new: int) -> _Weights:
+    left, part = _split(_aligned(old, new))
+    return _gather(old, left[:, None] + np.arange(2), np.stack([1 - part, part], axis=1))
+
+
+def _bicubic(old: int, new: int) -> _Weights:
+    # Pixel centres: the outermost patches' outer edges stay where they are (align_corners=False).
+    return _four_taps(old, (np.arange(new, dtype=np.float64) + 0.5) * (old / new) - 0.5)
+
+
+def _bicubic_aligned(old: int, new: int) -> _Weights:
+    return _four_taps(old, _aligned(old, new))
+
+
+def _bicubic_antialiased(old: int, new: int) -> _Weights:
+    """Follow PyTorch's `_upsample_bicubic2d_aa`: taps outside the grid are dropped, the rest sums to one."""
+    widening = max(old / new, 1.0)
+    centre = (np.arange(new, dtype=np.float64) + 0.5) * (old / new)
+    distance = np.arange(old)[None, :] + 0.5 - centre[:, None]
+    weights = _cubic(distance / widening, a=-0.5)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _aligned(old: int, new: int) -> _Weights:
+    """Return the places 0 to old - 1 of `new` points, the first and the last on the corners; one point sits on 0."""
+    return np.linspace(0.0, old - 1, new) if new > 1 else np.zeros(1)
+
+
+def _split(places: _Weights) -> tuple[npt.NDArray[np.intp], _Weights]:
+    left = np.floor(places)
+    return left.astype(np.intp), places - left
+
+
+def _four_taps(old: int, places: _Weights) -> _Weights:
+    left, part = _split(places)
+    offsets = np.arange(-1, 3)
+    return _gather(old, left[:, None] + offsets, _cubic(part[:, None] - offsets, a=-0.75))
+
+
+def _gather(old: int, taps: npt.NDArray[np.intp], weights: _Weights) -> _Weights:
+    """Matrix [new, old] of `weights` [new, n] at `taps` [new, n]; what falls outside counts for the edge."""
+    matrix = np.zeros((len(taps), old))
+    np.add.at(matrix, (np.arange(len(taps))[:, None], np.clip(taps, 0, old - 1)), weights)
+    return matrix
+
+
+def _cubic(distance: _Weights, a: float) -> _Weights:
+    """Keys' cubic convolution kernel (IEEE Trans. ASSP 29, 1981, p. 1153), zero from a distance of two patches on."""
+    x = np.abs(distance)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = a * (((x - 5) * x + 8) * x - 4)
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+_WEIGHTS: dict[Rule, Callable[[int, int], _Weights]] = {
+    "bilinear_aligned": _bilinear_aligned,
+    "bicubic_antialiased": _bicubic_antialiased,
+    "bicubic": _bicubic,
+    "bicubic_aligned": _bicubic_aligned,
+}
