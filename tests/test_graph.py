@@ -38,6 +38,16 @@ def test_equals_the_reference(dialect, make, case, batch, images):
     assert np.abs(found - expected).max() < 1e-5 * np.ptp(expected)
 
 
+@pytest.mark.parametrize(("dtype", "casts"), [("float32", 0), ("uint8", 1)])
+def test_integer_images_are_cast_once_and_first(dtype, casts, source, spec):
+    import_tensorflow()
+    function = trace(spec, folded_parameters(source), TFLITE, dtype=dtype)
+    assert function.inputs[0].dtype == dtype
+    found = [operation for operation in function.graph.get_operations() if operation.type == "Cast"]
+    assert len(found) == casts
+    assert all(operation.inputs[0] is function.inputs[0] for operation in found)
+
+
 def test_trace_takes_every_parameter_by_name(source, spec):
     import_tensorflow()
     parameters = folded_parameters(source)

@@ -200,7 +200,8 @@ def test_tensors_have_readable_names(float_file, spec):
 
 
 def test_record_travels_in_the_file(float_file, record, ranges, tmp_path):
-    assert json.loads(get_metadata(float_file)) == {**record.to_dict(), "precision": "float32", "scheme": None}
+    facts = {"precision": "float32", "scheme": None, "input": "normalized"}
+    assert json.loads(get_metadata(float_file)) == {**record.to_dict(), **facts}
     write_int8(float_file, record, tmp_path / "int8.tflite", ranges=ranges)
     assert json.loads(get_metadata(tmp_path / "int8.tflite"))["scheme"] == "static"
 

@@ -44,17 +44,19 @@ def parameter_name(argument: str) -> str:
     return argument.replace(SEPARATOR, "/")
 
 
-def trace(spec: ViTSpec, parameters: DeploymentParameters, dialect: Dialect, batch: int = 1) -> Any:
+def trace(
+    spec: ViTSpec, parameters: DeploymentParameters, dialect: Dialect, batch: int = 1, dtype: str = "float32"
+) -> Any:
     """The deployment graph as a `tf.function` concrete function.
 
-    Its inputs are `images`, float32 [batch, size, size, 3], then every parameter by `argument_name`; its output is
-    logits [batch, classes] or features [batch, width].
+    Its inputs are `images`, [batch, size, size, 3] of `dtype` (float32 or uint8), then every parameter by
+    `argument_name`; its output is logits [batch, classes] or features [batch, width].
     """
     import tensorflow as tf
 
     names = list(parameters)
     shape = (batch, spec.image_size, spec.image_size, 3)
-    signature = [tf.TensorSpec(shape, tf.float32, name=INPUT_NAME)]
+    signature = [tf.TensorSpec(shape, tf.as_dtype(dtype), name=INPUT_NAME)]
     signature += [tf.TensorSpec(parameters[n].shape, tf.float32, name=argument_name(n)) for n in names]
 
     @tf.function(input_signature=signature, autograph=False)
@@ -66,8 +68,14 @@ def trace(spec: ViTSpec, parameters: DeploymentParameters, dialect: Dialect, bat
 
 
 def deployment_graph(spec: ViTSpec, images: Any, weights: Mapping[str, Any], dialect: Dialect) -> Any:
-    """Logits [batch, classes] or features [batch, width] of `images` [batch, size, size, 3]."""
+    """Logits [batch, classes] or features [batch, width] of `images` [batch, size, size, 3].
+
+    Images that are not float32 are cast, first of all; their values stay what they are.
+    """
     import tensorflow as tf
+
+    if images.dtype != tf.float32:
+        images = tf.cast(images, tf.float32)
 
     graph = _Graph(tf, spec, weights, dialect, batch=images.shape[0])
     tokens = graph.embed(images)

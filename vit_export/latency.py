@@ -5,6 +5,7 @@ A machine that heats up, slows down or does something else meanwhile then does s
 
 import platform
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -124,18 +125,21 @@ def measure(
     threads: int = 1,
     runs: int = RUNS,
     time_limit: float = TIME_LIMIT,
+    own_images: Mapping[str, np.ndarray] | None = None,
     opened: Mapping[str, RunnerProcess] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Measurement:
     """Time `candidates` against `reference` on `image`, float32 [s, s, 3].
 
+    `own_images` holds, by path, that image for files that take it in other numbers, or as uint8.
     `opened` lends processes (by path) that run already; they stay open, and must have been started with `threads`.
 
     Raises:
         RunnerError: the reference cannot be timed.
     """
     plan = plan_of(reference, candidates)
-    session = _Session(reference, image, threads, runs, time_limit, opened or {}, progress or (lambda message: None))
+    images = defaultdict(lambda: image, own_images or {})
+    session = _Session(reference, images, threads, runs, time_limit, opened or {}, progress or (lambda message: None))
     if plan == "together":
         session.interleave(candidates)
     elif plan == "pairs":
@@ -151,14 +155,14 @@ class _Session:
     def __init__(
         self,
         reference: Subject,
-        image: np.ndarray,
+        images: Mapping[str, np.ndarray],
         threads: int,
         runs: int,
         time_limit: float,
         opened: Mapping[str, RunnerProcess],
         progress: Callable[[str], None],
     ) -> None:
-        self.reference, self.image, self.threads = reference, image, threads
+        self.reference, self.images, self.threads = reference, images, threads
         self.runs, self.time_limit, self.opened, self.progress = runs, time_limit, opened, progress
         # Seconds of a candidate and of the reference in the same group; `all` is every call of the reference.
         self.seconds: dict[str, tuple[list[float], list[float]]] = {}
@@ -235,7 +239,7 @@ class _Session:
         turn: dict[str, tuple[int, int]] = {}
         for path, process in processes.items():
             try:
-                turn[path] = _turn_calls(_warm_up(process, self.image), alone=len(processes) == 1)
+                turn[path] = _turn_calls(_warm_up(process, self.images[path]), alone=len(processes) == 1)
             except RunnerError as error:
                 self._fail(path, error)
         seconds: dict[str, list[float]] = {path: [] for path in turn}
@@ -247,7 +251,7 @@ class _Session:
             for path in paths[first:] + paths[:first]:
                 settle, calls = turn[path]
                 try:
-                    seconds[path] += processes[path].time(settle + calls, self.image)[settle:]
+                    seconds[path] += processes[path].time(settle + calls, self.images[path])[settle:]
                 except RunnerError as error:
                     self._fail(path, error)
                     del seconds[path]

@@ -5,13 +5,16 @@ from typing import Any, Literal
 
 Format = Literal["saved_model", "tflite", "onnx"]
 Precision = Literal["float32", "float16", "int8"]
+InputKind = Literal["normalized", "0..1", "0..255", "uint8"]
+"""What numbers a file takes as an image; `vit_export.pixels` says what each means."""
 
 
 @dataclass(frozen=True)
 class TensorSpec:
     """One input or output of a file.
 
-    `scale` and `zero_point` are set for integer tensors: real = scale * (q - zero_point).
+    `scale` and `zero_point` are set for quantized integer tensors: real = scale * (q - zero_point). `values` is set for
+    the image that a file of ours takes: the InputKind of its numbers (of the real ones, where they are quantized).
     """
 
     name: str
@@ -20,6 +23,7 @@ class TensorSpec:
     layout: str = ""
     scale: float | None = None
     zero_point: int | None = None
+    values: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ import numpy as np
 
 from vit_export.errors import InputError
 from vit_export.parameters import ParameterSource, layer_name, parameter_specs
+from vit_export.pixels import affine, kind_of
+from vit_export.preprocess import Preprocessing
+from vit_export.spec import ViTSpec
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,48 @@ class DeploymentParameter:
 
 
 DeploymentParameters = Mapping[str, DeploymentParameter]
+
+Rounding = Callable[[np.ndarray], np.ndarray]
+"""A kernel [in, out], float32, as a file will hold it: the nearest values it can, in float32 again."""
+
+
+class FoldedInput:
+    """A `ParameterSource` equal to `source` on the same picture, for images of the input kind `kind`.
+
+    With v the image's values, normalized = factor·(v - centre) per channel (`pixels.affine`), W the patch embedding's
+    kernel and b its bias: normalized·W + b = v·W' + (b - centre·W'), where W' = diag(factor)·W. All other parameters
+    are passed through.
+
+    The bias is made from `stored(W')`: pixels are positive, so what a coarser type rounds away of the kernel would
+    otherwise be added to every answer, multiplied by the mean pixel. So made, the file holds exactly the bias of the
+    rounded kernel, and errs as little as one for normalized images.
+
+    Raises:
+        InputError: on construction, when there is no such kind.
+    """
+
+    def __init__(
+        self, source: ParameterSource, preprocessing: Preprocessing, kind: str, stored: Rounding | None = None
+    ) -> None:
+        self._source, self._stored = source, stored
+        self._folds = kind_of(kind).per_pixel is not None
+        self._factor, self._centre = affine(kind, preprocessing)
+
+    @property
+    def spec(self) -> ViTSpec:
+        """The model the parameters belong to."""
+        return self._source.spec
+
+    def read(self, name: str) -> np.ndarray:
+        """The parameter called `name`, float32, in its canonical shape."""
+        if self._folds and name == "patch_embedding/kernel":
+            return (self._source.read(name) * self._factor[:, np.newaxis]).astype(np.float32)
+        if self._folds and name == "patch_embedding/bias":
+            kernel = self.read("patch_embedding/kernel")
+            if self._stored is not None:
+                kernel = self._stored(kernel.reshape(-1, kernel.shape[-1])).reshape(kernel.shape)
+            return (self._source.read(name) - self._centre @ kernel.sum((0, 1), np.float64)).astype(np.float32)
+        return self._source.read(name)
 
 
 def plain_parameters(source: ParameterSource) -> DeploymentParameters:
@@ -127,6 +172,15 @@ def rounded_to_float16(values: np.ndarray, name: str) -> np.ndarray:
             f"{name} contains {largest:g}, which float16 cannot hold ({limit:g} at most): export float32 or int8."
         )
     return values.astype(np.float16)
+
+
+def through_float16(kernel: np.ndarray) -> np.ndarray:
+    """The patch embedding's kernel as float16 holds it (a `Rounding`).
+
+    Raises:
+        InputError: see `rounded_to_float16`.
+    """
+    return rounded_to_float16(kernel, "patch_embedding/kernel").astype(np.float32)
 
 
 def total_bytes(parameters: DeploymentParameters) -> int:

@@ -1,4 +1,7 @@
-"""One way to run a file of any format in its own runtime: float32 images [n, s, s, 3] in, float32 [n, k] out."""
+"""One way to run a file of any format in its own runtime: images [n, s, s, 3] in, float32 [n, k] out.
+
+Images are float32, or uint8 pixels for a file that takes those; the numbers are the file's own (`pixels.feed`).
+"""
 
 import math
 import time
@@ -62,7 +65,7 @@ class Runner(ABC):
             raise RunnerError(f"{self.path.name} has {len(self.inputs)} inputs and {len(self.outputs)} outputs.")
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """The first output, float32 [n, k], of `images`, float32 [n, s, s, 3], in the same order.
+        """The first output, float32 [n, k], of `images`, float32 or uint8 [n, s, s, 3], in the same order.
 
         A file of fixed batch b is fed b images at a time; the last call is filled up with copies of its last image
         (zeros would widen the range of an activation that is quantized per tensor) and cut.
@@ -98,7 +101,13 @@ class Runner(ABC):
         if not _fits(images.shape, spec.shape):
             raise RunnerError(f"{self.path.name} takes images of {_shape(spec.shape)}, given {_shape(images.shape)}.")
         dtype = np.dtype(spec.dtype)
+        if takes_pixels(spec):
+            if images.dtype != np.uint8:
+                raise RunnerError(f"{self.path.name} takes uint8 pixels from 0 to 255, given {images.dtype} images.")
+            return images
         if dtype.kind == "f":
+            if images.dtype == np.uint8:
+                raise RunnerError(f"{self.path.name} takes {dtype} images, given uint8 pixels.")
             return images.astype(dtype, copy=False)
         scale, zero_point = self._quantization(spec)
         limits = np.iinfo(dtype)
@@ -245,6 +254,11 @@ def open_runner(path: Path, format: Format, threads: int | None = None) -> Runne
     runner = RUNNERS[format](path, threads)
     runner.load()
     return runner
+
+
+def takes_pixels(spec: TensorSpec) -> bool:
+    """Whether the input `spec` is uint8 pixels as they are: a quantized uint8 input has a scale and zero point."""
+    return spec.dtype == "uint8" and spec.scale is None and spec.zero_point is None
 
 
 def require(path: Path) -> None:

@@ -112,7 +112,7 @@ class RunnerProcess:
             self._chatter = None
 
     def run(self, images: np.ndarray, *, together: bool = False) -> np.ndarray:
-        """The first output, float32 [n, k], of `images`, float32 [n, s, s, 3].
+        """The first output, float32 [n, k], of `images`, [n, s, s, 3]: uint8 pixels, or anything as float32.
 
         Images travel and run one call at a time (the file's batch; one image where it is open), so that the child's
         peak memory is that of a call and not of the data set; `together` sends all of them to a single `Runner.run`.
@@ -120,7 +120,7 @@ class RunnerProcess:
         step = len(images) if together else self.batch or 1
         parts = []
         for start in range(0, len(images), step):
-            output, seconds = self._ask("run", np.ascontiguousarray(images[start : start + step], np.float32))
+            output, seconds = self._ask("run", _native(images[start : start + step]))
             if self.first_run_seconds is None:
                 self.first_run_seconds = seconds
             parts.append(output)
@@ -130,8 +130,11 @@ class RunnerProcess:
             raise RunnerError(f"{self.path.name} gives outputs of different shapes for different images.") from error
 
     def time(self, count: int, image: np.ndarray) -> list[float]:
-        """Seconds of each of `count` calls on `image` [s, s, 3] (repeated to fill a batch), measured in the child."""
-        batch = np.repeat(np.asarray(image, np.float32)[None], self.batch or 1, axis=0)
+        """Seconds of each of `count` calls on `image` [s, s, 3] (repeated to fill a batch), measured in the child.
+
+        The image is uint8 pixels, or anything as float32.
+        """
+        batch = np.repeat(_native(image)[None], self.batch or 1, axis=0)
         seconds: list[float] = self._ask("time", batch, count)
         return seconds
 
@@ -184,6 +187,10 @@ class RunnerProcess:
         # glog's and TFLite's information lines explain nothing.
         last = [line.strip() for line in lines if line.strip() and not line.startswith(("INFO", "I0000"))][-1:]
         return f", saying: {last[0][:300].rstrip('.')}" if last else ""
+
+
+def _native(images: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(images, images.dtype if images.dtype == np.uint8 else np.float32)
 
 
 def _end(child: "subprocess.Popen[bytes]", patience: float = 5.0) -> int:

@@ -12,12 +12,13 @@ from vit_export.graph import INPUT_NAME
 from vit_export.onnx.fusion import fuse
 from vit_export.onnx.half import NOTE, to_float16
 from vit_export.onnx.names import name_nodes
-from vit_export.onnx.quantize import SCHEMES
+from vit_export.onnx.quantize import SCHEMES, through_int8
 from vit_export.onnx.structure import onnx_structure
 from vit_export.onnx.weights import Weight, float_weights, write_model
 from vit_export.parameters import ParameterSource
-from vit_export.records import Artifact, Precision, TensorSpec
-from vit_export.rewrites import plain_parameters
+from vit_export.pixels import kind_of, left_to_do, notes_on
+from vit_export.records import Artifact, InputKind, Precision, TensorSpec
+from vit_export.rewrites import FoldedInput, Rounding, plain_parameters, through_float16
 from vit_export.saved_model import ModelRecord
 from vit_export.spec import ViTSpec
 from vit_export.versions import versions
@@ -50,14 +51,16 @@ class _Form:
     precision: Precision
     scheme: str | None
     apply: Callable[["onnx.ModelProto", ParameterSource], list[Weight]]
+    stored: Rounding | None = None
+    """What the form makes of the patch embedding's kernel, where it rounds."""
     notes: tuple[str, ...] = ()
 
 
 # The first form of a precision is the one meant when no scheme is asked for.
 _FORMS = (
     _Form("float32", None, _float32),
-    _Form("float16", None, to_float16, (NOTE,)),
-    *(_Form("int8", name, apply) for name, apply in SCHEMES.items()),
+    _Form("float16", None, to_float16, through_float16, (NOTE,)),
+    *(_Form("int8", name, apply, through_int8) for name, apply in SCHEMES.items()),
 )
 
 
@@ -70,16 +73,18 @@ def write_onnx(
     scheme: str | None = None,
     opset: int = DEFAULT_OPSET,
     batch: int = 1,
+    input: InputKind = "normalized",
     overwrite: bool = False,
 ) -> Artifact:
     """Write the ONNX file of `source` with a static batch; above 1.9 GB its weights go to `<path>.data` beside it.
 
-    Input `images`, float32 [batch, size, size, 3]; output `logits` [batch, classes] or `features` [batch, width], in
-    float32 whatever the precision. LayerNormalization (opset 17), Gelu (20) and Attention (23) are single operators
-    where `opset` has them, and decomposed below. `scheme` belongs to int8 only: "dynamic".
+    Input `images`, [batch, size, size, 3] of the kind `input` (`pixels.KINDS`: float32, or uint8 for "uint8"); output
+    `logits` [batch, classes] or `features` [batch, width], in float32 whatever the precision. LayerNormalization
+    (opset 17), Gelu (20) and Attention (23) are single operators where `opset` has them, and decomposed below. `scheme`
+    belongs to int8 only: "dynamic".
 
     Raises:
-        InputError: an opset, batch, precision or scheme that does not exist; a weight that float16 cannot hold.
+        InputError: an opset, batch, precision, scheme or input that does not exist; a weight that float16 cannot hold.
         OutputError: a file exists (and `overwrite` is false) or cannot be written.
         StructureError: a step of the conversion did not leave what it promises.
     """
@@ -91,13 +96,15 @@ def write_onnx(
         raise InputError(f"Batch {batch!r} is not a batch size: expected a whole number from 1.")
     if record.spec != spec:
         raise InputError(f"The record describes {record.spec}, the weights belong to {spec}: pass those of one model.")
+    dtype = kind_of(input).dtype
     refuse_existing(path, overwrite=overwrite)
 
-    model = onnx_structure(spec, plain_parameters(source), opset=opset, batch=batch)
+    source = FoldedInput(source, record.preprocessing, input, form.stored)
+    model = onnx_structure(spec, plain_parameters(source), opset=opset, batch=batch, dtype=dtype)
     fuse(model, spec, batch=batch)
     weights = form.apply(model, source)
     name_nodes(model.graph)
-    _describe(model, record, form)
+    _describe(model, record, form, input)
     _check(model, spec, batch)
     extra_files = write_model(model, weights, path, overwrite=overwrite)
     files = (path, *extra_files)
@@ -107,13 +114,13 @@ def write_onnx(
         format="onnx",
         precision=precision,
         scheme=form.scheme,
-        inputs=(TensorSpec(INPUT_NAME, (batch, size, size, 3), "float32", "NHWC"),),
+        inputs=(TensorSpec(INPUT_NAME, (batch, size, size, 3), dtype, "NHWC", values=input),),
         outputs=(TensorSpec(spec.output_name, (batch, spec.output_size), "float32"),),
         bytes=sum(file.stat().st_size for file in files),
         # The model file holds the checksum of its data file, so this digest stands for both.
         sha256=digest_of_file(path),
         extra_files=tuple(str(file) for file in extra_files),
-        notes=form.notes,
+        notes=(*form.notes, *notes_on(input, precision)),
         versions=versions("tensorflow", "tf2onnx", "onnx"),
     )
 
@@ -130,19 +137,27 @@ def _form(precision: str, scheme: str | None) -> _Form:
     raise InputError(f"ONNX {precision} has no scheme {scheme!r}: expected {known}.")
 
 
-def _describe(model: "onnx.ModelProto", record: ModelRecord, form: _Form) -> None:
-    """Write into the model what it is: for people a name and a text, for programs the record and its main facts."""
-    spec, preprocessing = record.spec, record.preprocessing
+def _describe(model: "onnx.ModelProto", record: ModelRecord, form: _Form, input: InputKind) -> None:
+    """Write into the model what it is: for people a name and a text, for programs the record and its main facts.
+
+    `mean` and `std` say what an app has to do, in one formula for every input kind: (pixel / 255 - mean) / std
+    (`pixels.left_to_do`). What the model was trained with is in the record.
+    """
+    spec = record.spec
+    mean, std = left_to_do(input, record.preprocessing)
     kind = f"{form.precision}{f' ({form.scheme})' if form.scheme else ''}"
     model.producer_name = _PRODUCER
     model.producer_version = versions(_PRODUCER)[_PRODUCER]
     model.graph.name = spec.name
     model.doc_string = f"{spec.name}, {spec.image_size}x{spec.image_size}, {kind}"
     facts = {
-        "vit_export": json.dumps({**record.to_dict(), "precision": form.precision, "scheme": form.scheme}),
+        "vit_export": json.dumps(
+            {**record.to_dict(), "precision": form.precision, "scheme": form.scheme, "input": input}
+        ),
+        "input": input,
         "image_size": str(spec.image_size),
-        "mean": json.dumps(preprocessing.mean),
-        "std": json.dumps(preprocessing.std),
+        "mean": json.dumps(mean),
+        "std": json.dumps(std),
         "channel_order": "RGB",
         "layout": "NHWC",
         "producer": f"{_PRODUCER} {model.producer_version}",

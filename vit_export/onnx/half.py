@@ -1,4 +1,4 @@
-"""float16: the graph and its weights in half precision, float32 images in and float32 logits or features out.
+"""float16: the graph and its weights in half precision, float32 (or uint8) images in, float32 logits or features out.
 
 float16 reaches 65,504, which the square of an activation of 256 exceeds. LayerNorm is the only place of a Vision
 Transformer that squares: as the operator it computes mean and variance in float32 by definition (stash_type 1), and
@@ -43,7 +43,7 @@ def to_float16(model: "onnx.ModelProto", source: ParameterSource) -> list[Weight
     images, output = graph.input[0].name, graph.output[0].name
     parameters = {value.name: value for value in graph.input if value.name != images}
     # The type that each float value has in the new graph; integers (shapes) are not in it.
-    types = {images: TensorProto.FLOAT}
+    types = {images: TensorProto.FLOAT} if _is_float(graph.input[0]) else {}
     constants = _float_constants(graph)
     nodes = []
     casts: dict[tuple[str, int], str] = {}
@@ -69,6 +69,9 @@ def to_float16(model: "onnx.ModelProto", source: ParameterSource) -> list[Weight
         for index, value in enumerate(node.input):
             if value in types or value in parameters or value in constants:
                 node.input[index] = typed(value, wanted)
+        if node.op_type == "Cast" and images in node.input:
+            # Integer pixels: the one Cast there is turns them into the type that is wanted.
+            node.attribute[0].i = wanted
         if node.op_type == "Attention":
             node.attribute.append(helper.make_attribute("softmax_precision", TensorProto.FLOAT))
         if node.output[0] == output:
@@ -83,6 +86,12 @@ def to_float16(model: "onnx.ModelProto", source: ParameterSource) -> list[Weight
         value.type.tensor_type.elem_type = types[name]
     weights = float_weights(plain_parameters(source))
     return [_half(weight) if types[weight.name] == TensorProto.FLOAT16 else weight for weight in weights]
+
+
+def _is_float(value: "onnx.ValueInfoProto") -> bool:
+    from onnx import TensorProto
+
+    return bool(value.type.tensor_type.elem_type == TensorProto.FLOAT)
 
 
 def _float32_nodes(graph: "onnx.GraphProto", spec: ViTSpec) -> set[str]:

@@ -72,6 +72,12 @@ def quantize_kernel(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return levels.astype(np.uint8), scale
 
 
+def through_int8(kernel: np.ndarray) -> np.ndarray:
+    """`kernel` [in, out] as `quantize_kernel` stores it, in float32 again (a `rewrites.Rounding`)."""
+    values, scale = quantize_kernel(kernel)
+    return (values.astype(np.float32) - _ZERO_POINT) * scale
+
+
 def _replace_dense(graph: "onnx.GraphProto", kernels: set[str]) -> None:
     from onnx import helper, numpy_helper
 

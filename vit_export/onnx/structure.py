@@ -27,16 +27,18 @@ TRANSLATOR_MAX_OPSET = 18
 _OPTIMIZERS = ("fold_constants", "merge_duplication", "remove_identity")
 
 
-def onnx_structure(spec: ViTSpec, parameters: DeploymentParameters, *, opset: int, batch: int = 1) -> "onnx.ModelProto":
+def onnx_structure(
+    spec: ViTSpec, parameters: DeploymentParameters, *, opset: int, batch: int = 1, dtype: str = "float32"
+) -> "onnx.ModelProto":
     """The deployment graph of `spec` in operators of `opset`, parameters as graph inputs.
 
-    Inputs: `images`, float32 [batch, size, size, 3], then every parameter by its name. Output: `spec.output_name`,
-    float32 [batch, spec.output_size].
+    Inputs: `images`, [batch, size, size, 3] of `dtype` (float32 or uint8), then every parameter by its name. Output:
+    `spec.output_name`, float32 [batch, spec.output_size].
 
     Raises:
         StructureError: the translation lost or invented an input or output, or `opset` redefines an operator in use.
     """
-    function = graph.trace(spec, parameters, graph.ONNX, batch)
+    function = graph.trace(spec, parameters, graph.ONNX, batch, dtype)
     names = [graph.INPUT_NAME, *parameters]
     model = translate(function, names, spec.output_name, opset=min(opset, TRANSLATOR_MAX_OPSET))
     raise_opset(model, opset)

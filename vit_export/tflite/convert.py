@@ -1,17 +1,19 @@
 """A .tflite file from a parameter source: structure from the converter, weights streamed into it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from vit_export.files import digest_of_file
 from vit_export.parameters import ParameterSource
-from vit_export.records import Artifact, Precision, TensorSpec
-from vit_export.rewrites import folded_parameters
+from vit_export.pixels import kind_of, notes_on
+from vit_export.records import Artifact, InputKind, Precision, TensorSpec
+from vit_export.rewrites import FoldedInput, folded_parameters, through_float16
 from vit_export.saved_model import ModelRecord
 from vit_export.tflite.flatbuffer import MappedModel, schema, write_model
 from vit_export.tflite.half import halve_kernels
-from vit_export.tflite.structure import convert_structure, set_metadata
+from vit_export.tflite.structure import convert_structure, get_metadata, set_metadata
 from vit_export.versions import versions
 
 
@@ -22,54 +24,69 @@ def write_tflite(
     *,
     precision: Literal["float32", "float16"] = "float32",
     batch: int = 1,
+    input: InputKind = "normalized",
     overwrite: bool = False,
 ) -> Artifact:
     """Write the float .tflite file of `source` with a static batch (int8 is made from it, see `quantize`).
 
-    Input `images`, float32 [batch, size, size, 3]; output `logits` [batch, classes] or `features` [batch, width].
-    float16 halves the file: kernels are stored as float16 and computed in the widest type the device has.
+    Input `images`, [batch, size, size, 3] of the kind `input` (`pixels.KINDS`: float32, or uint8 for "uint8"); output
+    `logits` [batch, classes] or `features` [batch, width]. float16 halves the file: kernels are stored as float16 and
+    computed in the widest type the device has.
 
     Raises:
+        InputError: there is no such `input`, or a weight that float16 cannot hold.
         OutputError: `path` exists (and `overwrite` is false) or cannot be written.
     """
-    model, payloads = convert_structure(source.spec, folded_parameters(source), batch)
+    rounding = through_float16 if precision == "float16" else None
+    parameters = folded_parameters(FoldedInput(source, record.preprocessing, input, rounding))
+    model, payloads = convert_structure(source.spec, parameters, batch, kind_of(input).dtype)
     if precision == "float16":
         halve_kernels(model, payloads)
-    describe_inside(model, record, precision, None)
+    describe_inside(model, record, precision, None, input)
     write_model(model, payloads, path, overwrite=overwrite)
     return describe_tflite(path, precision)
 
 
-def describe_inside(model: Any, record: ModelRecord, precision: Precision, scheme: str | None) -> None:
+def describe_inside(
+    model: Any, record: ModelRecord, precision: Precision, scheme: str | None, input: InputKind
+) -> None:
     """Write into the model what it is: a description for people, the record for programs."""
     spec = record.spec
     model.description = (
         f"{spec.name}, {spec.image_size}x{spec.image_size}, {precision}{f' ({scheme})' if scheme else ''}"
     )
-    set_metadata(model, json.dumps({**record.to_dict(), "precision": precision, "scheme": scheme}))
+    set_metadata(model, json.dumps({**record.to_dict(), "precision": precision, "scheme": scheme, "input": input}))
 
 
 def describe_tflite(path: Path, precision: Precision, scheme: str | None = None) -> Artifact:
-    """The Artifact of the file at `path`."""
+    """The Artifact of the file at `path`, which this package wrote."""
     graph = MappedModel(path).model.subgraphs[0]
+    values = input_kind(path)
     return Artifact(
         path=str(path),
         format="tflite",
         precision=precision,
         scheme=scheme,
-        inputs=tuple(_tensor_spec(graph.tensors[i], "NHWC") for i in graph.inputs),
+        inputs=tuple(replace(_tensor_spec(graph.tensors[i]), layout="NHWC", values=values) for i in graph.inputs),
         outputs=tuple(_tensor_spec(graph.tensors[i]) for i in graph.outputs),
         bytes=path.stat().st_size,
         sha256=digest_of_file(path),
+        notes=notes_on(values, precision),
         versions=versions("tensorflow", "ai-edge-litert", "ai-edge-quantizer"),
     )
 
 
-def _tensor_spec(tensor: Any, layout: str = "") -> TensorSpec:
+def input_kind(path: Path) -> InputKind:
+    """What the .tflite file at `path` takes as an image, by its own metadata."""
+    kind: InputKind = json.loads(get_metadata(path) or "{}").get("input", "normalized")
+    return kind
+
+
+def _tensor_spec(tensor: Any) -> TensorSpec:
     types = {code: name.lower() for name, code in vars(schema().TensorType).items() if isinstance(code, int)}
     quantization = tensor.quantization
     scale = zero_point = None
     if quantization is not None and quantization.scale is not None and len(quantization.scale):
         scale, zero_point = float(quantization.scale[0]), int(quantization.zeroPoint[0])
     shape = tuple(int(n) for n in tensor.shape)
-    return TensorSpec(tensor.name.decode(), shape, types[tensor.type], layout, scale, zero_point)
+    return TensorSpec(tensor.name.decode(), shape, types[tensor.type], "", scale, zero_point)

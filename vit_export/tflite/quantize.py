@@ -18,11 +18,14 @@ from typing import Any, Literal
 import numpy as np
 
 from vit_export.errors import InputError
+from vit_export.graph import INPUT_NAME
 from vit_export.machine import usable_cores
+from vit_export.pixels import affine, kind_of
 from vit_export.quiet import quiet
 from vit_export.records import Artifact
 from vit_export.saved_model import ModelRecord
-from vit_export.tflite.convert import describe_inside, describe_tflite
+from vit_export.tflite.bias import correct_patch_bias
+from vit_export.tflite.convert import describe_inside, describe_tflite, input_kind
 from vit_export.tflite.flatbuffer import MappedModel, write_model
 
 Ranges = dict[str, tuple[float, float]]
@@ -64,6 +67,9 @@ SCHEMES: dict[str, tuple[Rule, ...]] = {
 # not among them: it is never negative, and a symmetric range would waste half of its levels.
 _SYMMETRIC = re.compile(r"/attention/(query|key|value|mixed|output)(/reshape|/transpose)*$")
 
+# The image itself, cast and moved about: where it is pixels, its range is known without looking.
+_IMAGE = re.compile(rf"^{INPUT_NAME}(/|$)")
+
 
 def needs_images(scheme: str) -> bool:
     """Whether `scheme` needs a representative dataset."""
@@ -104,12 +110,16 @@ def calibrate(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Ranges:
-    """The true minimum and maximum of every activation over `images`, each float32 [batch, size, size, 3].
+    """The true minimum and maximum of every activation over `images`.
 
-    `threads` are those of the runtime, all usable cores by default.
+    Each of `images` is [batch, size, size, 3] in the file's own numbers and dtype (`pixels.feed`). `threads` are those
+    of the runtime, all usable cores by default.
 
     AI Edge Quantizer's default is a moving average of them, which cuts off what is rare; that cost 16 dB of
     signal-to-noise in a trained ViT (see docs/quantization.md).
+
+    Raises:
+        InputError: images of another dtype or shape than the file takes.
     """
     from ai_edge_litert import _pywrap_tfl_calibration
     from ai_edge_litert.interpreter import Interpreter
@@ -131,6 +141,11 @@ def calibrate(
     for done, image in enumerate(images):
         if progress:
             progress(done, total)
+        if image.dtype != entry["dtype"] or image.shape != tuple(entry["shape"]):
+            raise InputError(
+                f"The images to calibrate on are {image.dtype} {list(image.shape)}, {float_path.name} takes "
+                f"{np.dtype(entry['dtype'])} {entry['shape'].tolist()}."
+            )
         interpreter.set_tensor(entry["index"], image)
         for name, seen in _pywrap_tfl_calibration.InvokeWithCalibration(interpreter._native_handle(), 0).items():
             lowest[name] = min(lowest.get(name, np.inf), float(seen.min))
@@ -141,10 +156,15 @@ def calibrate(
 
 
 def _statistics(float_path: Path, ranges: Ranges) -> dict[str, dict[str, np.ndarray]]:
-    """AI Edge Quantizer's calibration result, with the ranges of `_SYMMETRIC` tensors made to give zero point 0."""
+    """AI Edge Quantizer's calibration result, with the ranges of `_SYMMETRIC` tensors made to give zero point 0.
+
+    Pixels get the range they can have, 0..255 or 0..1, so that each of the 256 values is a level of its own.
+    """
     found = {}
+    per_pixel = kind_of(input_kind(float_path)).per_pixel
     ranks = {t.name.decode(): len(t.shape) for t in MappedModel(float_path).model.subgraphs[0].tensors}
-    for name, (low, high) in ranges.items():
+    for name, seen in ranges.items():
+        low, high = (0.0, 255 * per_pixel) if per_pixel is not None and _IMAGE.search(name) else seen
         step = max(abs(low), abs(high), 1e-12) / 127
         ends = (-128 * step, 127 * step) if _SYMMETRIC.search(name) else (low, high)
         shape = (1,) * ranks[name]
@@ -173,7 +193,10 @@ def _quantize(
         # The quantizer leaves large buffers outside the flatbuffer, where older runtimes do not look: write it again.
         mapped = MappedModel(raw)
         _name_output(mapped.model, record.spec.output_name)
-        describe_inside(mapped.model, record, "int8", scheme)
+        kind = input_kind(float_path)
+        if kind_of(kind).per_pixel is not None:
+            correct_patch_bias(mapped, float_path, affine(kind, record.preprocessing)[1])
+        describe_inside(mapped.model, record, "int8", scheme, kind)
         write_model(mapped.model, mapped.payloads, path, overwrite=overwrite)
 
 

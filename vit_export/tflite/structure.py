@@ -23,15 +23,16 @@ MAX_RANK = 4  # GPU delegates refuse more
 
 
 def convert_structure(
-    spec: ViTSpec, parameters: DeploymentParameters, batch: int = 1
+    spec: ViTSpec, parameters: DeploymentParameters, batch: int = 1, dtype: str = "float32"
 ) -> tuple[Any, dict[int, Payload]]:
     """The model of `spec` as a flatbuffer object tree, and its weights by buffer index.
 
-    Only built-in operators, static shapes, nothing above rank 4; one signature, `serving_default`.
+    Only built-in operators, static shapes, nothing above rank 4; one signature, `serving_default`. `dtype` is that of
+    the images, float32 or uint8 (which are pixels, not quantized numbers).
     """
     import tensorflow as tf
 
-    function = trace(spec, parameters, TFLITE, batch)
+    function = trace(spec, parameters, TFLITE, batch, dtype)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
     with quiet():
         model = unpack(converter.convert())
@@ -115,7 +116,7 @@ class Structure:
 
     def name_activations(self) -> None:
         """Name activations after the layer that makes them: quantization recipes and profiles address them so."""
-        suffixes = {"RESHAPE": "reshape", "TRANSPOSE": "transpose", "SOFTMAX": "softmax", "GELU": "gelu"}
+        named_after_source = ("RESHAPE", "TRANSPOSE", "SOFTMAX", "GELU", "CAST")
         matmuls = iter(("scores", "mixed") * sum(self.kind(o) == "BATCH_MATMUL" for o in self.graph.operators))
         layer = "encoder"
         for operator in self.graph.operators:
@@ -125,8 +126,8 @@ class Structure:
                 layer = name.rpartition("/attention/")[0] or layer
             elif kind == "BATCH_MATMUL":
                 name = f"{layer}/attention/{next(matmuls)}"
-            elif kind in suffixes:
-                name = f"{source}/{suffixes[kind]}"
+            elif kind in named_after_source:
+                name = f"{source}/{kind.lower()}"
             else:
                 continue
             self.graph.tensors[operator.outputs[0]].name = name.encode()
@@ -186,6 +187,9 @@ class Structure:
         (image,) = self.graph.inputs
         if self.graph.tensors[image].shape[0] != batch:
             raise StructureError(f"Batch is {self.graph.tensors[image].shape[0]}, expected {batch}.")
+        quantization = self.graph.tensors[image].quantization
+        if quantization is not None and quantization.scale is not None and len(quantization.scale):
+            raise StructureError(f"The converter gave {INPUT_NAME} a scale; the images of a float file have none.")
 
 
 def set_metadata(model: Any, text: str) -> None:

@@ -1,0 +1,57 @@
+"""The patch embedding's bias in an int8 file that takes pixels: that of the rounded kernel, not of the float one.
+
+Pixels are positive, so what rounding changes in a kernel is added to every answer, multiplied by the mean pixel. In the
+float file the bias already holds -centre·W (`rewrites.FoldedInput`); -centre·(rounded W - W) more makes it the bias of
+the kernel that the file holds, and leaves no more error than normalized images have.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vit_export.errors import StructureError
+from vit_export.tflite.flatbuffer import MappedModel, Payload, schema
+
+KERNEL, BIAS = b"patch_embedding/kernel", b"patch_embedding/bias"
+
+
+def correct_patch_bias(mapped: MappedModel, float_path: Path, centre: np.ndarray) -> None:
+    """Change in place the bias of the int8 model `mapped`, made from the float file at `float_path`.
+
+    `centre` [3] is the value of red, green and blue that normalization makes 0 (`pixels.affine`).
+
+    Raises:
+        StructureError: the patch embedding is not stored as int8 with an int32 or float32 bias.
+    """
+    original = MappedModel(float_path)
+    exact = _elements(original, _tensor(original.model, KERNEL)).view(np.float32)
+    kernel, bias = _tensor(mapped.model, KERNEL), _tensor(mapped.model, BIAS)
+    types = schema().TensorType
+    if kernel.type != types.INT8 or bias.type not in (types.INT32, types.FLOAT32):
+        raise StructureError("TFLite quantization: the patch embedding is not int8 with an int32 or float32 bias.")
+    scale = np.asarray(kernel.quantization.scale, np.float64)[:, np.newaxis]
+    rounded = _elements(mapped, kernel).view(np.int8).reshape(kernel.shape) * scale
+    shift = (exact.reshape(kernel.shape) - rounded) @ np.tile(centre, kernel.shape[1] // 3)
+    values = _elements(mapped, bias).view(np.int32 if bias.type == types.INT32 else np.float32)
+    if bias.type == types.INT32:
+        shift = np.rint(shift / np.asarray(bias.quantization.scale, np.float64))
+    changed = (values + shift).astype(values.dtype)
+    if sum(tensor.buffer == bias.buffer for tensor in mapped.model.subgraphs[0].tensors) > 1:
+        bias.buffer = len(mapped.model.buffers)
+        mapped.model.buffers.append(schema().BufferT())
+    mapped.payloads[bias.buffer] = Payload(changed.nbytes, lambda: changed)
+
+
+def _tensor(model: Any, name: bytes) -> Any:
+    for tensor in model.subgraphs[0].tensors:
+        if tensor.name == name:
+            return tensor
+    raise StructureError(f"TFLite quantization: the model has no tensor {name.decode()}.")
+
+
+def _elements(mapped: MappedModel, tensor: Any) -> np.ndarray:
+    """The bytes of a constant, uint8 [n]."""
+    payload = mapped.payloads.get(tensor.buffer)
+    data = payload.read() if payload is not None else np.asarray(mapped.model.buffers[tensor.buffer].data, np.uint8)
+    return np.ascontiguousarray(data)
