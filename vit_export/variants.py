@@ -24,14 +24,14 @@ class Variant:
 
 _ROWS = (
     Variant("vit_ti16", 16, 12, 192, 768, 3, "microcontrollers' big brothers, old phones, real time on one core"),
-    Variant("vit_s32", 32, 12, 384, 1536, 6, "phones in real time; the fastest of the paper's family"),
+    Variant("vit_s32", 32, 12, 384, 1536, 6, "phones in real time; the fewest MACs of the paper's family"),
     Variant("vit_s16", 16, 12, 384, 1536, 6, "phones, when the answer matters more than the frame rate"),
     Variant("vit_b32", 32, 12, 768, 3072, 12, "recent phones and boards; as many MACs as S/16 with more weights"),
     Variant("vit_b16", 16, 12, 768, 3072, 12, "the usual checkpoint to fine-tune; boards with an accelerator"),
     Variant("vit_l32", 32, 24, 1024, 4096, 16, "edge servers; large capacity at few tokens"),
     Variant("vit_l16", 16, 24, 1024, 4096, 16, "edge servers with an accelerator"),
     Variant("vit_h14", 14, 32, 1280, 5120, 16, "servers; teacher for distillation"),
-    Variant("vit_h16", 16, 32, 1280, 5120, 16, "servers; fewer tokens, hence faster than H/14"),
+    Variant("vit_h16", 16, 32, 1280, 5120, 16, "servers; about a quarter fewer tokens than H/14"),
 )
 
 VARIANTS: dict[str, Variant] = {row.name: row for row in _ROWS}
