@@ -75,7 +75,7 @@ def test_list():
         (["vit_s32", "--int8-scheme", "full"], "add --int8"),
         (["vit_s32", "--int8", "--int8-scheme", "best"], "'best' is not one of"),
         (["vit_s32", "--onnx", "--int8", "--int8-scheme", "full"], "does not exist for onnx"),
-        (["vit_s32", "--weights", "nowhere"], "No SavedModel folder at nowhere"),
+        (["vit_s32", "--weights", "nowhere"], "There is no nowhere"),
         (["vit_s32", "--tflite", "--int8", "--calibration", "nowhere"], "nowhere"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -143,8 +143,8 @@ def test_classifier_can_be_dropped_from_weights(random_saved_model, photos, tmp_
 
 
 def test_weights_of_another_model_are_refused(random_saved_model, photos, tmp_path):
-    with pytest.raises(InputError, match="image_size 32 where 64 was asked for"):
-        export(ask(tmp_path / "out", photos, spec=toy_spec(image_size=64), weights=random_saved_model))
+    with pytest.raises(InputError, match="gelu 'erf' where 'tanh' was asked for"):
+        export(ask(tmp_path / "out", photos, spec=toy_spec(gelu="tanh"), weights=random_saved_model))
     assert not (tmp_path / "out").exists()
 
 
@@ -241,7 +241,7 @@ def test_a_saved_model_that_is_not_the_model_fails(photos, tmp_path, monkeypatch
 
 
 def test_every_format_and_scheme_has_limits():
-    from vit_export.verify import LIMITS
+    from vit_export.verifier import LIMITS
 
     for kind, schemes in INT8_SCHEMES.items():
         assert {(kind, "float32", None), (kind, "float16", None), *((kind, "int8", s) for s in schemes)} <= set(LIMITS)

@@ -183,7 +183,7 @@ def test_a_report_that_cannot_be_written_is_an_output_error(tmp_path):
 
 def test_importing_the_verifier_loads_no_runtime_and_no_converter():
     code = (
-        "import sys, vit_export.verify, vit_export.report; "
+        "import sys, vit_export.verifier, vit_export.report; "
         "heavy = {'tensorflow', 'keras', 'onnx', 'onnxruntime', 'tf2onnx', 'ai_edge_litert', 'ai_edge_quantizer'}; "
         "own = {'vit_export.tflite', 'vit_export.onnx', 'vit_export.saved_model', 'vit_export.graph'}; "
         "loaded = sorted((heavy | own) & set(sys.modules)); "

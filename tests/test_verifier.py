@@ -12,12 +12,16 @@ import pytest
 import verifier_toys as toys
 from verifier_toys import CLASSES, NAMES, artifact_of
 
-from vit_export import checks, latency, verify
+from vit_export import checks, latency, verifier
 from vit_export.errors import InputError
 from vit_export.latency import Latency, Subject, plan_of
 from vit_export.metrics import compare
+from vit_export.onnx import write_onnx
+from vit_export.pixels import feed
+from vit_export.preprocess import Preprocessing, normalize
 from vit_export.records import Artifact, Format, Precision, TensorSpec
 from vit_export.runners import RunnerError, open_runner
+from vit_export.saved_model import ModelRecord
 from vit_export.workers import RunnerProcess
 
 
@@ -49,7 +53,7 @@ def good_files(folder, reference):
 @pytest.fixture(scope="module")
 def good(reference, good_files):
     said = []
-    result = verify.verify(
+    result = verifier.verify(
         reference, list(good_files.values()), toys.images(), NAMES, trained=True, progress=said.append
     )
     assert len(said) == 2 + len(good_files)
@@ -176,7 +180,7 @@ class FakeReference(RunnerProcess):
 @pytest.fixture
 def fake_reference(monkeypatch, good_files):
     monkeypatch.setattr(FakeReference, "source", Path(good_files["onnx"].path), raising=False)
-    monkeypatch.setattr(verify, "RunnerProcess", FakeReference)
+    monkeypatch.setattr(verifier, "RunnerProcess", FakeReference)
 
 
 @pytest.fixture(scope="module")
@@ -184,8 +188,8 @@ def spoilt(folder, reference, good_files):
     files = spoilt_files(folder, good_files)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(FakeReference, "source", Path(good_files["onnx"].path), raising=False)
-        monkeypatch.setattr(verify, "RunnerProcess", FakeReference)
-        result = verify.verify(
+        monkeypatch.setattr(verifier, "RunnerProcess", FakeReference)
+        result = verifier.verify(
             reference, list(files.values()), toys.images(), NAMES, trained=True, measure_latency=False
         )
     return dict(zip(files, result.files, strict=True)), result
@@ -225,7 +229,7 @@ def test_latency_and_memory_come_with_their_circumstances(good):
 @pytest.mark.slow  # a TensorFlow for the reference and one for the file
 def test_the_reference_itself_passes_and_is_timed_once(reference, good_files):
     files = [artifact_of(reference), good_files["onnx"]]
-    result = verify.verify(reference, files, toys.images(), NAMES)
+    result = verifier.verify(reference, files, toys.images(), NAMES)
     assert result.failures == ()
     assert "batch" in {check.name for check in result.files[0].checks}
     assert result.files[0].latency == result.reference.latency
@@ -299,7 +303,7 @@ def test_a_figure_just_below_its_limit_is_shown_below_it():
 
 
 def test_untrained_weights_are_named_and_agreement_is_not_judged(reference, good_files, fake_reference):
-    result = verify.verify(reference, [good_files["onnx"]], toys.images(), NAMES, measure_latency=False)
+    result = verifier.verify(reference, [good_files["onnx"]], toys.images(), NAMES, measure_latency=False)
     assert result.passed
     assert any("untrained" in w and "agreement of classes means little" in w for w in result.warnings)
     assert "agreement" not in {check.name for check in result.files[0].checks}
@@ -307,7 +311,7 @@ def test_untrained_weights_are_named_and_agreement_is_not_judged(reference, good
 
 
 def test_one_image_is_warned_about(reference, good_files, fake_reference):
-    result = verify.verify(reference, [good_files["onnx batch 4"]], toys.images(1), NAMES[:1], measure_latency=False)
+    result = verifier.verify(reference, [good_files["onnx batch 4"]], toys.images(1), NAMES[:1], measure_latency=False)
     assert result.passed
     assert any(w.startswith("One image only") for w in result.warnings)
 
@@ -323,7 +327,7 @@ def test_a_child_that_is_killed_is_a_failed_check(reference, good_files, fake_re
 
     monkeypatch.setattr(FakeReference, "run", killed)
     files = [good_files["tflite"], good_files["onnx"]]
-    result = verify.verify(reference, files, toys.images(), NAMES, measure_latency=False)
+    result = verifier.verify(reference, files, toys.images(), NAMES, measure_latency=False)
     dead, alive = result.files
     assert not result.passed
     assert [check.name for check in dead.checks if not check.passed] == ["runs"]
@@ -335,8 +339,8 @@ def test_a_file_that_cannot_be_timed_fails(reference, good_files, fake_reference
     timing = Latency(1.0, 1.0, 5, 1, 1, True, 1.0, 1, 1.0)
     path = good_files["onnx"].path
     found = latency.Measurement("together", timing, {path: RunnerError("The process was killed by SIGILL.")})
-    monkeypatch.setattr(verify, "measure", lambda *args, **options: found)
-    result = verify.verify(reference, [good_files["onnx"]], toys.images(), NAMES)
+    monkeypatch.setattr(verifier, "measure", lambda *args, **options: found)
+    result = verifier.verify(reference, [good_files["onnx"]], toys.images(), NAMES)
     assert result.failures == ("onnx float32: The process was killed by SIGILL",)
 
 
@@ -344,8 +348,8 @@ def test_a_busy_machine_and_a_slow_file_are_warned_about(reference, good_files, 
     slow = Latency(20.0, 70.0, 30, 1, 1, True, 10.0, 1, 0.5)
     path = good_files["onnx float16"].path
     found = latency.Measurement("blocks", replace(slow, speedup=1.0, p90_ms=21.0), {path: slow})
-    monkeypatch.setattr(verify, "measure", lambda *args, **options: found)
-    result = verify.verify(reference, [good_files["onnx float16"]], toys.images(), NAMES, trained=True)
+    monkeypatch.setattr(verifier, "measure", lambda *args, **options: found)
+    result = verifier.verify(reference, [good_files["onnx float16"]], toys.images(), NAMES, trained=True)
     assert result.passed
     busy, blocks = result.warnings[-2:]
     assert "onnx float16 is slower than the reference on this CPU: float16 is for GPUs and NPUs" in result.warnings[0]
@@ -354,7 +358,7 @@ def test_a_busy_machine_and_a_slow_file_are_warned_about(reference, good_files, 
 
 
 def test_a_missing_reference_fails_everything(folder, good_files):
-    result = verify.verify(folder / "nowhere", [good_files["onnx"]], toys.images(), NAMES)
+    result = verifier.verify(folder / "nowhere", [good_files["onnx"]], toys.images(), NAMES)
     assert not result.passed
     assert result.failures == (
         "reference: nowhere does not exist",
@@ -365,7 +369,7 @@ def test_a_missing_reference_fails_everything(folder, good_files):
 @pytest.mark.parametrize(("drift", "name"), [(np.nan, "finite"), (1e-3, "deterministic")])
 def test_a_reference_that_proves_nothing_fails(reference, good_files, fake_reference, monkeypatch, drift, name):
     monkeypatch.setattr(FakeReference, "drift", drift)
-    result = verify.verify(reference, [good_files["onnx"]], toys.images(), NAMES, measure_latency=False)
+    result = verifier.verify(reference, [good_files["onnx"]], toys.images(), NAMES, measure_latency=False)
     assert not result.passed
     assert [check.name for check in result.reference.checks if not check.passed] == [name]
     assert result.files[0].failures == ("onnx float32: not compared, because the reference failed",)
@@ -388,9 +392,83 @@ def test_wrong_calls_are_input_errors(good_files, changes, message):
     artifacts = [artifact, artifact] if changes.get("artifacts") == "twice" else changes.get("artifacts", [artifact])
     images = changes.get("images", np.zeros((1, 8, 8, 3), np.float32))
     with pytest.raises(InputError, match=message):
-        verify.verify(
+        verifier.verify(
             Path("reference"), artifacts, images, changes.get("names", ["a"]), threads=changes.get("threads", 1)
         )
+
+
+# Files that take other numbers than the reference.
+
+PREPROCESSING = Preprocessing(32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.3, 0.225))
+
+
+@pytest.fixture(scope="module")
+def pixel_files(source, folder):
+    """The toy Vision Transformer as ONNX files of three input kinds, by kind."""
+    record = ModelRecord(source.spec, PREPROCESSING, {"source": "test", "trained": False})
+    return {
+        kind: write_onnx(source, record, folder / f"pixels_{kind.replace('..', '_')}.onnx", input=kind)
+        for kind in ("normalized", "0..255", "uint8")
+    }
+
+
+@pytest.fixture
+def verify_pixels(pixel_files, fake_reference, monkeypatch, tmp_path):
+    monkeypatch.setattr(FakeReference, "source", Path(pixel_files["normalized"].path))
+    pictures = np.random.default_rng(3).integers(0, 256, (4, 32, 32, 3), np.uint8)
+
+    def run(kinds, as_what, **options):
+        """Verify the files of `kinds`, feeding each what `as_what` says of its kind; None gives no feeds."""
+        feeds = as_what and (lambda file: feed(pictures, as_what(file.inputs[0].values), PREPROCESSING))
+        files = [pixel_files[kind] for kind in kinds]
+        images = normalize(pictures, PREPROCESSING)
+        return verifier.verify(tmp_path, files, images, NAMES[:4], feeds=feeds, **{"measure_latency": False, **options})
+
+    return run
+
+
+def test_each_file_is_fed_its_own_numbers(verify_pixels, pixel_files, monkeypatch):
+    given = {}
+
+    def measured(basis, subjects, image, *, own_images, **options):
+        given.update(own_images, reference=image)
+        timing = Latency(1.0, 1.0, 5, 1, 1, True, 1.0, 1, 1.0)
+        return latency.Measurement("together", timing, {subject.path: timing for subject in subjects})
+
+    monkeypatch.setattr(verifier, "measure", measured)
+    result = verify_pixels(pixel_files, lambda kind: kind, measure_latency=True)
+    assert result.passed, result.failures
+    for file in result.files:
+        assert {"deterministic", "order"} <= {check.name for check in file.checks}
+    assert given["reference"].min() < 0
+    assert {given[file.path].dtype.name for file in pixel_files.values()} == {"float32", "uint8"}
+    assert given[pixel_files["0..255"].path].max() > 200
+
+
+@pytest.mark.parametrize(("takes", "fed"), [("0..255", "normalized"), ("normalized", "0..255")])
+def test_a_file_fed_other_numbers_than_it_takes_fails(verify_pixels, takes, fed):
+    result = verify_pixels([takes], lambda kind: fed)
+    assert not result.passed
+    assert {check.name for check in result.files[0].checks if not check.passed} >= NUMBERS
+
+
+def test_numbers_of_another_type_or_none_are_input_errors(verify_pixels):
+    with pytest.raises(InputError, match=r"pixels_uint8\.onnx is fed float32 images \[4, 32, 32, 3\], expected uint8"):
+        verify_pixels(["uint8"], lambda kind: "0..255")
+    with pytest.raises(InputError, match=r"pixels_0_255\.onnx is fed uint8 images .*, expected float32"):
+        verify_pixels(["0..255"], lambda kind: "uint8")
+    with pytest.raises(InputError, match=r"pixels_0_255\.onnx takes 0\.\.255 images: give `feeds`"):
+        verify_pixels(["0..255"], None)
+
+
+def test_latency_takes_each_files_own_image(pixel_files):
+    normalized, uint8 = (pixel_files[kind].path for kind in ("normalized", "uint8"))
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    base, other = Subject(normalized, "onnx", 1), Subject(uint8, "onnx", 1)
+    found = latency.measure(base, [other], pixels.astype(np.float32), runs=5, own_images={uint8: pixels})
+    assert found.files[uint8].runs >= 5
+    found = latency.measure(base, [other], pixels.astype(np.float32), runs=5)
+    assert "takes uint8 pixels" in str(found.files[uint8])
 
 
 # Who may be resident with whom.

@@ -1,12 +1,14 @@
 """Vision Transformers from weights to verified SavedModel, TFLite and ONNX files.
 
-    from vit_export import create_vit, write_saved_model, export, ExportRequest, ViTSpec
+    from vit_export import create_vit, create_vit_s16, list_variants, export, verify
 
-Nothing heavy is imported until one of these names is used.
+There is a factory for every variant. Nothing heavy is imported until one of these names is used.
 """
 
 from importlib import import_module
 from typing import Any
+
+from vit_export.variants import VARIANTS
 
 _HOMES = {
     "create_vit": "vit_export.model",
@@ -16,12 +18,15 @@ _HOMES = {
     "list_variants": "vit_export.variants",
     "ExportRequest": "vit_export.plan",
     "ExportResult": "vit_export.pipeline",
-    "export": "vit_export.pipeline",
-    "verify": "vit_export.verify",
+    "export": "vit_export.library",
+    "Preprocessing": "vit_export.preprocess",
+    "open_checkpoint": "vit_export.weights.sources",
+    "verify": "vit_export.verifier",
     "write_saved_model": "vit_export.saved_model",
     "InputError": "vit_export.errors",
     "OutputError": "vit_export.errors",
     "VitExportError": "vit_export.errors",
+    **{f"create_{variant}": "vit_export.model" for variant in VARIANTS},
 }
 
 

@@ -6,20 +6,33 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from vit_export.compare import compare_command
 from vit_export.errors import InputError, VitExportError, nearest
-from vit_export.plan import FORMATS, INT8_SCHEMES, OPSETS, PRECISIONS, ExportRequest
+from vit_export.plan import FORMATS, INPUTS, INT8_SCHEMES, OPSETS, PRECISIONS, ExportRequest
 from vit_export.spec import ViTSpec
-from vit_export.variants import VARIANTS, Variant
+from vit_export.variants import VARIANTS, Variant, get_variant
 
+if TYPE_CHECKING:
+    from vit_export.preprocess import Preprocessing
+    from vit_export.weights.checkpoint import Checkpoint
+
+EXPORT = "export"
 _SCHEMES = sorted({scheme for schemes in INT8_SCHEMES.values() for scheme in schemes})
 
 
 class Commands(click.Group):
     """A group that answers a mistyped command with the nearest one, and every error with one sentence."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Options without a command in front of them are those of `export`: `vit-export --weights FILE --tflite`."""
+        own = {option for parameter in self.get_params(ctx) for option in parameter.opts}
+        if args and args[0].startswith("-") and args[0].partition("=")[0] not in own:
+            args = [EXPORT, *args]
+        return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -52,6 +65,7 @@ def main() -> None:
 
     \b
     vit-export vit_s32 --tflite --int8     an int8 .tflite file, verified on photographs
+    vit-export --weights FILE --onnx       a checkpoint: its variant, size and classes are read from it
     vit-export vit_s32 --help              the options, the same for every variant
     vit-export list                        the variants
 
@@ -72,12 +86,33 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="static: ranges from images (TFLite's default); dynamic: no images needed (ONNX's default); "
         "full: integer in and out (TFLite).",
     ),
-    click.option("--image-size", type=int, metavar="N", help="Pixels along one side, a multiple of the patch.  [224]"),
-    click.option("--num-classes", type=int, metavar="N", help="Classes of the classifier.  [1000]"),
-    click.option("--features", is_flag=True, help="No classifier: class-token features."),
     click.option(
-        "--weights", type=click.Path(path_type=Path), help="A SavedModel of vit-export.  [default: random weights]"
+        "--weights",
+        metavar="FILE",
+        help="A checkpoint: .npz (Google), a Hugging Face folder, .safetensors (Hugging Face, timm, torchvision), "
+        ".keras, .weights.h5, a SavedModel of vit-export, hf:owner/name[@revision], https://…[#sha256=…].  "
+        "[default: random weights]",
     ),
+    click.option("--num-heads", type=int, metavar="N", help="Attention heads, where a checkpoint does not say."),
+    click.option("--image-size", type=int, metavar="N", help="Pixels along one side, a multiple of the patch.  [224]"),
+    click.option("--num-classes", type=int, metavar="N", help="Classes of the classifier.  [1000, or the weights']"),
+    click.option("--features", is_flag=True, help="No classifier: class-token features."),
+    click.option("--pooled", is_flag=True, help="No classifier: features after the checkpoint's pooler (pre-logits)."),
+    click.option(
+        "--labels", metavar="FILE", help="Names of the classes, a line each, or JSON; 'imagenet' for ImageNet-1k's."
+    ),
+    click.option(
+        "--input",
+        type=click.Choice(INPUTS),
+        default=INPUTS[0],
+        show_default=True,
+        help="Pixel values the files take: scaling is folded into the weights, uint8 adds one cast.",
+    ),
+    click.option("--mean", metavar="R,G,B", help="Of the pixels, on the 0..1 scale.  [the weights' or 0.5,0.5,0.5]"),
+    click.option("--std", metavar="R,G,B", help="Likewise."),
+    click.option("--resize", type=click.Choice(["squash", "shortest"]), help="Straight to the square, or crop centre."),
+    click.option("--crop-fraction", type=float, metavar="F", help="Part of the shortest side that is kept."),
+    click.option("--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="Of resizing."),
     click.option(
         "--calibration",
         type=click.Path(path_type=Path),
@@ -85,6 +120,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "[default: photographs from scikit-image, in calibration/]",
     ),
     click.option("--calibration-images", type=int, default=128, show_default=True, metavar="N"),
+    click.option("--held-out-images", type=int, metavar="N", help="Images that verify.  [32, 8 for large models]"),
     click.option(
         "--output", type=click.Path(path_type=Path), help="Folder for the files.  [default: exports/<variant>-<size>]"
     ),
@@ -99,20 +135,34 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 )
 
 
+def _with_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
 def _variant_command(variant: Variant) -> click.Command:
     def run(**options: Any) -> None:
         _export(variant, **options)
 
-    for option in reversed(_OPTIONS):
-        run = option(run)
     sizes = f"patch {variant.patch_size}, {variant.num_layers} layers, width {variant.hidden_size}"
     text = f"Export {variant.name}: {sizes}, {ViTSpec.of(variant).num_parameters / 1e6:.0f} M parameters.\n\n"
     text += f"For {variant.use}."
-    return click.command(variant.name, help=text, short_help=f"{sizes}: {variant.use}")(run)
+    return click.command(variant.name, help=text, short_help=f"{sizes}: {variant.use}")(_with_options(run))
 
 
 for _row in VARIANTS.values():
     main.add_command(_variant_command(_row))
+
+
+@main.command(EXPORT)
+@click.argument("variant", required=False)
+def export_command(variant: str | None, **options: Any) -> None:
+    """Export a checkpoint of any sizes (--weights), or VARIANT; the name of this command may be left out."""
+    _export(None if variant is None else get_variant(variant), **options)
+
+
+export_command = _with_options(export_command)  # type: ignore[assignment]
 
 
 @main.command("list")
@@ -129,6 +179,9 @@ def list_command(as_json: bool, image_size: int | None) -> None:
         render_listing(rows)
 
 
+main.add_command(compare_command)
+
+
 @main.command("calibration")
 @click.argument("folder", type=click.Path(path_type=Path), default=Path("calibration"))
 @click.option("--overwrite", is_flag=True, help="Replace a set that exists.")
@@ -140,28 +193,26 @@ def calibration_command(folder: Path, overwrite: bool) -> None:
     click.echo(f"Wrote photographs to {folder}/." if written else f"{folder}/ is up to date.")
 
 
-def _export(variant: Variant, *, as_json: bool, quiet: bool, **options: Any) -> None:
-    request = _request(variant, **options)
+def _export(variant: Variant | None, *, as_json: bool, quiet: bool, **options: Any) -> None:
     from rich.console import Console
 
-    from vit_export.pipeline import Silent, export
     from vit_export.progress import ConsoleReporter
-    from vit_export.report import render_table
 
     # Ended from outside, clean up as for Ctrl-C: the default would leave the staging folder behind.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    console = Console(stderr=True)
     if quiet:
-        result = export(request, Silent())
+        result = _run(variant, None, options)
     else:
-        with ConsoleReporter(console) as reporter:
-            result = export(request, reporter)
+        with ConsoleReporter(Console(stderr=True)) as reporter:
+            result = _run(variant, reporter, options)
     if as_json:
         click.echo(json.dumps(result.report, indent=2, ensure_ascii=False))
     elif not quiet:
         if result.verification is not None:
+            from vit_export.report import render_table
+
             render_table(result.verification, Console())
-        click.echo(_closing(result, request))
+        click.echo(_closing(result))
     elif result.verification is not None:
         for failure in result.verification.failures:
             click.echo(f"FAIL  {failure}", err=True)
@@ -169,76 +220,141 @@ def _export(variant: Variant, *, as_json: bool, quiet: bool, **options: Any) -> 
         sys.exit(1)
 
 
+def _run(variant: Variant | None, reporter: Any, options: dict[str, Any]) -> Any:
+    """The result of the export that `options` describe; everything that can be refused is, before numpy is imported."""
+    request = _request(variant, reporter, **options)
+    from vit_export.pipeline import export
+
+    return export(request, reporter)
+
+
 def _request(
-    variant: Variant,
+    variant: Variant | None,
+    reporter: Any,
     *,
     saved_model: bool,
+    weights: str | None,
+    num_heads: int | None,
     image_size: int | None,
     num_classes: int | None,
     features: bool,
-    weights: Path | None,
+    pooled: bool,
+    labels: str | None,
     output: Path | None,
     no_verify: bool,
     **options: Any,
 ) -> ExportRequest:
-    """The request that the options of a variant's command describe."""
-    if features and num_classes is not None:
-        raise InputError("--features makes a model without classifier, --num-classes sizes one: give one of the two.")
+    """The request that the options of a command describe."""
+    headless = features or pooled
+    if headless and num_classes is not None:
+        flag = "--features" if features else "--pooled"
+        raise InputError(f"{flag} makes a model without classifier, --num-classes sizes one: give one of the two.")
     chosen = {"saved_model": saved_model, "tflite": options.pop("tflite"), "onnx": options.pop("onnx")}
     formats = tuple(f for f in FORMATS if chosen[f]) or FORMATS
     precisions = tuple(p for p in PRECISIONS if options.pop(p)) or PRECISIONS[:1]
+    if options["int8_scheme"] and "int8" not in precisions:
+        raise InputError("--int8-scheme says how to quantize to int8: add --int8, or leave it out.")
+    checkpoint = None
     if weights is not None:
-        spec = _checked(variant, weights, image_size, num_classes, features)
+        checkpoint = _opened(weights, variant, num_heads, reporter)
+        spec = _wanted(checkpoint.spec, image_size, num_classes, headless=headless, pooled=pooled)
+    elif variant is None:
+        raise InputError("There is nothing to export: name a variant ('vit-export list' shows them) or give --weights.")
+    elif pooled or num_heads is not None:
+        raise InputError(
+            f"{'--pooled' if pooled else '--num-heads'} belongs to a checkpoint: give --weights, or leave it out."
+        )
     else:
         spec = ViTSpec.of(
             variant,
             image_size=224 if image_size is None else image_size,
             num_classes=None if features else 1000 if num_classes is None else num_classes,
         )
-    if options["int8_scheme"] and "int8" not in precisions:
-        raise InputError("--int8-scheme says how to quantize to int8: add --int8, or leave it out.")
+    pixels = {key: options.pop(key) for key in ("mean", "std", "resize", "crop_fraction", "interpolation")}
     return ExportRequest(
         spec=spec,
-        output=output or Path("exports") / f"{variant.name}-{spec.image_size}",
+        output=output or Path("exports") / f"{spec.name}-{spec.image_size}",
         formats=formats,
         precisions=precisions,
-        weights=weights,
+        weights=checkpoint,
+        preprocessing=_preprocessing(spec, checkpoint, pixels),
+        labels=None if labels is None else _labels(labels),
         verify=not no_verify,
         **options,
     )
 
 
-def _checked(
-    variant: Variant, weights: Path, image_size: int | None, num_classes: int | None, features: bool
+def _opened(weights: str, variant: Variant | None, num_heads: int | None, reporter: Any) -> "Checkpoint":
+    from vit_export.weights.sources import open_checkpoint
+
+    if reporter is None:
+        return open_checkpoint(weights, variant=variant, num_heads=num_heads)
+    reporter.step(f"Opening {weights}")
+    return open_checkpoint(
+        weights, variant=variant, num_heads=num_heads, progress=reporter.progress, note=reporter.note
+    )
+
+
+def _wanted(
+    known: ViTSpec, image_size: int | None, num_classes: int | None, *, headless: bool, pooled: bool
 ) -> ViTSpec:
-    """The spec in `weights`, after making sure that it is the variant and sizes that were asked for."""
-    from vit_export.saved_model import read_record
-
-    known = read_record(weights).spec
-    wanted = known.with_(num_classes=None) if features else known
-    asked = {
-        "variant": (variant.name, known.name),
-        "--image-size": (image_size, known.image_size),
-        "--num-classes": (num_classes, known.num_classes),
-    }
-    for what, (asked_for, found) in asked.items():
-        if asked_for is not None and asked_for != found:
-            raise InputError(f"{weights} holds {what} {found}, {asked_for} was asked for: give the one that it holds.")
-    return wanted
+    """What to export of a checkpoint of the spec `known`: as it is, but for what was asked for."""
+    if pooled and known.pre_logits_size is None:
+        raise InputError("The checkpoint has no pooler (pre-logits layer), so there are no --pooled features.")
+    classes = known.num_classes if num_classes is None else num_classes
+    changes: dict[str, Any] = {"num_classes": None if headless else classes}
+    if changes["num_classes"] is None and not pooled:
+        changes["pre_logits_size"] = None
+    if image_size is not None:
+        changes["image_size"] = image_size
+    return known.with_(**changes)
 
 
-def _closing(result: Any, request: ExportRequest) -> str:
+def _preprocessing(spec: ViTSpec, checkpoint: "Checkpoint | None", given: dict[str, Any]) -> "Preprocessing | None":
+    """The checkpoint's preprocessing with what was `given`, or None when nothing was."""
+    given = {key: value for key, value in given.items() if value is not None}
+    if not given:
+        return None
+    from dataclasses import replace
+
+    from vit_export.preprocess import Preprocessing
+
+    for key in ("mean", "std"):
+        if key in given:
+            given[key] = _three(f"--{key}", given[key])
+    if given.get("resize") == "squash":
+        given.setdefault("crop_fraction", 1.0)
+    base = checkpoint.preprocessing if checkpoint else Preprocessing(spec.image_size)
+    return replace(base, image_size=spec.image_size, **given)
+
+
+def _three(option: str, text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != 3:
+        raise InputError(f"{option} is '{text}', expected three numbers such as 0.485,0.456,0.406.")
+    return values
+
+
+def _labels(text: str) -> tuple[str, ...]:
+    from vit_export.labels import read_labels
+
+    return read_labels(text)
+
+
+def _closing(result: Any) -> str:
     """Where the result is and what one would type next."""
-    lines = [f"Files and report.json: {request.output}/"]
+    lines = [f"Files and report.json: {result.report_path.parent}/"]
     saved = shlex.quote(result.saved_model.path)
-    name = result.report["spec"]["name"]
     made = {(a.format, a.precision) for a in result.artifacts}
     if not result.passed:
         lines.append("At least one file is not the same model: see the failures above before shipping any of them.")
     elif ("tflite", "int8") not in made:
-        lines.append(f"Next: vit-export {name} --weights {saved} --tflite --int8")
+        lines.append(f"Next: vit-export --weights {saved} --tflite --int8")
     elif not any(f == "onnx" for f, _ in made):
-        lines.append(f"Next: vit-export {name} --weights {saved} --onnx --int8")
+        lines.append(f"Next: vit-export --weights {saved} --onnx --int8")
     else:
         lines.append(f"Next: run one of them, for example {shlex.quote(result.artifacts[0].path)}.")
     return "\n".join(lines)

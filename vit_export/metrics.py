@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -88,6 +88,31 @@ def compare(reference: np.ndarray, candidate: np.ndarray, *, classes: bool = Tru
         top1_agrees=tuple(bool(x) for x in top1_agrees(reference, candidate)) if classes else None,
         reference_margin=_floats(top1_margin(reference)) if classes else None,
     )
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top classes that are the labelled ones: `correct` of `total` images.
+
+    `low` and `high` bound the true share with 95 % confidence: Wilson's score interval (1927), which stays sensible for
+    few images and near 0 and 1.
+    """
+
+    correct: int
+    total: int
+    share: float
+    low: float
+    high: float
+
+
+def accuracy(outputs: np.ndarray, classes: Sequence[int]) -> Accuracy:
+    """How often the largest of each row of `outputs` [n, k] is at the index in `classes` [n]."""
+    n = len(classes)
+    correct = int((outputs.argmax(axis=1) == np.asarray(classes)).sum())
+    z, p = 1.959964, correct / n
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return Accuracy(correct, n, p, max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale))
 
 
 def absolute_difference(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:

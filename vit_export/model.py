@@ -5,6 +5,9 @@ pre-LayerNorm encoder, final LayerNorm, linear classifier on the class token.
 """
 
 import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 # Keras reads its backend once, at import; the exporter needs TensorFlow's, whatever the user's keras.json says.
@@ -13,8 +16,12 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 import keras
 from keras import layers, ops
 
+from vit_export.errors import InputError
 from vit_export.parameters import layer_name
+from vit_export.preprocess import Preprocessing
+from vit_export.saved_model import ModelRecord, assign_parameters
 from vit_export.spec import ViTSpec
+from vit_export.variants import VARIANTS, get_variant
 
 _PACKAGE = "vit_export"
 
@@ -160,15 +167,24 @@ class VisionTransformer(keras.Model):
     """A Vision Transformer of `spec`.
 
     Called on float32 images [batch, size, size, 3] it returns logits [batch, classes], or with `include_top=False`
-    the token sequence [batch, 1 + patches, width], class token first, after the final LayerNorm.
+    the token sequence [batch, 1 + patches, width], class token first, after the final LayerNorm. `record` says what
+    pixels it takes, what its classes are called and where its weights come from; saving and exporting keep it.
     """
 
-    def __init__(self, spec: ViTSpec, include_top: bool = True, dropout: float = 0.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        spec: ViTSpec,
+        include_top: bool = True,
+        dropout: float = 0.0,
+        record: ModelRecord | None = None,
+        **kwargs: Any,
+    ) -> None:
         kwargs.setdefault("name", spec.name)
         super().__init__(**kwargs)
         self.built: bool
         self.spec = spec if include_top else spec.with_(num_classes=None)
         self.dropout_rate = dropout
+        self.record = record or ModelRecord(self.spec, Preprocessing(spec.image_size), {"source": "random"})
         policy = self.dtype_policy
         self.embedding = Embedding(spec.patch_size, spec.hidden_size, dropout, name="embedding", dtype=policy)
         self.encoder_layers = [
@@ -225,7 +241,9 @@ class VisionTransformer(keras.Model):
 
     def extract_features(self, images: Any, training: bool = False) -> Any:
         """Class-token features [batch, width] of `images` [batch, size, size, 3], before any pre-logits layer."""
-        return self.tokens(images, training=training)[:, 0]
+        # Through the model itself where it returns tokens: in a functional model it is then one layer.
+        tokens = self(images, training=training) if self.head is None else self.tokens(images, training=training)
+        return tokens[:, 0]
 
     def exported_output(self, images: Any) -> Any:
         """What the exported files return: logits [batch, classes], or without classifier what it would have read."""
@@ -277,7 +295,12 @@ class VisionTransformer(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments, the spec as a dict."""
-        own = {"spec": self.spec.to_dict(), "include_top": self.include_top, "dropout": self.dropout_rate}
+        own = {
+            "spec": self.spec.to_dict(),
+            "include_top": self.include_top,
+            "dropout": self.dropout_rate,
+            "record": self.record.to_dict(),
+        }
         return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype_policy.name, **own}
 
     @classmethod
@@ -285,41 +308,82 @@ class VisionTransformer(keras.Model):
         """The inverse of `get_config`."""
         config = dict(config)
         config["spec"] = ViTSpec.from_dict(config["spec"])
+        if config.get("record") is not None:
+            config["record"] = ModelRecord.from_dict(config["record"])
         return cls(**config)
 
 
 def create_vit(
     variant: str,
-    image_size: int = 224,
-    num_classes: int = 1000,
+    image_size: int | None = None,
+    num_classes: int | None = None,
     include_top: bool = True,
+    weights: "str | Path | None" = None,
     *,
-    layer_norm_epsilon: float = 1e-6,
-    gelu: str = "erf",
+    layer_norm_epsilon: float | None = None,
+    gelu: str | None = None,
     dropout: float = 0.0,
     seed: int | None = None,
     **kwargs: Any,
 ) -> VisionTransformer:
-    """Build `variant` with random weights.
+    """Build `variant`, with random weights or those of a checkpoint.
 
     Args:
         variant: a name of `vit_export.variants.VARIANTS`, such as 'vit_b16'.
-        image_size: pixels along one side; a multiple of the patch size.
-        num_classes: length of the logits.
+        image_size: pixels along one side, a multiple of the patch size; 224, or the checkpoint's, by default. Another
+            size than the checkpoint's resamples its position embedding.
+        num_classes: length of the logits; 1000, or the checkpoint's, by default. Another number than the checkpoint's
+            gives a new classifier.
         include_top: with a classifier (logits), or without (the token sequence).
-        layer_norm_epsilon: epsilon of every LayerNorm.
-        gelu: 'erf' (exact) or 'tanh' (the approximation in Google's JAX code).
+        weights: where a checkpoint is, as in `vit-export --weights` (see `weights.sources.open_checkpoint`).
+        layer_norm_epsilon: epsilon of every LayerNorm; 1e-6, or the checkpoint's, by default.
+        gelu: 'erf' (exact) or 'tanh' (the approximation in Google's JAX code); 'erf', or the checkpoint's, by default.
         dropout: rate after embeddings, attention and MLP, in training only.
         seed: makes the random weights reproducible; this seeds Python, NumPy and TensorFlow.
         **kwargs: passed on to `keras.Model` (name, dtype).
 
     Raises:
-        InputError: unknown variant or a size no model can have.
+        InputError: unknown variant, a size no model can have, or a checkpoint that cannot be loaded or is of another
+            variant, epsilon or GELU.
     """
-    spec = ViTSpec.of(
-        variant, image_size=image_size, num_classes=num_classes, layer_norm_epsilon=layer_norm_epsilon, gelu=gelu
-    )
-    return build_model(spec, include_top=include_top, dropout=dropout, seed=seed, **kwargs)
+    asked = {"image_size": image_size, "layer_norm_epsilon": layer_norm_epsilon, "gelu": gelu}
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    if weights is None:
+        given["num_classes"] = (1000 if num_classes is None else num_classes) if include_top else None
+        spec = ViTSpec.of(variant, **given)
+        return build_model(spec, dropout=dropout, seed=seed, **kwargs)
+    from vit_export.weights.sources import open_checkpoint
+
+    checkpoint = open_checkpoint(weights, variant=get_variant(variant))
+    known = checkpoint.spec
+    classes = num_classes if num_classes is not None else known.num_classes
+    if include_top and classes is None:
+        raise InputError(f"{weights} has no classifier: give num_classes for a new one, or include_top=False.")
+    if not include_top:
+        given |= {"num_classes": None, "pre_logits_size": None}
+    else:
+        given["num_classes"] = classes
+    checkpoint = checkpoint.adapted(known.with_(**given), seed=seed or 0)
+    for text in checkpoint.notes:
+        warnings.warn(text, stacklevel=2)
+    model = build_model(checkpoint.spec, dropout=dropout, seed=seed, record=checkpoint.record, **kwargs)
+    assign_parameters(model, checkpoint.read)
+    return model
+
+
+def _factory(variant: str) -> Callable[..., VisionTransformer]:
+    def create(*arguments: Any, **options: Any) -> VisionTransformer:
+        return create_vit(variant, *arguments, **options)
+
+    create.__name__ = create.__qualname__ = f"create_{variant}"
+    create.__doc__ = f"Build {variant}: `create_vit('{variant}', …)` with its other arguments."
+    return create
+
+
+FACTORIES = {f"create_{variant}": _factory(variant) for variant in VARIANTS}
+"""A factory for each variant: create_vit_s16(…) and so on."""
+
+globals().update(FACTORIES)
 
 
 def build_model(spec: ViTSpec, *, seed: int | None = None, **kwargs: Any) -> VisionTransformer:

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,9 +14,12 @@ import numpy as np
 from vit_export.calibration import DataSplit, ImageSet, split
 from vit_export.errors import InputError, OutputError
 from vit_export.files import move_into, output_errors
+from vit_export.labels import check_labels
 from vit_export.machine import release_memory
 from vit_export.photographs import write_photographs
+from vit_export.pixels import feed, load_pixels
 from vit_export.plan import (
+    LABELS_NAME,
     NEEDS_CALIBRATION,
     REPORT_NAME,
     SAVED_MODEL_NAME,
@@ -25,12 +28,14 @@ from vit_export.plan import (
     plan_files,
     reuses_saved_model,
 )
-from vit_export.preprocess import Preprocessing, load_batch
+from vit_export.preprocess import Preprocessing, load_batch, normalize
 from vit_export.quiet import import_tensorflow
 from vit_export.records import Artifact
 from vit_export.report import build_report, write_report
 from vit_export.saved_model import ModelRecord, SavedModelParameters, describe_saved_model, read_record
 from vit_export.spec import ViTSpec
+from vit_export.weights.checkpoint import Checkpoint
+from vit_export.weights.sources import open_checkpoint
 
 if TYPE_CHECKING:
     from vit_export.verdict import Verification
@@ -40,6 +45,9 @@ HELD_OUT_IMAGES = 32
 # One float32 image of ViT-H takes about a second; a few images tell as much about a converter there.
 LARGE_MACS, HELD_OUT_IMAGES_LARGE = 50e9, 8
 SPOT_CHECK_IMAGES = 2
+
+ELSEWHERE_IN_REPORT = ("spec", "weights", "preprocessing", "labels")
+"""Fields of a request that the report shows as what became of them."""
 
 
 class Reporter(Protocol):
@@ -94,19 +102,26 @@ def export(request: ExportRequest, reporter: Reporter | None = None) -> ExportRe
         OutputError: something exists already or cannot be written; nothing half-written is left.
     """
     say = reporter or Silent()
-    known = read_record(request.weights) if request.weights is not None else None
-    spec = known.spec if known else request.spec
+    checkpoint = _checkpoint(request, say)
+    spec = checkpoint.spec if checkpoint else request.spec
     if spec is None:
         raise InputError("There is nothing to export: name a variant, or give --weights.")
-    if known and request.spec and request.spec != known.spec:
-        spec = _respecified(known.spec, request.spec, request.weights)
-    files = plan_files(request, spec)
+    labels = checkpoint.labels if checkpoint else request.labels
+    if labels is not None:
+        _check_labels(labels, spec)
+    existing = checkpoint.saved_model if checkpoint else None
+    files = plan_files(request, spec, existing, labelled=labels is not None)
     with _staging(request.output) as stage:
         data = _images(request, spec, files, say)
-        saved_model, spot_check = _save(request, spec, known, data, stage, say)
+        saved_model, spot_check = _save(request, spec, checkpoint, data, stage, say)
         record = read_record(Path(saved_model.path))
         artifacts = _convert(request, record, Path(saved_model.path), files, data, stage, say)
-        moved = [stage / SAVED_MODEL_NAME] if not reuses_saved_model(request) else []
+        moved = []
+        if not reuses_saved_model(request, existing):
+            moved.append(stage / SAVED_MODEL_NAME)
+            if record.labels is not None:
+                (stage / LABELS_NAME).write_text("\n".join(record.labels) + "\n", encoding="utf-8")
+                moved.append(stage / LABELS_NAME)
         moved += [stage / Path(p).name for a in artifacts for p in (a.path, *a.extra_files)]
         move_into(request.output, moved, overwrite=request.overwrite)
         _drop_stale_data(request.output, artifacts)
@@ -118,6 +133,7 @@ def export(request: ExportRequest, reporter: Reporter | None = None) -> ExportRe
         spec=spec.to_dict(),
         preprocessing=record.preprocessing.to_dict(),
         weights=record.weights,
+        labels=record.labels,
         datasets=data.to_dict() if data else {},
         settings=_settings(request),
         verification=verification,
@@ -130,16 +146,30 @@ def export(request: ExportRequest, reporter: Reporter | None = None) -> ExportRe
     return ExportResult(saved_model, artifacts, verification, report, report_path)
 
 
-def _respecified(known: ViTSpec, wanted: ViTSpec, weights: Path | None) -> ViTSpec:
-    """The spec to convert when a SavedModel and a variant are both given: theirs, but for a dropped classifier."""
-    if known.with_(num_classes=None) == wanted:
-        return wanted
-    different = [
-        f"{name} {theirs!r} where {ours!r} was asked for"
-        for (name, theirs), ours in zip(known.to_dict().items(), wanted.to_dict().values(), strict=True)
-        if theirs != ours
-    ]
-    raise InputError(f"{weights} holds another model: {', '.join(different)}; leave those options out, or build anew.")
+def _checkpoint(request: ExportRequest, say: Reporter) -> Checkpoint | None:
+    """The weights as they will be exported: opened, adapted to the spec, described as asked; None for random ones."""
+    found = request.weights
+    if found is None:
+        return None
+    if not isinstance(found, Checkpoint):
+        say.step("Opening the checkpoint")
+        found = open_checkpoint(found, progress=say.progress, note=say.note)
+    if request.spec is not None:
+        found = found.adapted(request.spec, seed=request.seed)
+    found = found.described(_of_size(request.preprocessing, found.spec), request.labels)
+    for text in found.notes:
+        say.note(text)
+    return found
+
+
+def _of_size(preprocessing: Preprocessing | None, spec: ViTSpec) -> Preprocessing | None:
+    return None if preprocessing is None else replace(preprocessing, image_size=spec.image_size)
+
+
+def _check_labels(labels: tuple[str, ...], spec: ViTSpec) -> None:
+    if spec.num_classes is None:
+        raise InputError("There are labels, but the model has no classifier: leave --labels or --features out.")
+    check_labels(labels, spec.num_classes)
 
 
 def _images(request: ExportRequest, spec: ViTSpec, files: tuple[PlannedFile, ...], say: Reporter) -> DataSplit | None:
@@ -148,7 +178,7 @@ def _images(request: ExportRequest, spec: ViTSpec, files: tuple[PlannedFile, ...
     if not calibrates and not (request.verify and files):
         return None
     say.step("Choosing images")
-    count = HELD_OUT_IMAGES_LARGE if spec.num_macs > LARGE_MACS else HELD_OUT_IMAGES
+    count = request.held_out_images or (HELD_OUT_IMAGES_LARGE if spec.num_macs > LARGE_MACS else HELD_OUT_IMAGES)
     folder = request.calibration
     if folder is None:
         folder = _default_photographs(say)
@@ -194,35 +224,42 @@ def _staging(output: Path) -> Iterator[Path]:
 def _save(
     request: ExportRequest,
     spec: ViTSpec,
-    known: ModelRecord | None,
+    checkpoint: Checkpoint | None,
     data: DataSplit | None,
     stage: Path,
     say: Reporter,
 ) -> tuple[Artifact, np.ndarray | None]:
-    """The SavedModel, and the Keras model's own outputs on the first held-out images where a model was built."""
-    if known is not None and request.weights is not None and known.spec == spec:
-        if reuses_saved_model(request):
-            return describe_saved_model(request.weights), None
+    """The SavedModel, and the Keras model's own outputs on the first held-out images where there is one in memory."""
+    existing = checkpoint.saved_model if checkpoint else None
+    if existing is not None:
+        if reuses_saved_model(request, existing):
+            return describe_saved_model(existing), None
         say.step("Copying the SavedModel")
-        shutil.copytree(request.weights, stage / SAVED_MODEL_NAME)
+        shutil.copytree(existing, stage / SAVED_MODEL_NAME)
         return describe_saved_model(stage / SAVED_MODEL_NAME), None
     say.step("Loading TensorFlow")
     import_tensorflow()
     from vit_export.model import build_model
     from vit_export.saved_model import assign_parameters, write_saved_model
 
-    say.step(f"Building {spec.name} ({spec.num_parameters / 1e6:.1f} M parameters)")
-    model = build_model(spec, seed=request.seed)
-    weights: dict[str, Any] = {"source": "random", "seed": request.seed, "trained": False}
-    preprocessing = Preprocessing(spec.image_size)
-    if known is not None and request.weights is not None:
-        assign_parameters(model, SavedModelParameters(request.weights).read)
-        weights, preprocessing = known.weights, known.preprocessing
+    if checkpoint is not None:
+        record, model = checkpoint.record, checkpoint.model
+    else:
+        preprocessing = _of_size(request.preprocessing, spec) or Preprocessing(spec.image_size)
+        weights = {"source": "random", "seed": request.seed, "trained": False}
+        record, model = ModelRecord(spec, preprocessing, weights, request.labels), None
+    if model is None:
+        say.step(f"Building {spec.name} ({spec.num_parameters / 1e6:.1f} M parameters)")
+        model = build_model(spec, seed=request.seed)
+        if checkpoint is not None:
+            say.step("Reading the weights")
+            assign_parameters(model, checkpoint.read, progress=say.progress)
     spot_check = None
     if data is not None and data.held_out:
-        spot_check = model.predict_output(load_batch(data.held_out.paths()[:SPOT_CHECK_IMAGES], preprocessing))
+        shown = data.held_out.paths()[:SPOT_CHECK_IMAGES]
+        spot_check = model.predict_output(load_batch(shown, record.preprocessing))
     say.step("Writing the SavedModel")
-    artifact = write_saved_model(model, stage / SAVED_MODEL_NAME, ModelRecord(spec, preprocessing, weights))
+    artifact = write_saved_model(model, stage / SAVED_MODEL_NAME, record)
     del model
     release_memory()
     return artifact, spot_check
@@ -261,6 +298,7 @@ def _convert(
                     scheme=file.scheme,
                     opset=request.opset or DEFAULT_OPSET,
                     batch=request.batch,
+                    input=request.input,
                 )
             )
         for note in made[-1].notes:
@@ -292,18 +330,18 @@ class _TFLite:
 
         path = self.stage / file.path.name
         if file.precision != "int8":
-            artifact = write_tflite(self.source, self.record, path, precision=file.precision, batch=self.request.batch)
+            artifact = write_tflite(self.source, self.record, path, precision=file.precision, **self._shape())
             if file.precision == "float32":
                 self._float = path
             return artifact
         if self._float is None:
             self._float = self.stage / "for_quantization.tflite"
-            write_tflite(self.source, self.record, self._float, batch=self.request.batch)
+            write_tflite(self.source, self.record, self._float, **self._shape())
         ranges = None
         if file.scheme in NEEDS_CALIBRATION and self.data is not None:
             paths = self.data.representative.paths()
             self.say.step(f"Calibrating on {len(paths)} images")
-            batches = _batches(paths, self.record.preprocessing, self.request.batch)
+            batches = _batches(paths, self.record.preprocessing, self.request)
             ranges = calibrate(
                 self._float,
                 batches,
@@ -313,12 +351,15 @@ class _TFLite:
             self.say.step(f"Quantizing to int8 ({file.scheme})")
         return write_int8(self._float, self.record, path, scheme=file.scheme or "static", ranges=ranges)
 
+    def _shape(self) -> dict[str, Any]:
+        return {"batch": self.request.batch, "input": self.request.input}
 
-def _batches(paths: tuple[Path, ...], preprocessing: Preprocessing, batch: int) -> Iterator[np.ndarray]:
-    """The images in static batches; the last one is filled up from the first images."""
-    for start in range(0, len(paths), batch):
-        chosen = [paths[i % len(paths)] for i in range(start, start + batch)]
-        yield load_batch(chosen, preprocessing)
+
+def _batches(paths: tuple[Path, ...], preprocessing: Preprocessing, request: ExportRequest) -> Iterator[np.ndarray]:
+    """The images in static batches, as the files take them; the last one is filled up from the first images."""
+    for start in range(0, len(paths), request.batch):
+        chosen = [paths[i % len(paths)] for i in range(start, start + request.batch)]
+        yield feed(load_pixels(chosen, preprocessing), request.input, preprocessing)
 
 
 def _verify(
@@ -332,10 +373,16 @@ def _verify(
 ) -> "Verification | None":
     if not artifacts or data is None:
         return None
-    from vit_export.verify import verify
+    from vit_export.verifier import verify
 
     held_out: ImageSet = data.held_out
-    images = load_batch(held_out.paths(), record.preprocessing)
+    pixels = load_pixels(held_out.paths(), record.preprocessing)
+    images = normalize(pixels, record.preprocessing)
+
+    def feeds(artifact: Artifact) -> np.ndarray:
+        values = artifact.inputs[0].values
+        return images if values in ("", "normalized") else feed(pixels, values, record.preprocessing)
+
     return verify(
         Path(saved_model.path),
         artifacts,
@@ -344,8 +391,17 @@ def _verify(
         threads=request.threads,
         trained=record.trained,
         known_outputs=spot_check,
+        feeds=feeds,
+        classes=_classes(held_out, record.labels),
         progress=lambda text: say.step(f"Verifying: {text}"),
     )
+
+
+def _classes(images: ImageSet, labels: tuple[str, ...] | None) -> list[int] | None:
+    """The class of each image where every one lies in a folder called like a label, else None."""
+    index = {label: number for number, label in enumerate(labels or ())}
+    folders = [Path(name).parent.name for name in images.files]
+    return [index[folder] for folder in folders] if folders and all(folder in index for folder in folders) else None
 
 
 def _drop_stale_data(folder: Path, artifacts: tuple[Artifact, ...]) -> None:
@@ -374,5 +430,6 @@ def _earlier_reports(path: Path) -> list[dict[str, Any]]:
 
 
 def _settings(request: ExportRequest) -> dict[str, Any]:
-    values = {k: v for k, v in asdict(request).items() if k != "spec"}
-    return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+    """The request as it was made; what the weights are is told by the report's `weights`."""
+    told = {f.name: getattr(request, f.name) for f in fields(request) if f.name not in ELSEWHERE_IN_REPORT}
+    return {k: str(v) if isinstance(v, Path) else v for k, v in told.items()}

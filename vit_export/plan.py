@@ -3,15 +3,20 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from vit_export.errors import InputError, OutputError
 from vit_export.files import refuse_existing
-from vit_export.records import Format, Precision
+from vit_export.records import Format, InputKind, Precision
 from vit_export.spec import ViTSpec
+
+if TYPE_CHECKING:
+    from vit_export.preprocess import Preprocessing
+    from vit_export.weights.checkpoint import Checkpoint
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+INPUTS: tuple[InputKind, ...] = get_args(InputKind)
 
 INT8_SCHEMES: dict[Format, tuple[str, ...]] = {"tflite": ("static", "dynamic", "full"), "onnx": ("dynamic",)}
 """int8 schemes by format, the default first."""
@@ -21,6 +26,7 @@ NEEDS_CALIBRATION = ("static", "full")
 
 REPORT_NAME = "report.json"
 SAVED_MODEL_NAME = "saved_model"
+LABELS_NAME = "labels.txt"
 MAX_BATCH, MAX_THREADS = 1024, 256
 OPSETS = range(13, 24)
 
@@ -29,8 +35,11 @@ OPSETS = range(13, 24)
 class ExportRequest:
     """Everything a user can ask of one export. Construct, then `plan_files` checks it.
 
-    `spec` is None when `weights` (a SavedModel of this package) says what model it is. `output` is the folder the
-    files go to; `calibration` a folder of images, or None for the default photographs.
+    `weights` is a checkpoint, or where one is (see `weights.sources.open_checkpoint`); None means random weights.
+    `spec` is the model to export, None for the checkpoint's own; with weights it may differ from theirs in image size
+    and classifier. `preprocessing` and `labels` replace the checkpoint's. `input` is what the files take as an image
+    (see `pixels.KINDS`). `output` is the folder the files go to; `calibration` a folder of images, or None for the
+    default photographs, of which `held_out_images` verify (None: as many as are quick to run).
     """
 
     spec: ViTSpec | None
@@ -38,9 +47,13 @@ class ExportRequest:
     formats: tuple[Format, ...] = FORMATS
     precisions: tuple[Precision, ...] = ("float32",)
     int8_scheme: str | None = None
-    weights: Path | None = None
+    weights: "str | Path | Checkpoint | None" = None
+    preprocessing: "Preprocessing | None" = None
+    labels: tuple[str, ...] | None = None
+    input: InputKind = "normalized"
     calibration: Path | None = None
     calibration_images: int = 128
+    held_out_images: int | None = None
     batch: int = 1
     threads: int = 2
     seed: int = 0
@@ -59,8 +72,13 @@ class PlannedFile:
     scheme: str | None = None
 
 
-def plan_files(request: ExportRequest, spec: ViTSpec) -> tuple[PlannedFile, ...]:
+def plan_files(
+    request: ExportRequest, spec: ViTSpec, saved_model: Path | None = None, *, labelled: bool = False
+) -> tuple[PlannedFile, ...]:
     """The files that `request` asks for, converters' only (the SavedModel comes before them).
+
+    `saved_model` is the folder that holds these very weights already, if one does; `labelled` says that labels will be
+    written beside the files.
 
     Raises:
         InputError: a value no export can have, or an int8 scheme that a chosen format lacks.
@@ -70,6 +88,10 @@ def plan_files(request: ExportRequest, spec: ViTSpec) -> tuple[PlannedFile, ...]
     _require("threads", request.threads, 1, MAX_THREADS)
     _require("calibration_images", request.calibration_images, 1, 100_000)
     _require("seed", request.seed, 0, 2**32 - 1)
+    if request.input not in INPUTS:
+        raise InputError(f"Unknown input '{request.input}': choose one of {', '.join(INPUTS)}.")
+    if request.held_out_images is not None:
+        _require("held_out_images", request.held_out_images, 1, 100_000)
     if request.opset is not None:
         _require("opset", request.opset, OPSETS[0], OPSETS[-1])
     files = []
@@ -85,14 +107,16 @@ def plan_files(request: ExportRequest, spec: ViTSpec) -> tuple[PlannedFile, ...]
         refuse_existing(file.path, overwrite=request.overwrite)
         if file.format == "onnx":  # above 2 GB the weights go beside it
             refuse_existing(file.path.with_name(f"{file.path.name}.data"), overwrite=request.overwrite)
-    if not reuses_saved_model(request):
+    if not reuses_saved_model(request, saved_model):
         refuse_existing(request.output / SAVED_MODEL_NAME, overwrite=request.overwrite)
+        if labelled:
+            refuse_existing(request.output / LABELS_NAME, overwrite=request.overwrite)
     return tuple(files)
 
 
-def reuses_saved_model(request: ExportRequest) -> bool:
-    """Whether the weights are the very SavedModel that this export would write."""
-    return request.weights is not None and request.weights.resolve() == (request.output / SAVED_MODEL_NAME).resolve()
+def reuses_saved_model(request: ExportRequest, saved_model: Path | None) -> bool:
+    """Whether the folder `saved_model` is the one that this export would write."""
+    return saved_model is not None and saved_model.resolve() == (request.output / SAVED_MODEL_NAME).resolve()
 
 
 def _scheme(request: ExportRequest, file_format: Format) -> str:

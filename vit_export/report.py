@@ -15,7 +15,7 @@ from rich.text import Text
 from vit_export.checks import LIMITS
 from vit_export.files import publish
 from vit_export.latency import cpu
-from vit_export.metrics import json_ready
+from vit_export.metrics import Accuracy, json_ready
 from vit_export.records import Artifact
 from vit_export.verdict import FileResult, Verification
 from vit_export.versions import versions
@@ -34,10 +34,12 @@ def build_report(
     settings: dict[str, Any],
     verification: Verification | None,
     artifacts: Sequence[Artifact],
+    labels: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The content of report.json, JSON-ready.
 
-    `spec`, `preprocessing`, `weights`, `datasets` (calibration and held-out images with their digests) and `settings`
+    `spec`, `preprocessing`, `weights`, `labels` of the classes (None where unknown),
+    `datasets` (calibration and held-out images with their digests) and `settings`
     are taken as given. `verdict` is 'pass', 'fail' or, without `verification`, 'not verified'. Floats that are not
     finite are the strings 'NaN', 'Infinity' and '-Infinity', which JSON itself lacks.
     """
@@ -52,6 +54,7 @@ def build_report(
                 "spec": spec,
                 "preprocessing": preprocessing,
                 "weights": weights,
+                "labels": None if labels is None else list(labels),
                 "datasets": datasets,
                 "settings": settings,
                 "artifacts": [artifact.to_dict() for artifact in artifacts],
@@ -90,10 +93,13 @@ def render_table(verification: Verification, console: Console) -> None:
     table.add_column("file", overflow="fold", min_width=16)
     for heading in ("MB", "worst diff\nof range", "SQNR\ndB", "top-1\nagrees", "median\nms", "times\nref.", "peak\nMB"):
         table.add_column(heading, justify="right", no_wrap=True)
+    labelled = verification.reference.accuracy is not None
+    if labelled:
+        table.add_column("top-1\ncorrect", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     _add_reference(table, verification)
     for file in verification.files:
-        _add_file(table, file)
+        _add_file(table, file, labelled=labelled)
     console.print(table)
     console.print(Text(_legend(verification), style="dim"))
     for failure in verification.failures:
@@ -115,12 +121,13 @@ def _add_reference(table: Table, verification: Verification) -> None:
         _number(reference.latency.median_ms if reference.latency else None),
         _number(reference.latency.speedup if reference.latency else None),
         _number(reference.memory.peak / MEGABYTE if reference.memory else None),
+        *([_share(reference.accuracy)] if reference.accuracy else []),
         NONE if reference.passed else Text("fail", style="bold red"),
         style="dim",
     )
 
 
-def _add_file(table: Table, file: FileResult) -> None:
+def _add_file(table: Table, file: FileResult, *, labelled: bool) -> None:
     comparison, latency = file.comparison, file.latency
     table.add_row(
         Text(Path(file.artifact.path).name),
@@ -131,6 +138,7 @@ def _add_file(table: Table, file: FileResult) -> None:
         _number(latency.median_ms if latency else None),
         _number(latency.speedup if latency else None),
         _number(file.memory.peak / MEGABYTE if file.memory else None),
+        *([_share(file.accuracy)] if labelled else []),
         Text("pass", style="green") if file.passed else Text("FAIL", style="bold red"),
     )
 
@@ -142,6 +150,10 @@ def _legend(verification: Verification) -> str:
         f"Worst image of {len(verification.images)}; one call on {threads} thread{'s' if threads > 1 else ''}, "
         f"{machine_cpu.model}{features}; peak memory of a process that runs the file, Python and runtime included."
     )
+
+
+def _share(accuracy: Accuracy | None) -> str:
+    return NONE if accuracy is None else f"{100 * accuracy.share:.1f} %"
 
 
 def _number(value: float | None) -> str:

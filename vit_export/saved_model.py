@@ -6,7 +6,7 @@ names, and `assets.extra/vit_export.json`, the record that says what model it is
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from vit_export.preprocess import Preprocessing
 from vit_export.records import Artifact, TensorSpec
 from vit_export.spec import ViTSpec
 from vit_export.versions import versions
+from vit_export.weights.positions import Rule
 
 if TYPE_CHECKING:
     from vit_export.model import VisionTransformer
@@ -27,14 +28,23 @@ RECORD_FILE = "assets.extra/vit_export.json"
 RECORD_VERSION = 1
 INPUT_NAME = "images"
 
+DEFAULT_POSITIONS: Rule = "bicubic_antialiased"
+"""How position embeddings trained here are resampled: antialiased, so that a smaller grid loses no patch."""
+
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """What a SavedModel is: the model's spec, the pixels it takes, where its weights come from."""
+    """What a SavedModel is: the model's spec, the pixels it takes, where its weights come from.
+
+    `labels` are the names of the classes in their order, None where nobody said; `positions` is the rule by which the
+    position embedding is to be resampled for another image size.
+    """
 
     spec: ViTSpec
     preprocessing: Preprocessing
     weights: dict[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
+    positions: Rule = DEFAULT_POSITIONS
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict."""
@@ -43,6 +53,8 @@ class ModelRecord:
             "spec": self.spec.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
             "weights": dict(self.weights),
+            "labels": None if self.labels is None else list(self.labels),
+            "positions": self.positions,
         }
 
     @classmethod
@@ -53,10 +65,13 @@ class ModelRecord:
                 f"The model record has version {values.get('record_version')!r}, expected {RECORD_VERSION}: "
                 "export the model again with this release."
             )
+        labels = values.get("labels")
         return cls(
             ViTSpec.from_dict(values["spec"]),
             Preprocessing.from_dict(values["preprocessing"]),
             dict(values["weights"]),
+            None if labels is None else tuple(map(str, labels)),
+            values.get("positions", DEFAULT_POSITIONS),
         )
 
     @property
@@ -70,7 +85,7 @@ def write_saved_model(
 ) -> Artifact:
     """Write `model` to the folder `path`, complete or not at all; `vit-export … --weights path` takes it from there.
 
-    Without `record` the weights are taken as trained, on images in the default preprocessing.
+    Without `record` that of the model is written, and the weights are taken as trained.
 
     The signature `serving_default` takes `images`, float32 [batch, size, size, 3], and returns one tensor: `logits`
     [batch, classes], or `features` [batch, width] for a model without classifier.
@@ -81,7 +96,7 @@ def write_saved_model(
     import tensorflow as tf
 
     spec = model.spec
-    record = record or ModelRecord(spec, Preprocessing(spec.image_size), {"source": "python", "trained": True})
+    record = record or replace(model.record, weights={**model.record.weights, "source": "python", "trained": True})
     parameters = model.parameters()
     # The variables hang on a module of our own: tf.saved_model.save of a function over a Keras 3 model finds no
     # variables to track and would write them uninitialised, without a word.
@@ -134,7 +149,7 @@ def describe_saved_model(path: Path) -> Artifact:
         path=str(path),
         format="saved_model",
         precision="float32",
-        inputs=(TensorSpec(INPUT_NAME, (None, size, size, 3), "float32", "NHWC"),),
+        inputs=(TensorSpec(INPUT_NAME, (None, size, size, 3), "float32", "NHWC", values="normalized"),),
         outputs=(TensorSpec(spec.output_name, (None, spec.output_size), "float32"),),
         bytes=size_of_folder(path),
         sha256=digest_of_folder(path),
@@ -202,10 +217,17 @@ class ModelParameters:
         return np.asarray(self._variables[name].numpy(), dtype=np.float32)
 
 
-def assign_parameters(model: "VisionTransformer", read: Callable[[str], np.ndarray]) -> None:
-    """Set every weight of `model` from `read(name)`."""
-    for name, variable in model.parameters().items():
+def assign_parameters(
+    model: "VisionTransformer",
+    read: Callable[[str], np.ndarray],
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Set every weight of `model` from `read(name)`; `progress` is told how many of how many are set."""
+    parameters = model.parameters()
+    for done, (name, variable) in enumerate(parameters.items(), 1):
         variable.assign(read(name))
+        if progress:
+            progress(done, len(parameters))
 
 
 def _first_line(error: Exception) -> str:

@@ -5,14 +5,17 @@ from typing import Any
 
 from vit_export.checks import Check, label
 from vit_export.latency import Cpu, Latency, Plan
-from vit_export.metrics import Comparison, json_ready
+from vit_export.metrics import Accuracy, Comparison, json_ready
 from vit_export.records import Artifact, TensorSpec
 from vit_export.workers import Memory
 
 
 @dataclass(frozen=True)
 class FileResult:
-    """Everything learnt about one file. `comparison` is None when its outputs could not be compared at all."""
+    """Everything learnt about one file. `comparison` is None when its outputs could not be compared at all.
+
+    `accuracy` is None unless the images are labelled.
+    """
 
     artifact: Artifact
     checks: tuple[Check, ...]
@@ -21,6 +24,7 @@ class FileResult:
     memory: Memory | None = None
     load_seconds: float | None = None
     first_run_seconds: float | None = None
+    accuracy: Accuracy | None = None
 
     @property
     def passed(self) -> bool:
@@ -54,6 +58,7 @@ class FileResult:
             "memory": self.memory and asdict(self.memory),
             "load_seconds": self.load_seconds,
             "first_run_seconds": self.first_run_seconds,
+            "accuracy": self.accuracy and asdict(self.accuracy),
         }
         return dict(json_ready(values))
 
@@ -70,6 +75,7 @@ class Reference:
     latency: Latency | None = None
     memory: Memory | None = None
     load_seconds: float | None = None
+    accuracy: Accuracy | None = None
 
     @property
     def passed(self) -> bool:

@@ -26,13 +26,16 @@ from vit_export.checks import (
 from vit_export.errors import InputError
 from vit_export.files import size_of_folder
 from vit_export.latency import Measurement, Subject, cpu, measure, plan_of
-from vit_export.metrics import Comparison
+from vit_export.metrics import Accuracy, Comparison
 from vit_export.records import Artifact, Format
-from vit_export.runners import RunnerError
+from vit_export.runners import RunnerError, takes_pixels
 from vit_export.verdict import FileResult, Reference, Verification
 from vit_export.workers import Memory, RunnerProcess
 
 __all__ = ["LIMITS", "Check", "FileResult", "Limits", "Reference", "Verification", "verify"]
+
+Feeds = Callable[[Artifact], np.ndarray]
+"""The pictures to verify on as a file takes them, [n, s, s, 3] of its own dtype (float32 where it is quantized)."""
 
 FEATURES = "features"
 """Name of the output of a model without classifier: it has no top class to agree on."""
@@ -54,6 +57,8 @@ def verify(
     trained: bool = False,
     measure_latency: bool = True,
     known_outputs: np.ndarray | None = None,
+    feeds: Feeds | None = None,
+    classes: Sequence[int] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Verification:
     """Compare each of `artifacts` with the SavedModel `reference` on `images`, float32 [n, s, s, 3].
@@ -61,12 +66,16 @@ def verify(
     Every file runs in its own runtime and in a process of its own, on the CPU with `threads` threads. A file that
     fails does not raise: its checks say what was wrong. `progress` is told in words what is being done.
     `known_outputs`, float32 [m, k], are what the model itself returned in memory for the first m images, before it
-    was saved: they show that the SavedModel is that model.
+    was saved: they show that the SavedModel is that model. `feeds` gives the same pictures in a file's own numbers;
+    without it every file is fed `images`, as the reference always is. `classes`, the labelled class of each image by
+    its index, adds accuracies.
 
     Raises:
-        InputError: nothing to verify, images of another shape or type or not finite, or not one name for each.
+        InputError: nothing to verify, images of another shape or type or not finite, or not one name for each; a file
+            that takes other numbers than normalized ones and no `feeds`.
     """
-    _validate(artifacts, images, image_names, threads)
+    _validate(artifacts, images, image_names, threads, classes)
+    feeds = feeds or _normalized(artifacts, images)
     say = progress or (lambda message: None)
     subjects = [Subject(a.path, a.format, a.bytes) for a in artifacts if not _same(Path(a.path), reference)]
     basis = Subject(str(reference), "saved_model", size_of_folder(reference))
@@ -90,12 +99,17 @@ def verify(
         say(f"running the reference on {len(images)} images")
         process = process_of(basis.path, "saved_model")
         truth, expected = _run_reference(process, images, image_names, known_outputs)
+        if expected is not None and classes is not None:
+            truth = replace(truth, accuracy=metrics.accuracy(expected, classes))
         settle(basis.path, process, expected is not None)
         files = []
+        first: dict[str, np.ndarray] = {}
         for artifact in artifacts:
             say(f"running {Path(artifact.path).name} on {len(images)} images")
             process = process_of(artifact.path, artifact.format)
-            files.append(_run_file(artifact, process, truth, expected, images, image_names, trained))
+            fed = _fed(artifact, feeds, images)
+            first[artifact.path] = fed[0].copy()
+            files.append(_run_file(artifact, process, truth, expected, fed, image_names, trained, classes))
             settle(artifact.path, process, files[-1].comparison is not None)
         if measure_latency and expected is not None:
             ran = {file.artifact.path for file in files if file.comparison is not None}
@@ -105,6 +119,7 @@ def verify(
                     [subject for subject in subjects if subject.path in ran],
                     images[0],
                     threads=threads,
+                    own_images=first,
                     opened=opened,
                     progress=say,
                 )
@@ -127,19 +142,47 @@ def verify(
     return replace(result, warnings=tuple(_warnings(result, expected)))
 
 
-def _validate(artifacts: Sequence[Artifact], images: np.ndarray, names: Sequence[str], threads: int) -> None:
+def _validate(
+    artifacts: Sequence[Artifact],
+    images: np.ndarray,
+    names: Sequence[str],
+    threads: int,
+    classes: Sequence[int] | None,
+) -> None:
     if not artifacts:
         raise InputError("There is no file to verify.")
     if len({a.path for a in artifacts}) < len(artifacts):
         raise InputError("A file is listed twice among those to verify.")
     if images.ndim != 4 or images.shape[-1] != 3 or not len(images) or images.dtype != np.float32:
         raise InputError(f"Verification takes float32 images [n, size, size, 3], given {images.dtype} {images.shape}.")
+    if classes is not None and len(classes) != len(images):
+        raise InputError(f"There are {len(images)} images to verify on but {len(classes)} classes.")
     if len(names) != len(images):
         raise InputError(f"There are {len(images)} images to verify on but {len(names)} names.")
     if not np.isfinite(images).all():
         raise InputError("The images to verify on contain values that are not finite.")
     if threads < 1:
         raise InputError(f"The number of threads is {threads}, expected 1 or more.")
+
+
+def _normalized(artifacts: Sequence[Artifact], images: np.ndarray) -> Feeds:
+    for artifact in artifacts:
+        for entry in artifact.inputs:
+            if entry.values not in ("", "normalized"):
+                raise InputError(f"{Path(artifact.path).name} takes {entry.values} images: give `feeds` to verify it.")
+    return lambda artifact: images
+
+
+def _fed(artifact: Artifact, feeds: Feeds, images: np.ndarray) -> np.ndarray:
+    """What `artifact` is fed: the pictures of `images` as float32, or uint8 where it takes pixels."""
+    fed = feeds(artifact)
+    dtype = np.dtype(np.uint8 if any(takes_pixels(entry) for entry in artifact.inputs) else np.float32)
+    if fed.dtype != dtype or fed.shape != images.shape:
+        raise InputError(
+            f"{Path(artifact.path).name} is fed {fed.dtype} images {list(fed.shape)}, "
+            f"expected {dtype} {list(images.shape)}."
+        )
+    return fed
 
 
 def _same(path: Path, reference: Path) -> bool:
@@ -189,6 +232,7 @@ def _run_file(
     images: np.ndarray,
     names: Sequence[str],
     trained: bool,
+    classes: Sequence[int] | None,
 ) -> FileResult:
     """Everything but latency. The checks go from the file to its figures and stop where no more can be asked."""
     checks = stored(artifact)
@@ -200,6 +244,7 @@ def _run_file(
     limits = limits_of(artifact)
     comparison: Comparison | None = None
     memory: Memory | None = None
+    accuracy: Accuracy | None = None
     try:
         process.start()
         checks += described(artifact, process, truth.output)
@@ -212,6 +257,7 @@ def _run_file(
                 checks.append(Check("output_shape", False, list(expected.shape), list(outputs.shape), detail))
             elif checks[-1].passed:
                 comparison = metrics.compare(expected, outputs, classes=truth.output.name != FEATURES)
+                accuracy = None if classes is None else metrics.accuracy(outputs, classes)
                 checks += [varies(expected, outputs), class_order(expected, outputs)]
                 if limits is None:
                     checks.append(Check("limits", False, detail="there are no limits for such a file"))
@@ -223,7 +269,7 @@ def _run_file(
     except RunnerError as error:
         checks.append(Check("runs", False, detail=str(error).rstrip(".")))
     return FileResult(
-        artifact, tuple(checks), comparison, None, memory, process.load_seconds, process.first_run_seconds
+        artifact, tuple(checks), comparison, None, memory, process.load_seconds, process.first_run_seconds, accuracy
     )
 
 
