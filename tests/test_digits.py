@@ -76,3 +76,49 @@ def test_every_file_keeps_the_answers(trained, test_set, formats, scheme, agreem
         assert agrees >= (agreement if artifact.precision == "int8" else 0.995)
         assert sqnr >= (least_db if artifact.precision == "int8" else 50)
         assert (found.argmax(1) == labels).mean() >= 0.96 - (1 - agreement)
+
+
+def test_fit_then_export_then_verify_with_labels_and_accuracy(tmp_path):
+    """What a user does: fine-tune in Keras, export in one call, read labels and accuracies in the report."""
+    import keras
+
+    from vit_export import export
+
+    names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    images, labels = pictures()
+    out, folder = held_out(), tmp_path / "images"
+    for side, chosen in (("representative", np.flatnonzero(~out)[:64]), ("held_out", np.flatnonzero(out)[:200])):
+        for index in chosen:
+            path = folder / side / names[labels[index]] / f"{index:04}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images[index]).save(path)
+    model = build(DigitsParameters())
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-5), loss, jit_compile=False)
+    before = model.parameters()["head/kernel"].numpy()
+    model.fit(normalize(images[~out], PREPROCESSING)[:256], labels[~out][:256], batch_size=64, verbose=0)
+    assert np.abs(model.parameters()["head/kernel"].numpy() - before).max() > 0
+    result = export(
+        model,
+        tmp_path / "out",
+        formats=("tflite",),
+        precisions=("int8",),
+        labels=names,
+        calibration=folder,
+        held_out_images=200,
+    )
+    assert result.passed, result.verification.failures
+    assert result.report["weights"]["trained"]  # a step of the optimizer says so: agreement of classes is judged
+    assert result.report["labels"] == list(names)
+    assert (tmp_path / "out" / "labels.txt").read_text().split() == list(names)
+    reference = result.report["verification"]["reference"]["accuracy"]
+    (file,) = (entry["accuracy"] for entry in result.report["verification"]["files"])
+    chosen = [str(path) for path in sorted((folder / "held_out").rglob("*.png"))]
+    assert reference["total"] == file["total"] == len(chosen) == 200
+    right = model.predict_output(
+        normalize(np.stack([np.asarray(Image.open(p)) for p in chosen]), PREPROCESSING)
+    ).argmax(1)
+    assert reference["correct"] == sum(names[c] == p.split("/")[-2] for c, p in zip(right, chosen, strict=True))
+    assert reference["low"] < reference["share"] < reference["high"]
+    assert reference["share"] >= 0.96
+    assert file["share"] >= reference["share"] - 0.01

@@ -112,6 +112,10 @@ def open_checkpoint(
     if is_remote(str(location)):
         fetched = fetch(str(location), progress=progress, note=note)
         path, origin = fetched.path, fetched.origin
+    elif "://" in str(location):
+        raise InputError(
+            f"{location} is an address of a kind that is not supported: expected https://… or hf:owner/name, or a file."
+        )
     else:
         path = Path(location)
     contents = _with_neighbours(identify(path))
