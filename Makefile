@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup export test test-slow calibration lint types bench clean
+.PHONY: help setup export test test-slow test-originals calibration lint types bench clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,10 @@ test: lint types  ## lint, types and the fast tests
 
 test-slow: $(SETUP)  ## every test, the full-size exports too
 	$(BIN)/python -m pytest -n 2 -m ''
+
+test-originals: $(SETUP)  ## full-size models against transformers' own forward pass (installs torch)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,originals]'
+	$(BIN)/python -m pytest -m '' tests/test_full_size.py
 
 lint: $(SETUP)  ## ruff
 	$(BIN)/ruff check .
