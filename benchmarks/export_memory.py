@@ -10,15 +10,11 @@ kernel's high-water mark, whichever process is largest. `limit` is 1.5 times the
 """
 
 import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import psutil
+from process_tree import Usage, limit, run
 
 from vit_export.photographs import write_photographs
 from vit_export.spec import ViTSpec
@@ -33,62 +29,18 @@ TARGETS = {"--tflite": 2.6, "--onnx": 4.0}
 SECONDS_TARGET = 60
 
 
-@dataclass
-class Usage:
-    """What one command took: wall seconds, GB of the largest process, GB of the tree, exit code."""
-
-    seconds: float
-    largest: float
-    tree: float
-    code: int
-
-
-def run(arguments: list[str], folder: Path) -> Usage:
-    """Run `vit-export` with `arguments` in `folder`, sampling its process tree."""
-    began = time.monotonic()
-    with open(folder / "log.txt", "a") as log:
-        child = psutil.Popen(
-            [sys.executable, "-m", "vit_export.cli", *arguments], cwd=folder, stdout=log, stderr=subprocess.STDOUT
-        )
-        largest = tree = 0.0
-        while child.poll() is None:
-            resident, proportional = zip(*_sample(child), strict=True) if child.is_running() else ((0,), (0,))
-            largest, tree = max(largest, *resident), max(tree, sum(proportional))
-            time.sleep(0.1)
-    return Usage(time.monotonic() - began, largest / 1e9, tree / 1e9, child.returncode)
-
-
-def _sample(root: psutil.Process) -> Iterator[tuple[int, int]]:
-    """(high-water mark, proportional set size) in bytes of each process of the tree."""
-    yield 0, 0
-    try:
-        processes = [root, *root.children(recursive=True)]
-    except psutil.Error:
-        return
-    for process in processes:
-        try:
-            status = Path(f"/proc/{process.pid}/status").read_text()
-            mark = next(int(row.split()[1]) * 1024 for row in status.splitlines() if row.startswith("VmHWM"))
-            rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
-            pss = next(int(row.split()[1]) * 1024 for row in rollup.splitlines() if row.startswith("Pss:"))
-        except (OSError, StopIteration):
-            continue
-        yield mark, pss
-
-
-def _print(name: str, usage: Usage, limit: str) -> None:
+def _print(name: str, usage: Usage, aim: str) -> None:
     failed = "" if usage.code == 0 else f"  EXIT {usage.code}"
-    click.echo(f"{name:44}{usage.seconds:8.0f} s{usage.largest:9.2f} GB{usage.tree:9.2f} GB   {limit}{failed}")
+    click.echo(f"{name:44}{usage.seconds:8.0f} s{usage.largest:9.2f} GB{usage.tree:9.2f} GB   {aim}{failed}")
 
 
 def every_variant(names: list[str], verify: bool, folder: Path) -> None:
     """One command per variant and format, everything from nothing."""
     for name in names:
-        limit = 1.5 * ViTSpec.of(name).num_parameters * 4 / 1e9 + 1.5
         for files in ALL_FILES:
             options = [] if verify else ["--no-verify"]
             usage = run([name, *files, *options, "--output", str(folder / "out")], folder)
-            _print(" ".join((name, *files)), usage, f"limit {limit:.2f} GB")
+            _print(" ".join((name, *files)), usage, f"limit {limit(ViTSpec.of(name)):.2f} GB")
             subprocess.run(["rm", "-rf", str(folder / "out")], check=True)
 
 

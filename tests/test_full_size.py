@@ -82,7 +82,7 @@ def distances(output, images, expected, saved_model=False):
     assert len(files) == len(kinds)
     found = {}
     for path in files:
-        runner = open_runner(path, kinds[path.suffix], 2)
+        runner = open_runner(path, kinds[path.suffix])  # TensorFlow runs already, with the threads that it has
         found[kinds[path.suffix]] = float(worst(runner.run(images), expected))
     print({kind: f"{distance:.1e}" for kind, distance in found.items()})
     return found

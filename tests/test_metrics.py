@@ -127,3 +127,14 @@ def test_noise_on_nearly_equal_images_is_not_an_order():
         reference = np.repeat(rng.normal(size=(1, 1000)), 8, axis=0) + 1e-3 * rng.normal(size=(8, 1000))
         noise = np.repeat(rng.normal(size=(1, 1000)), 8, axis=0) * 0.05
         assert metrics.swapped_columns(reference.astype(np.float32), (reference + noise).astype(np.float32)) == ()
+
+
+def test_accuracy_and_its_interval():
+    outputs = np.eye(5)[[0, 1, 2, 3, 4, 0, 1, 2, 3, 4]]
+    found = metrics.accuracy(outputs, [0, 1, 2, 3, 4, 0, 1, 2, 3, 0])
+    assert (found.correct, found.total, found.share) == (9, 10, 0.9)
+    # Wilson's interval of 9 of 10, as statsmodels' proportion_confint(9, 10, method="wilson") gives it.
+    assert (found.low, found.high) == pytest.approx((0.59585, 0.98212), abs=1e-5)
+    perfect = metrics.accuracy(outputs, outputs.argmax(1))
+    assert perfect.high == pytest.approx(1)
+    assert 0.7 < perfect.low < 1

@@ -31,7 +31,7 @@ def as_vision_transformer(model: Any) -> tuple[VisionTransformer, str | None]:
         return model, None
     if not isinstance(model, keras.Model):
         raise InputError(f"A model of the class {type(model).__name__} cannot be exported: {_EXPECTED}.")
-    layers = list(model._flatten_layers(include_self=False, recursive=False))
+    layers = model.layers
     backbones = [layer for layer in layers if isinstance(layer, VisionTransformer)]
     heads = [layer for layer in layers if isinstance(layer, keras.layers.Dense)]
     others = [layer.name for layer in layers if layer.weights and layer not in (*backbones, *heads)]
