@@ -166,7 +166,8 @@ def test_a_file_is_downloaded_whole_and_its_digest_recorded(server, cache):
     assert fetched.path.read_bytes() == BODY
     assert fetched.path.parent == cache
     assert fetched.path.name.endswith("-model.safetensors")
-    assert fetched.origin == {"location": f"{server.at}/w/model.safetensors", "sha256": DIGEST}
+    location = f"{server.at}/w/model.safetensors"
+    assert fetched.origin == {"location": location, "file": "model.safetensors", "sha256": DIGEST}
     assert heard[-1] == (len(BODY), len(BODY))
     assert names(cache) == [fetched.path.name, f"{fetched.path.name}.json"]
 

@@ -66,8 +66,8 @@ def refused(*arguments):
     return result.output.strip().splitlines()[-1]
 
 
-def test_googles_file_at_another_size_with_pixels_as_input(tmp_path, photos):
-    fabricated(tmp_path / "w.npz")
+def test_googles_file_at_another_size_with_pixels_as_input(in_process, tmp_path, photos):
+    fabricated(tmp_path / "w.npz", sizes=STUDENT.with_(num_layers=2))
     out = tmp_path / "out"
     options = ("--image-size", 48, "--input", "uint8", "--tflite", "--onnx", "--float32", "--int8")
     scaling = ("--mean", "0.4,0.5,0.6", "--std", "0.2,0.25,0.3", "--resize", "shortest", "--crop-fraction", 0.9)
@@ -84,15 +84,19 @@ def test_googles_file_at_another_size_with_pixels_as_input(tmp_path, photos):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), dtype=np.uint8)
     wanted = run(out / "saved_model", normalize(pixels, preprocessing))
     for name, limit in (("float32.tflite", 1e-5), ("float32.onnx", 1e-5), ("int8.tflite", 0.1), ("int8.onnx", 0.1)):
-        assert worst(run(out / f"vit_l5_d32_p8_{name}", feed(pixels, "uint8", preprocessing)), wanted) < limit
+        assert worst(run(out / f"vit_l2_d32_p8_{name}", feed(pixels, "uint8", preprocessing)), wanted) < limit
 
 
 def test_features_before_and_after_the_pooler(tmp_path, golden):  # noqa: F811
-    weights = ("--weights", ORIGINALS / "hf_model", "--tflite", "--no-verify", "--output")
-    for options, key in ((("--features",), "class_token"), (("--pooled",), "pooler_output"), ((), "class_token")):
-        out = tmp_path / key / "-".join(("x", *options))
+    weights = ("--weights", ORIGINALS / "hf_model", "--no-verify", "--output")
+    for options, made, key in (
+        (("--features", "--saved-model"), "saved_model", "class_token"),
+        (("--pooled", "--tflite"), "vit_l2_d32_p8_float32.tflite", "pooler_output"),
+        (("--saved-model",), "saved_model", "class_token"),
+    ):
+        out = tmp_path / "-".join(("x", *options))
         export(*weights, out, *options)
-        assert worst(run(out / "vit_l2_d32_p8_float32.tflite", golden["images"]), golden[f"hf_model/{key}"]) < 1e-5
+        assert worst(run(out / made, golden["images"]), golden[f"hf_model/{key}"]) < 1e-5
 
 
 def test_an_exported_saved_model_is_a_checkpoint_with_all_that_belongs_to_it(tmp_path):
@@ -160,12 +164,12 @@ def test_a_file_from_the_web(tmp_path, monkeypatch, golden):  # noqa: F811
         (["--weights", "HF", "--std", "0,1,1"], "expected three numbers for red, green and blue, above 0"),
         (["--weights", "HF", "--crop-fraction", "0.9"], "use resize='shortest'"),
         (["--weights", "HF", "--num-heads", "8"], "has 4 attention heads, 8 were asked for"),
-        (["vit_s32", "--weights", "HF"], "but vit_s32 is patch 32"),
-        (["--weights", "HF", "--tflite", "vit_b16"], "but vit_b16 is patch 16"),
+        (["vit_s32", "--weights", "HF"], "which is no variant of the table: leave vit_s32 out"),
+        (["--weights", "HF", "--tflite", "vit_b16"], "which is no variant of the table: leave vit_b16 out"),
         (["vit_s32", "--num-heads", "4"], "belongs to a checkpoint"),
         (["--weights", "HF", "--input", "0-255"], "'0-255' is not one of"),
         (["--weights", "hf:not a name"], "hf:"),
-        (["--weights", "ftp://host/file"], "ftp://host/file"),
+        (["--weights", "ftp://host/file"], "an address of a kind that is not supported"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

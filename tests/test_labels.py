@@ -1,6 +1,7 @@
 """Class names from files of every form, each mistake refused by one sentence that says where it is."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -187,6 +188,39 @@ def test_check_labels():
     )
     refused(("cat",), 2, call=check_labels, match="The label list holds 1 label, the model has 2 classes: give")
     refused(("cat",), None, call=check_labels, match="a model without classifier has no classes")
+
+
+@pytest.mark.parametrize(
+    ("labels", "match"),
+    [
+        ("cat", "of type str, expected a list"),
+        ({"cat": 0, "dog": 1, "owl": 2}, "of type dict, expected a list"),
+        (None, "of type NoneType, expected a list"),
+        ((), "holds no labels"),
+        (("cat", 1, "owl"), "type int at index 1"),
+        (("cat", " ", "owl"), "empty label at index 1"),
+        (("cat", "\u3000\u00a0", "owl"), "empty label at index 1"),
+        (("cat", "do\ng", "owl"), r"control character \(\\n\) at index 1"),
+        (("cat", "\t", "owl"), r"control character \(\\t\) at index 1"),
+        (("cat", "\ud800", "owl"), r"control character \(\\ud800\) at index 1"),
+    ],
+    ids=ascii,
+)
+def test_what_is_no_list_of_labels(labels, match):
+    refused(labels, 3, call=check_labels, match=match)
+
+
+def test_files_that_cannot_be_looked_at(tmp_path, monkeypatch):
+    refused(f"{tmp_path}/{'x' * 300}.txt", match="Cannot read the label file .*: file name too long")
+    refused(f"{tmp_path}/a\0b", match="There is no label file")
+    (tmp_path / "file").write_text("a")
+    refused(str(tmp_path / "file" / "labels.txt"), match="There is no label file")
+
+    def denied(path, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", denied)
+    refused(str(tmp_path / "file"), match="Cannot read the label file .*: permission denied")
 
 
 def test_a_list_with_a_background_class_is_recognised():

@@ -294,10 +294,16 @@ def test_crop_fraction_keeps_that_part_of_the_shortest_side():
 
 
 @pytest.mark.parametrize(
-    ("size", "fraction", "side"), [(224, 0.875, 256), (224, 0.9, 249), (384, 1.0, 384), (2, 0.5, 4)]
+    ("size", "fraction", "side"), [(224, 0.875, 256), (224, 0.9, 248), (384, 1.0, 384), (2, 0.5, 4)]
 )
 def test_resized_side(size, fraction, side):
     assert Preprocessing(size, resize="shortest", crop_fraction=fraction).resized_side == side
+
+
+def test_resized_side_gives_back_what_a_fraction_was_made_of():
+    for edge in range(96, 520):
+        for size in (edge * 7 // 8, edge - 1, 96):
+            assert Preprocessing(size, resize="shortest", crop_fraction=size / edge).resized_side == edge
 
 
 def test_the_longer_side_is_rounded_down_as_in_torchvision():

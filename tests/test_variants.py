@@ -96,6 +96,53 @@ def test_impossible_class_count(classes):
         ViTSpec.of("vit_s32", num_classes=classes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_heads": 0}, "num_heads is 0, expected a whole number from 1"),
+        ({"hidden_size": 0}, "hidden_size is 0"),
+        ({"hidden_size": -48}, "hidden_size is -48"),
+        ({"hidden_size": 48.0}, "hidden_size is 48.0"),
+        ({"hidden_size": 50}, "hidden_size 50 is not a multiple of num_heads 4"),
+        ({"patch_size": 0}, "patch_size is 0"),
+        ({"patch_size": "8"}, "patch_size is '8'"),
+        ({"num_layers": True}, "num_layers is True"),
+        ({"num_layers": 10**9}, "num_layers is 1000000000"),
+        ({"mlp_size": None}, "mlp_size is None"),
+        ({"pre_logits_size": 0}, "pre_logits_size is 0"),
+        ({"image_size": float("nan")}, "Image size nan"),
+        ({"layer_norm_epsilon": 0}, "layer_norm_epsilon is 0"),
+        ({"layer_norm_epsilon": -1e-6}, "layer_norm_epsilon is -1e-06"),
+        ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon is nan"),
+        ({"layer_norm_epsilon": "1e-6"}, "layer_norm_epsilon is '1e-6'"),
+        ({"gelu": ["erf"]}, "gelu is"),
+        ({"surprise": 1}, "surprise"),
+    ],
+    ids=str,
+)
+def test_a_spec_no_model_can_have(changes, message):
+    with pytest.raises(InputError, match=message):
+        ViTSpec.from_dict({**toy_spec().to_dict(), **changes})
+
+
+@pytest.mark.parametrize("name", ["", ".x", "-x", "..", "a/b", "a\\b", "a b", "a\n", "\0", "é", "x" * 101, None, 3])
+def test_a_name_that_is_no_file_name(name):
+    with pytest.raises(InputError, match=r"A model's name is .*: files are called by it"):
+        toy_spec(image_size=32).with_(name=name)
+
+
+def test_names_of_files():
+    for name in ("vit_b16", "my-model.v2", "x" * 100, "3"):
+        assert toy_spec().with_(name=name).name == name
+
+
+def test_a_spec_that_is_incomplete():
+    values = toy_spec().to_dict()
+    del values["num_heads"], values["name"]
+    with pytest.raises(InputError, match="Fields missing in a model spec: name, num_heads"):
+        ViTSpec.from_dict(values)
+
+
 def test_spec_survives_json():
     spec = toy_spec(layer_norm_epsilon=1e-12, gelu="tanh")
     assert ViTSpec.from_dict(spec.to_dict()) == spec

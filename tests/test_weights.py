@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,12 @@ def test_what_our_own_model_saved(suffix, tmp_path, images):
 
         write_saved_model(model, path)
     checkpoint = open_checkpoint(path, num_heads=4)
+    assert checkpoint.own
+    assert checkpoint.record.trained
+    if suffix:
+        told = checkpoint.record.weights
+        assert (told["source"], told["location"], told["file"]) == ("keras", str(path), path.name)
+        assert told["sha256"] == sha256(path.read_bytes()).hexdigest()
     np.testing.assert_array_equal(build(checkpoint).predict_output(images), expected)
     if suffix != ".weights.h5":
         assert checkpoint.spec == source.spec
@@ -289,6 +296,8 @@ def test_preprocessor_config(changes, expected, altered):
     [
         ({"rescale_factor": 1 / 127.5}, "rescale_factor .*expected 1/255"),
         ({"resample": 0}, "resample 0, expected 2"),
+        ({"resample": [2]}, r"resample \[2\], expected 2"),
+        ({"rescale_factor": float("nan")}, "rescale_factor nan"),
         ({"do_resize": False}, "do_resize False"),
         ({"size": {"height": 32, "width": 48}}, "expected a square"),
         ({"size": {"longest_edge": 32}}, "expected height and width, or shortest_edge"),
@@ -312,6 +321,11 @@ def test_names_and_sizes_come_from_the_checkpoint(tmp_path):
     assert found == tiny.with_(gelu="tanh")
     with pytest.raises(InputError, match=r"holds vit_ti16 \(patch 16, 12 layers, width 192.*but vit_s16 is"):
         open_checkpoint(tmp_path / "tiny.npz", variant=get_variant("vit_s16"))
+    assert open_checkpoint(tmp_path / "tiny.npz", variant="vit_ti16").spec == found
+    with pytest.raises(InputError, match="did you mean 'vit_s16'"):
+        open_checkpoint(tmp_path / "tiny.npz", variant="vit_s17")
+    with pytest.raises(InputError, match=r"of patch 8, 5 layers, .*no variant of the table: leave vit_s16 out"):
+        open_checkpoint(tmp_path / "student.npz", variant="vit_s16")
 
 
 def test_heads_are_told_known_or_asked_for(altered):
@@ -417,7 +431,7 @@ def test_every_key_is_used_or_refused(tensors, message, altered):
         ({"hidden_act": "relu"}, "hidden_act 'relu', expected one of gelu"),
         ({"layer_norm_eps": 0}, "layer_norm_eps 0, expected"),
         ({"model_type": "dinov2"}, "model_type 'dinov2', expected 'vit'"),
-        ({"id2label": {"0": "a", "1": "b"}}, "2 labels"),
+        ({"hidden_act": ["gelu"]}, "hidden_act .'gelu'., expected one of"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -634,6 +634,38 @@ def test_folders_lead_to_their_file(tmp_path):
     assert identify(shards) == Contents("safetensors_index", index)
 
 
+def test_the_folder_of_an_export_leads_to_its_saved_model(tmp_path):
+    (tmp_path / "saved_model").mkdir()
+    (tmp_path / "saved_model" / "saved_model.pb").write_bytes(b"\x08\x01\x12")
+    (tmp_path / "vit_float32.tflite").write_bytes(b"x")
+    assert identify(tmp_path) == Contents("saved_model", tmp_path / "saved_model")
+    write_safetensors(tmp_path / "model.safetensors", {"a": STACK})
+    with pytest.raises(InputError, match=r"several sets of weights \(model.safetensors, saved_model\).*/saved_model,"):
+        identify(tmp_path)
+
+
+def test_an_index_with_a_byte_order_mark(tmp_path):
+    index = write_sharded(tmp_path, {"model-1.safetensors": {"a": STACK}})
+    index.write_bytes(b"\xef\xbb\xbf" + index.read_bytes())
+    assert identify(index) == Contents("safetensors_index", index)
+    np.testing.assert_array_equal(open_sharded(index).read("a"), STACK.astype(np.float32))
+
+
+def test_paths_that_cannot_be_looked_at(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"cannot be read .File name too long."):
+        identify(tmp_path / ("x" * 300))
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    write_safetensors(folder / "model.safetensors", {"a": STACK})
+
+    def denied(path, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("vit_export.weights.safetensors_file.os.stat", denied)
+    with pytest.raises(InputError, match=r"cannot be read .Permission denied.: check the path and its permissions"):
+        identify(folder / "model.safetensors")
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vit_export.errors import InputError
-from vit_export.files import digest_of_file
+from vit_export.files import digest_of_file, input_errors
 from vit_export.preprocess import UnreadableImage, load_image
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -92,10 +92,11 @@ def list_images(folder: str | os.PathLike[str]) -> tuple[str, ...]:
 
     """
     root = Path(folder)
-    if not root.exists():
-        raise InputError(f"There is no folder {root}: check the path, or create the folder and {_PUT_IMAGES}.")
-    if not root.is_dir():
-        raise InputError(f"{root} is a file, expected a folder of images: give the folder that contains it.")
+    with input_errors(root):
+        if not root.exists():
+            raise InputError(f"There is no folder {root}: check the path, or create the folder and {_PUT_IMAGES}.")
+        if not root.is_dir():
+            raise InputError(f"{root} is a file, expected a folder of images: give the folder that contains it.")
     files = sorted(_walk(root))
     if not files:
         raise InputError(f"The folder {root} is empty: {_PUT_IMAGES}.")

@@ -1,80 +1,67 @@
 """The command line: one sub-command per variant, all with the same options, and `list`."""
 
 import json
-import shlex
-import signal
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from vit_export.closing import closing, default_output
+from vit_export.commands import CONTEXT, EXPORT, Command, Commands, Given, GivenPath, weights_hint
 from vit_export.compare import compare_command
-from vit_export.errors import InputError, VitExportError, nearest
+from vit_export.errors import InputError
 from vit_export.plan import FORMATS, INPUTS, INT8_SCHEMES, OPSETS, PRECISIONS, ExportRequest
 from vit_export.spec import ViTSpec
 from vit_export.variants import VARIANTS, Variant, get_variant
 
 if TYPE_CHECKING:
     from vit_export.preprocess import Preprocessing
+    from vit_export.progress import ConsoleReporter
     from vit_export.weights.checkpoint import Checkpoint
 
-EXPORT = "export"
 _SCHEMES = sorted({scheme for schemes in INT8_SCHEMES.values() for scheme in schemes})
 
 
-class Commands(click.Group):
-    """A group that answers a mistyped command with the nearest one, and every error with one sentence."""
+_HELP = """Export Vision Transformers to SavedModel, TFLite and ONNX, and verify every file.
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Options without a command in front of them are those of `export`: `vit-export --weights FILE --tflite`."""
-        own = {option for parameter in self.get_params(ctx) for option in parameter.opts}
-        if args and args[0].startswith("-") and args[0].partition("=")[0] not in own:
-            args = [EXPORT, *args]
-        return super().parse_args(ctx, args)
+\b
+vit-export vit_s32 --tflite --int8     an int8 .tflite, verified on photographs
+vit-export --weights FILE --onnx       a checkpoint of any sizes
+vit-export vit_s32 --help              the options, the same for every variant
+vit-export list                        the variants
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command named by `args`, or a usage error that names the nearest."""
-        name = args[0]
-        if self.get_command(ctx, name) is None and not name.startswith("-"):
-            guess = nearest(name, self.list_commands(ctx))
-            hint = f"Did you mean '{guess}'?" if guess else "'vit-export list' shows them all."
-            raise click.UsageError(f"Unknown variant or command '{name}'. {hint}", ctx)
-        return super().resolve_command(ctx, args)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Commands in the order of the table, smallest variant first."""
-        return list(self.commands)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what this package raises on purpose becomes one line and an exit code."""
-        try:
-            return super().invoke(ctx)
-        except VitExportError as error:
-            click.echo(f"Error: {error}", err=True)
-            ctx.exit(error.exit_code)
+Exit codes: 0 good, 1 verification found a fault, 2 the input or the call was wrong, 130 interrupted.
+"""
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="vit-export")
+def _print_version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from vit_export.versions import versions
+
+        found = versions("vit-export")["vit-export"]
+        unknown = "unknown (it runs from a folder, without having been installed)"
+        click.echo(f"vit-export, version {unknown if found == 'not installed' else found}")
+        ctx.exit()
+
+
+@click.group(cls=Commands, help=_HELP, context_settings=CONTEXT)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
 def main() -> None:
-    r"""Export Vision Transformers to SavedModel, TFLite and ONNX, and verify every file.
-
-    \b
-    vit-export vit_s32 --tflite --int8     an int8 .tflite file, verified on photographs
-    vit-export --weights FILE --onnx       a checkpoint: its variant, size and classes are read from it
-    vit-export vit_s32 --help              the options, the same for every variant
-    vit-export list                        the variants
-
-    Exit codes: 0 good, 1 verification found a fault, 2 the input or the call was wrong.
-    """
+    """The command `vit-export`."""
 
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.option("--saved-model", "saved_model", is_flag=True, help="SavedModel only (it is always the first step)."),
+    click.option("--saved-model", is_flag=True, help="The SavedModel alone, float32 (it is always the first step)."),
     click.option("--tflite", is_flag=True, help="TFLite, for Android, iOS and boards."),
     click.option("--onnx", is_flag=True, help="ONNX, for ONNX Runtime.  [default: all three formats]"),
     click.option("--float32", is_flag=True, help="The reference's precision.  [default]"),
@@ -88,6 +75,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option(
         "--weights",
+        type=Given(),
         metavar="FILE",
         help="A checkpoint: .npz (Google), a Hugging Face folder, .safetensors (Hugging Face, timm, torchvision), "
         ".keras, .weights.h5, a SavedModel of vit-export, hf:owner/name[@revision], https://…[#sha256=…].  "
@@ -99,7 +87,10 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--features", is_flag=True, help="No classifier: class-token features."),
     click.option("--pooled", is_flag=True, help="No classifier: features after the checkpoint's pooler (pre-logits)."),
     click.option(
-        "--labels", metavar="FILE", help="Names of the classes, a line each, or JSON; 'imagenet' for ImageNet-1k's."
+        "--labels",
+        type=Given(),
+        metavar="FILE",
+        help="Names of the classes, a line each, or JSON; 'imagenet' for ImageNet-1k's.",
     ),
     click.option(
         "--input",
@@ -115,14 +106,16 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="Of resizing."),
     click.option(
         "--calibration",
-        type=click.Path(path_type=Path),
+        type=GivenPath(path_type=Path),
         help="Folder of images: the representative dataset and, others of them, verification.  "
         "[default: photographs from scikit-image, in calibration/]",
     ),
     click.option("--calibration-images", type=int, default=128, show_default=True, metavar="N"),
     click.option("--held-out-images", type=int, metavar="N", help="Images that verify.  [32, 8 for large models]"),
     click.option(
-        "--output", type=click.Path(path_type=Path), help="Folder for the files.  [default: exports/<variant>-<size>]"
+        "--output",
+        type=GivenPath(path_type=Path),
+        help="Folder for the files.  [default: exports/<variant>-<size>]",
     ),
     click.option("--overwrite", is_flag=True, help="Replace files that exist."),
     click.option("--batch", type=int, default=1, show_default=True, metavar="N", help="Static batch of the files."),
@@ -148,31 +141,40 @@ def _variant_command(variant: Variant) -> click.Command:
     sizes = f"patch {variant.patch_size}, {variant.num_layers} layers, width {variant.hidden_size}"
     text = f"Export {variant.name}: {sizes}, {ViTSpec.of(variant).num_parameters / 1e6:.0f} M parameters.\n\n"
     text += f"For {variant.use}."
-    return click.command(variant.name, help=text, short_help=f"{sizes}: {variant.use}")(_with_options(run))
+    return click.command(variant.name, cls=Command, help=text, short_help=f"{sizes}: {variant.use}")(_with_options(run))
 
 
 for _row in VARIANTS.values():
     main.add_command(_variant_command(_row))
 
 
-@main.command(EXPORT)
+@main.command(EXPORT, cls=Command, short_help="Export a checkpoint of any sizes (--weights), or VARIANT.")
 @click.argument("variant", required=False)
 def export_command(variant: str | None, **options: Any) -> None:
     """Export a checkpoint of any sizes (--weights), or VARIANT; the name of this command may be left out."""
+    if variant is not None and variant not in VARIANTS and (hint := weights_hint(variant)):
+        raise InputError(hint)
     _export(None if variant is None else get_variant(variant), **options)
 
 
 export_command = _with_options(export_command)  # type: ignore[assignment]
 
 
-@main.command("list")
+@main.command("list", cls=Command, short_help="Show every variant and what it is for.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--image-size", type=int, metavar="N", help="Pixels along one side.  [224]")
-def list_command(as_json: bool, image_size: int | None) -> None:
+@click.option(
+    "--image-size",
+    type=int,
+    default=224,
+    show_default=True,
+    metavar="N",
+    help="Pixels along one side; rounded up to a multiple of each patch.",
+)
+def list_command(as_json: bool, image_size: int) -> None:
     """Show every variant: sizes, parameters, MACs, megabytes on disk, and what it is for."""
     from vit_export.listing import listing, render_listing
 
-    rows = listing(image_size or 224)
+    rows = listing(image_size)
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     else:
@@ -182,8 +184,8 @@ def list_command(as_json: bool, image_size: int | None) -> None:
 main.add_command(compare_command)
 
 
-@main.command("calibration")
-@click.argument("folder", type=click.Path(path_type=Path), default=Path("calibration"))
+@main.command("calibration", cls=Command, short_help="Write photographs for calibration and verification.")
+@click.argument("folder", type=GivenPath(path_type=Path), default=Path("calibration"))
 @click.option("--overwrite", is_flag=True, help="Replace a set that exists.")
 def calibration_command(folder: Path, overwrite: bool) -> None:
     """Write the default representative dataset: photographs that scikit-image ships, cropped."""
@@ -198,39 +200,31 @@ def _export(variant: Variant | None, *, as_json: bool, quiet: bool, **options: A
 
     from vit_export.progress import ConsoleReporter
 
-    # Ended from outside, clean up as for Ctrl-C: the default would leave the staging folder behind.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    if quiet:
-        result = _run(variant, None, options)
-    else:
-        with ConsoleReporter(Console(stderr=True)) as reporter:
-            result = _run(variant, reporter, options)
+    with ExitStack() as stack:
+        reporter = None if quiet else stack.enter_context(ConsoleReporter(Console(stderr=True)))
+        # Everything that can be refused is, before numpy is imported.
+        request = _request(variant, reporter, **options)
+        from vit_export.pipeline import export
+
+        result = export(request, reporter)
     if as_json:
         click.echo(json.dumps(result.report, indent=2, ensure_ascii=False))
     elif not quiet:
-        if result.verification is not None:
-            from vit_export.report import render_table
+        from vit_export.report import render_table
 
+        if result.verification is not None:
             render_table(result.verification, Console())
-        click.echo(_closing(result))
-    elif result.verification is not None:
+        click.echo(closing(request, result))
+    if (as_json or quiet) and result.verification is not None:
         for failure in result.verification.failures:
             click.echo(f"FAIL  {failure}", err=True)
     if not result.passed:
         sys.exit(1)
 
 
-def _run(variant: Variant | None, reporter: Any, options: dict[str, Any]) -> Any:
-    """The result of the export that `options` describe; everything that can be refused is, before numpy is imported."""
-    request = _request(variant, reporter, **options)
-    from vit_export.pipeline import export
-
-    return export(request, reporter)
-
-
 def _request(
     variant: Variant | None,
-    reporter: Any,
+    reporter: "ConsoleReporter | None",
     *,
     saved_model: bool,
     weights: str | None,
@@ -246,18 +240,25 @@ def _request(
 ) -> ExportRequest:
     """The request that the options of a command describe."""
     headless = features or pooled
+    if features and pooled:
+        raise InputError("--features are taken before the checkpoint's pooler, --pooled after it: give one of the two.")
     if headless and num_classes is not None:
         flag = "--features" if features else "--pooled"
         raise InputError(f"{flag} makes a model without classifier, --num-classes sizes one: give one of the two.")
     chosen = {"saved_model": saved_model, "tflite": options.pop("tflite"), "onnx": options.pop("onnx")}
     formats = tuple(f for f in FORMATS if chosen[f]) or FORMATS
     precisions = tuple(p for p in PRECISIONS if options.pop(p)) or PRECISIONS[:1]
+    if formats == ("saved_model",) and precisions != PRECISIONS[:1]:
+        raise InputError(
+            f"--{precisions[-1]} is of .tflite and .onnx files, a SavedModel is always float32: add --tflite or --onnx "
+            "or leave it out."
+        )
     if options["int8_scheme"] and "int8" not in precisions:
         raise InputError("--int8-scheme says how to quantize to int8: add --int8, or leave it out.")
     checkpoint = None
     if weights is not None:
         checkpoint = _opened(weights, variant, num_heads, reporter)
-        spec = _wanted(checkpoint.spec, image_size, num_classes, headless=headless, pooled=pooled)
+        spec = _wanted(checkpoint, image_size, num_classes, features=features, pooled=pooled)
     elif variant is None:
         raise InputError("There is nothing to export: name a variant ('vit-export list' shows them) or give --weights.")
     elif pooled or num_heads is not None:
@@ -273,7 +274,7 @@ def _request(
     pixels = {key: options.pop(key) for key in ("mean", "std", "resize", "crop_fraction", "interpolation")}
     return ExportRequest(
         spec=spec,
-        output=output or Path("exports") / f"{spec.name}-{spec.image_size}",
+        output=output or default_output(spec),
         formats=formats,
         precisions=precisions,
         weights=checkpoint,
@@ -284,30 +285,48 @@ def _request(
     )
 
 
-def _opened(weights: str, variant: Variant | None, num_heads: int | None, reporter: Any) -> "Checkpoint":
+def _opened(
+    weights: str, variant: Variant | None, num_heads: int | None, reporter: "ConsoleReporter | None"
+) -> "Checkpoint":
     from vit_export.weights.sources import open_checkpoint
 
     if reporter is None:
         return open_checkpoint(weights, variant=variant, num_heads=num_heads)
-    reporter.step(f"Opening {weights}")
-    return open_checkpoint(
+    reporter.step(f"Opening {_shown(weights)}")
+    checkpoint = open_checkpoint(
         weights, variant=variant, num_heads=num_heads, progress=reporter.progress, note=reporter.note
     )
+    reporter.done()
+    return checkpoint
+
+
+def _shown(weights: str) -> str:
+    """`weights` without what an address may hide: a password, a token."""
+    if "://" not in weights:
+        return weights
+    if not weights.lower().startswith(("https://", "http://")):
+        return "the checkpoint"
+    from vit_export.weights.connections import address_of
+
+    return address_of(weights).shown
 
 
 def _wanted(
-    known: ViTSpec, image_size: int | None, num_classes: int | None, *, headless: bool, pooled: bool
+    checkpoint: "Checkpoint", image_size: int | None, num_classes: int | None, *, features: bool, pooled: bool
 ) -> ViTSpec:
-    """What to export of a checkpoint of the spec `known`: as it is, but for what was asked for."""
+    """What to export of `checkpoint`: the model it is, but for what was asked for."""
+    known = checkpoint.spec
     if pooled and known.pre_logits_size is None:
         raise InputError("The checkpoint has no pooler (pre-logits layer), so there are no --pooled features.")
-    classes = known.num_classes if num_classes is None else num_classes
-    changes: dict[str, Any] = {"num_classes": None if headless else classes}
-    if changes["num_classes"] is None and not pooled:
-        changes["pre_logits_size"] = None
-    if image_size is not None:
-        changes["image_size"] = image_size
-    return known.with_(**changes)
+    # A bare model of another package brings along a pooler that its own features do without.
+    bare = known.num_classes is None and num_classes is None and not checkpoint.own
+    if pooled:
+        wanted = known.with_(num_classes=None)
+    elif features or bare:
+        wanted = known.with_(num_classes=None, pre_logits_size=None)
+    else:
+        wanted = known if num_classes is None else checkpoint.spec_for(num_classes)
+    return wanted if image_size is None else wanted.with_(image_size=image_size)
 
 
 def _preprocessing(spec: ViTSpec, checkpoint: "Checkpoint | None", given: dict[str, Any]) -> "Preprocessing | None":
@@ -342,22 +361,6 @@ def _labels(text: str) -> tuple[str, ...]:
     from vit_export.labels import read_labels
 
     return read_labels(text)
-
-
-def _closing(result: Any) -> str:
-    """Where the result is and what one would type next."""
-    lines = [f"Files and report.json: {result.report_path.parent}/"]
-    saved = shlex.quote(result.saved_model.path)
-    made = {(a.format, a.precision) for a in result.artifacts}
-    if not result.passed:
-        lines.append("At least one file is not the same model: see the failures above before shipping any of them.")
-    elif ("tflite", "int8") not in made:
-        lines.append(f"Next: vit-export --weights {saved} --tflite --int8")
-    elif not any(f == "onnx" for f, _ in made):
-        lines.append(f"Next: vit-export --weights {saved} --onnx --int8")
-    else:
-        lines.append(f"Next: run one of them, for example {shlex.quote(result.artifacts[0].path)}.")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ that slows down does so for both, so the ratio holds where the milliseconds do n
 """
 
 import json
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from vit_export.commands import CONTEXT, Command, GivenPath
 from vit_export.comparison import ComparedVariant, Measured, measure_variants
-from vit_export.errors import InputError, VitExportError, nearest
+from vit_export.errors import InputError, nearest
 from vit_export.records import Precision
 from vit_export.spec import MAX_IMAGE_SIZE, ViTSpec
 from vit_export.variants import VARIANTS, Variant, get_variant
@@ -138,18 +138,14 @@ def _precisions(given: Sequence[str]) -> tuple[Precision, ...]:
     return tuple(precision for precision in PRECISIONS if precision in given)
 
 
-@click.command(
-    "compare",
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    short_help="Compare variants: sizes, speed, memory.",
-)
+@click.command("compare", cls=Command, context_settings=CONTEXT, short_help="Compare variants: sizes, speed, memory.")
 @click.argument("variants", nargs=-1)
 @click.option("--image-size", type=int, default=224, show_default=True, metavar="N", help="Pixels along one side.")
 @click.option("--threads", type=int, default=1, show_default=True, metavar="N", help="Threads for the latencies.")
 @click.option("--precisions", metavar="LIST", help=f"File sizes to measure.  [default: {','.join(PRECISIONS)}]")
 @click.option("--no-measure", is_flag=True, help="Only what follows from the sizes; takes no time.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw the latencies as FILE, an .svg.")
+@click.option("--plot", type=GivenPath(path_type=Path), metavar="FILE", help="Draw the latencies as FILE, an .svg.")
 @click.option("--overwrite", is_flag=True, help="Replace the plot if it exists.")
 @click.option("--quiet", is_flag=True, help="No progress, only the result.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the random weights.")
@@ -181,8 +177,6 @@ def compare_command(
 
     if plot is not None:
         check_plot(plot, overwrite=overwrite)
-    # Ended from outside, clean up as for Ctrl-C: the default would leave gigabytes in the temporary folder.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with ExitStack() as stack:
         say = Silent() if quiet or no_measure else stack.enter_context(ConsoleReporter(Console(stderr=True)))
         comparison = compare(
@@ -209,8 +203,6 @@ def compare_command(
 
 
 if __name__ == "__main__":
-    try:
-        compare_command()
-    except VitExportError as failure:
-        click.echo(f"Error: {failure}", err=True)
-        sys.exit(failure.exit_code)
+    from vit_export.commands import Commands
+
+    Commands(commands={"compare": compare_command}).main(["compare", *sys.argv[1:]], prog_name="vit-export")

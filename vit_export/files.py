@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from vit_export.errors import OutputError
+from vit_export.errors import InputError, OutputError, VitExportError
 
 _CHUNK = 1 << 20
+_SHOWN = 200
 
 
 @contextmanager
@@ -19,6 +20,8 @@ def output_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals while writing `path` into one OutputError."""
     try:
         yield
+    except VitExportError:  # said already, and perhaps of something that was read
+        raise
     except OSError as error:
         raise OutputError(_refusal(path, error)) from error
     except Exception as error:
@@ -31,9 +34,31 @@ def output_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Raise OutputError when `path` exists and `overwrite` is false."""
-    if not overwrite and (path.exists() or path.is_symlink()):
+@contextmanager
+def input_errors(what: str | Path) -> Iterator[None]:
+    """Turn the operating system's refusals while reading `what` into one InputError."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"{shortened(what)} cannot be read ({reason}): check the path and its rights.") from error
+
+
+def refuse_existing(path: Path, *, overwrite: bool, folder: bool | None = None) -> None:
+    """Raise OutputError when `path` exists and `overwrite` is false, or when it cannot even be asked for.
+
+    `folder` says what is to be written there: what is of the other kind is not replaced even with `overwrite`.
+    """
+    with output_errors(path):
+        if not path.exists() and not path.is_symlink():
+            return
+        if folder is not None and path.is_dir() != folder and not path.is_symlink():
+            kinds = ("a folder", "a file") if folder else ("a file", "a folder")
+            raise OutputError(
+                f"{path} is {kinds[1]}, where {kinds[0]} is to be written: move it away, or choose another folder with "
+                "--output."
+            )
+    if not overwrite:
         raise OutputError(f"{path} exists already: pass --overwrite to replace it, or --output for another folder.")
 
 
@@ -51,6 +76,7 @@ def publish(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         try:
             temporary = folder / path.name
             yield temporary
+            refuse_existing(path, overwrite=True, folder=temporary.is_dir())
             sync(temporary)
             if path.is_dir() and not path.is_symlink():
                 _replace_folder(temporary, path, folder)
@@ -74,7 +100,7 @@ def move_into(folder: Path, paths: Sequence[Path], *, overwrite: bool = False) -
         OutputError: one exists already (and `overwrite` is false) or cannot be moved.
     """
     for path in paths:
-        refuse_existing(folder / path.name, overwrite=overwrite)
+        refuse_existing(folder / path.name, overwrite=overwrite, folder=path.is_dir())
     done: list[tuple[Path, Path, Path | None]] = []
     with output_errors(folder), tempfile.TemporaryDirectory(prefix=".previous-", dir=folder) as scratch:
         try:
@@ -138,7 +164,15 @@ def size_of_folder(path: Path) -> int:
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
 
 
+def shortened(path: str | Path) -> str:
+    """`path` as a message shows it: in full, unless nobody could read that."""
+    text = str(path)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}…{text[-_SHOWN // 4 :]}"
+
+
 def _refusal(path: Path, error: OSError) -> str:
+    if error.errno == errno.ENAMETOOLONG:
+        return f"{shortened(path)} cannot be written: the name is too long; choose a shorter one with --output."
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"No space left on the disk for {path}: free some, or choose another folder with --output."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

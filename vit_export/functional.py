@@ -1,13 +1,14 @@
 """A fine-tuned Keras model as a VisionTransformer: itself, or the backbone and Dense head of a functional model."""
 
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 
 from vit_export.errors import InputError
-from vit_export.model import VisionTransformer, build_model
-from vit_export.saved_model import ModelParameters
+from vit_export.model import VisionTransformer, reference_model
+from vit_export.saved_model import ModelParameters, require_finite
 
 TOLERANCE = 1e-4
 """Largest difference, of the range of the outputs, at which the rebuilt model is the functional one."""
@@ -42,7 +43,8 @@ def as_vision_transformer(model: Any) -> tuple[VisionTransformer, str | None]:
     rebuilt = _rebuilt(backbone, head)
     size = rebuilt.spec.image_size
     images = np.random.default_rng(0).uniform(-1, 1, (4, size, size, 3)).astype(np.float32)
-    wanted = np.asarray(model.predict_on_batch(images), np.float32)
+    exact = all(layer.dtype_policy.name == "float32" for layer in layers) and backbone.is_float32
+    wanted = np.asarray((model if exact else _in_float32(model)).predict_on_batch(images), np.float32)
     logits = rebuilt.predict_output(images)
     if _agree(logits, wanted):
         return rebuilt, None
@@ -61,10 +63,34 @@ def _rebuilt(backbone: VisionTransformer, head: Any) -> VisionTransformer:
     source = ModelParameters(backbone)
     bias = np.zeros(spec.num_classes or 0, np.float32) if head.bias is None else np.asarray(head.bias.numpy())
     own = {"head/kernel": np.asarray(head.kernel.numpy()), "head/bias": bias}
-    rebuilt = build_model(spec)
+    for name, values in own.items():
+        require_finite(f"{name} of the model", values)
+    # The pixels are those of the backbone; its classes are not, and the head is untrained until the model is fitted.
+    known = backbone.current_record
+    record = replace(known, spec=spec, labels=None, weights={**known.weights, "trained": False})
+    rebuilt = reference_model(spec, record=record)
     for name, variable in rebuilt.parameters().items():
         variable.assign(own[name] if name in own else source.read(name))
     return rebuilt
+
+
+def _in_float32(model: keras.Model) -> keras.Model:
+    """A copy of `model` that computes in float32: in mixed precision, rounding would hide what else the model does."""
+
+    def exact(step: Any) -> Any:
+        if not isinstance(step, keras.layers.Layer):  # an operation, such as slicing, computes in what it is given
+            return step
+        return type(step).from_config({**step.get_config(), "dtype": "float32"})
+
+    try:
+        copy = keras.models.clone_model(model, clone_function=exact)
+        copy.set_weights(model.get_weights())
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise InputError(
+            f"The model {model.name} computes in mixed precision, and a copy in float32 to compare with cannot be made "
+            f"({' '.join(str(error).split())[:120]}): build it in float32."
+        ) from error
+    return copy
 
 
 def _agree(found: np.ndarray, wanted: np.ndarray) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import resources
@@ -56,11 +57,13 @@ def read_labels(text: str) -> tuple[str, ...]:
     return _checked(lines, str(path), "line", first=1)
 
 
-def labels_from_id2label(mapping: Mapping[Any, Any] | None) -> tuple[str, ...] | None:
+def labels_from_id2label(
+    mapping: Mapping[Any, Any] | None, source: str = "The id2label of the configuration"
+) -> tuple[str, ...] | None:
     """Turn the `id2label` of a Hugging Face configuration into labels in the order of the classes.
 
     Keys may be whole numbers or their decimal text. None when there are no names: no mapping, an empty one, or
-    transformers' placeholders LABEL_0, LABEL_1...
+    transformers' placeholders LABEL_0, LABEL_1... `source` is what messages call the mapping.
 
     Raises:
         InputError: indices other than 0..n-1, values other than text, labels that `read_labels` refuses too.
@@ -68,22 +71,28 @@ def labels_from_id2label(mapping: Mapping[Any, Any] | None) -> tuple[str, ...] |
     """
     if not mapping:
         return None
-    name = "The id2label of the configuration"
     if not isinstance(mapping, Mapping):
-        raise InputError(f"{name} is of type {type(mapping).__name__}, expected an object from class index to label.")
-    labels = _ordered([(value, _index(key)) for key, value in mapping.items()], name)
+        raise InputError(f"{source} is of type {type(mapping).__name__}, expected an object from class index to label.")
+    labels = _ordered([(value, _index(key)) for key, value in mapping.items()], source)
     if all(label == f"LABEL_{index}" for index, label in enumerate(labels)):
         return None
-    return _checked(labels, name, "index", first=0)
+    return _checked(labels, source, "index", first=0)
 
 
 def check_labels(labels: Sequence[str], num_classes: int | None, source: str = "The label list") -> None:
     """Raise InputError unless there is one label for each of `num_classes`; `source` is what the message calls them.
 
     Raises:
-        InputError: the counts differ, or the model has no classifier (`num_classes` is None).
+        InputError: no list or an empty one, an entry that is no text, empty or with a control character; the counts
+            differ, or the model has no classifier (`num_classes` is None).
 
     """
+    if isinstance(labels, str | bytes) or not isinstance(labels, Sequence):
+        raise InputError(
+            f"{source} is of type {type(labels).__name__}, expected a list with the name of each class "
+            "(labels.read_labels reads one from a file)."
+        )
+    _checked(labels, source, "index", first=0)
     count = len(labels)
     if count == num_classes:
         return
@@ -109,15 +118,15 @@ def _imagenet() -> tuple[str, ...]:
 
 
 def _read(path: Path) -> bytes:
-    if not path.exists():
-        raise InputError(
-            f"There is no label file {path}: give a text file with one label a line, a JSON file, or {IMAGENET!r}."
-        )
-    if not path.is_file():  # a pipe would block for ever
-        raise InputError(f"The label file {path} is not a regular file: give a text or JSON file, or {IMAGENET!r}.")
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block for ever
+            raise InputError(f"The label file {path} is not a regular file: give a text or JSON file, or {IMAGENET!r}.")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise InputError(
+            f"There is no label file {path}: give a text file with one label a line, a JSON file, or {IMAGENET!r}."
+        ) from error
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InputError(f"Cannot read the label file {path}: {reason}; make it readable or give another.") from error
@@ -215,7 +224,7 @@ def _checked(labels: Sequence[Any], name: str, unit: str, first: int) -> tuple[s
                 f"{name} holds a value of type {type(label).__name__} at {unit} {number}, expected text: correct it."
             )
         stripped = label.strip(" ")
-        if not stripped:
+        if not stripped.strip() and not _FORBIDDEN.search(stripped):
             raise InputError(f"{name} has an empty label at {unit} {number}: name the class, or remove the entry.")
         if found := _FORBIDDEN.search(stripped):
             raise InputError(

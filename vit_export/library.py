@@ -1,11 +1,13 @@
 """The Python API of an export: one call for a model in memory, a variant or a checkpoint."""
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit_export.errors import InputError
+from vit_export.errors import InputError, nearest
 from vit_export.pipeline import ExportResult, Reporter
 from vit_export.pipeline import export as run
 from vit_export.plan import ExportRequest
@@ -50,8 +52,8 @@ def export(
         input: what the files take as an image (see `pixels.KINDS`).
         calibration: a folder of images, of which some calibrate int8 and others verify; photographs that scikit-image
             ships when None.
-        trained: whether the weights were learnt, so that agreement of classes is judged; when None, whether the model
-            was fitted or its weights loaded.
+        trained: whether the weights were learnt, so that agreement of classes is judged; when None, what the checkpoint
+            or the model's record says, or that the model was fitted.
         reporter: is told steps, progress and notes.
         **more: the other fields of `ExportRequest` (batch, threads, seed, opset, verify, overwrite, …).
 
@@ -59,18 +61,19 @@ def export(
         InputError: the request cannot be fulfilled.
         OutputError: something exists already or cannot be written.
     """
-    spec, weights, notes = _subject(model, trained)
-    request = ExportRequest(
+    spec, weights, notes = _subject(model)
+    request = ExportRequest(  # which brings sequences and paths of any kind into its own
         spec=spec,
-        output=Path(output),
-        formats=tuple(formats),
-        precisions=tuple(precisions),
+        output=output,  # type: ignore[arg-type]
+        formats=formats,  # type: ignore[arg-type]
+        precisions=precisions,  # type: ignore[arg-type]
         int8_scheme=int8_scheme,
         weights=weights,
         preprocessing=preprocessing,
-        labels=None if labels is None else tuple(labels),
+        labels=labels,  # type: ignore[arg-type]
         input=input,
-        calibration=None if calibration is None else Path(calibration),
+        calibration=calibration,  # type: ignore[arg-type]
+        trained=trained,
         **more,
     )
     if reporter is not None:
@@ -79,13 +82,14 @@ def export(
     return run(request, reporter)
 
 
-def _subject(model: Any, trained: bool | None) -> tuple[ViTSpec | None, "str | Path | Checkpoint | None", list[str]]:
+def _subject(model: Any) -> tuple[ViTSpec | None, "str | Path | Checkpoint | None", list[str]]:
     """The spec, the weights and what is to be said of them."""
     if isinstance(model, ViTSpec):
         return model, None, []
     if isinstance(model, str) and model in VARIANTS:
         return ViTSpec.of(model), None, []
     if isinstance(model, str | Path):
+        _refuse_mistyped(model)
         return None, model, []
     if isinstance(model, Checkpoint):
         return None, model, []
@@ -100,21 +104,21 @@ def _subject(model: Any, trained: bool | None) -> tuple[ViTSpec | None, "str | P
             "the path of a checkpoint."
         )
     from vit_export.functional import as_vision_transformer
+    from vit_export.model import was_fitted
 
     transformer, note = as_vision_transformer(model)
-    record = transformer.record
-    if trained is None:
-        trained = record.trained or _was_fitted(model)
-    record = replace(record, spec=transformer.spec, weights={**record.weights, "trained": trained})
-    if _was_fitted(model):
-        record = replace(record, weights={**record.weights, "fitted_in": "python"})
+    record = transformer.current_record
+    if was_fitted(model):
+        record = replace(record, weights={**record.weights, "trained": True, "fitted_in": "python"})
     # A model in mixed precision computes in float16: the reference has to be built from its float32 variables.
-    exact = transformer.dtype_policy.name == "float32"
+    exact = transformer.is_float32
     checkpoint = checkpoint_of(ModelParameters(transformer), record, model=transformer if exact else None)
     return None, checkpoint, [note] if note else []
 
 
-def _was_fitted(model: Any) -> bool:
-    """Whether an optimizer has made a step with this model."""
-    optimizer = getattr(model, "optimizer", None)
-    return optimizer is not None and int(optimizer.iterations.numpy()) > 0
+def _refuse_mistyped(model: str | Path) -> None:
+    """Raise InputError where `model` is no path but almost the name of a variant."""
+    text = str(model)
+    guess = nearest(text, VARIANTS) if re.fullmatch(r"[A-Za-z]+[-_]?[A-Za-z]*[-_]?\d+", text) else None
+    if guess and not os.path.lexists(text):
+        raise InputError(f"There is no {text}, neither a variant nor a checkpoint: did you mean '{guess}'?")

@@ -2,14 +2,21 @@
 
 from typing import Any
 
-from vit_export.spec import ViTSpec
+from vit_export.errors import InputError
+from vit_export.spec import MAX_IMAGE_SIZE, ViTSpec
 from vit_export.variants import VARIANTS
 
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
 
 
 def listing(image_size: int = 224) -> list[dict[str, Any]]:
-    """One dict per variant at `image_size`, rounded up to the next multiple of its patch; megabytes are of weights."""
+    """One dict per variant at `image_size`, rounded up to the next multiple of its patch; megabytes are of weights.
+
+    Raises:
+        InputError: an image size that no variant can have.
+    """
+    if not isinstance(image_size, int) or isinstance(image_size, bool) or not 1 <= image_size <= MAX_IMAGE_SIZE:
+        raise InputError(f"image_size is {image_size!r}, expected a whole number from 1 to {MAX_IMAGE_SIZE}.")
     rows = []
     for variant in VARIANTS.values():
         size = -(-image_size // variant.patch_size) * variant.patch_size
@@ -45,9 +52,14 @@ def render_listing(rows: list[dict[str, Any]]) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         sizes = [str(row[key]) for key in ("image_size", "patch_size", "tokens", "layers", "hidden_size", "heads")]
-        counts = [f"{row['parameters'] / 1e6:.1f}", f"{row['macs'] / 1e9:.1f}"]
+        counts = [three_digits(row["parameters"] / 1e6), three_digits(row["macs"] / 1e9)]
         table.add_row(row["name"], *sizes, *counts, *(f"{n:.0f}" for n in row["megabytes"].values()))
     console = Console()
     console.print(table)
     for row in rows:
         console.print(f"{row['name']:<9} {row['use']}", highlight=False, soft_wrap=True)
+
+
+def three_digits(value: float) -> str:
+    """`value` in three digits or more: 0.0120, 4.56, 123, 2529."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:#.3g}"

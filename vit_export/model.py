@@ -7,6 +7,7 @@ pre-LayerNorm encoder, final LayerNorm, linear classifier on the class token.
 import os
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class Embedding(layers.Layer):
             patch_size,
             strides=patch_size,
             padding="valid",
+            data_format="channels_last",  # whatever the user's keras.json says
             name="patch_embedding",
             dtype=self.dtype_policy,
         )
@@ -209,6 +211,19 @@ class VisionTransformer(keras.Model):
         self.build((None, spec.image_size, spec.image_size, 3))
 
     @property
+    def current_record(self) -> ModelRecord:
+        """The record as it stands: `trained` says what it said, or that an optimizer has changed the weights since."""
+        weights = {**self.record.weights, "trained": self.record.trained}
+        if was_fitted(self):
+            weights |= {"trained": True, "fitted_in": "python"}
+        return replace(self.record, spec=self.spec, weights=weights)
+
+    @property
+    def is_float32(self) -> bool:
+        """Whether every layer computes in float32, as the reference does (a global policy can say otherwise)."""
+        return all(layer.dtype_policy.name == "float32" for layer in self._flatten_layers())
+
+    @property
     def include_top(self) -> bool:
         """Whether the model ends in a classifier."""
         return self.spec.num_classes is not None
@@ -299,7 +314,7 @@ class VisionTransformer(keras.Model):
             "spec": self.spec.to_dict(),
             "include_top": self.include_top,
             "dropout": self.dropout_rate,
-            "record": self.record.to_dict(),
+            "record": self.current_record.to_dict(),
         }
         return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype_policy.name, **own}
 
@@ -359,10 +374,11 @@ def create_vit(
     classes = num_classes if num_classes is not None else known.num_classes
     if include_top and classes is None:
         raise InputError(f"{weights} has no classifier: give num_classes for a new one, or include_top=False.")
-    if not include_top:
+    if not include_top or classes is None:
         given |= {"num_classes": None, "pre_logits_size": None}
     else:
-        given["num_classes"] = classes
+        wanted = checkpoint.spec_for(classes)
+        given |= {"num_classes": wanted.num_classes, "pre_logits_size": wanted.pre_logits_size}
     checkpoint = checkpoint.adapted(known.with_(**given), seed=seed or 0)
     for text in checkpoint.notes:
         warnings.warn(text, stacklevel=2)
@@ -387,7 +403,21 @@ globals().update(FACTORIES)
 
 
 def build_model(spec: ViTSpec, *, seed: int | None = None, **kwargs: Any) -> VisionTransformer:
-    """The reference model of `spec`, without classifier when `spec.num_classes` is None, with random weights."""
+    """A model of `spec`, without classifier when `spec.num_classes` is None, with random weights.
+
+    `kwargs` go to `VisionTransformer`; without `dtype` it follows Keras' global policy, as any Keras model does.
+    """
     if seed is not None:
         keras.utils.set_random_seed(seed)
     return VisionTransformer(spec, **kwargs)
+
+
+def reference_model(spec: ViTSpec, *, seed: int | None = None, **kwargs: Any) -> VisionTransformer:
+    """`build_model` in float32, whatever Keras' global policy says: the truth that files are compared with."""
+    return build_model(spec, seed=seed, dtype="float32", **kwargs)
+
+
+def was_fitted(model: keras.Model) -> bool:
+    """Whether an optimizer has made a step with this model."""
+    optimizer = getattr(model, "optimizer", None)
+    return optimizer is not None and int(optimizer.iterations.numpy()) > 0

@@ -128,7 +128,8 @@ def write_photographs(
 
     The images are RGB or grey JPEGs, longest side at most `MAX_SIDE`; `SOURCES.md` names their origin and
     `manifest.json` lists their sha256. A `README.md` and hidden files in `folder` stay as they are. `progress` is
-    called with (images done, images in all). The set appears complete or not at all.
+    called with (images done, images in all). The set appears complete or not at all; of two processes that write it at
+    the same time, one does and the other takes what is there.
 
     Raises:
         InputError: scikit-image or one of its photographs is missing.
@@ -137,13 +138,17 @@ def write_photographs(
 
     """
     target = Path(folder)
-    if target.exists() and not target.is_dir():
-        raise OutputError(f"{target} is a file, expected a folder to write the photographs to: give another path.")
-    if _is_up_to_date(target):
-        return False
-    _refuse_to_lose_files(target, overwrite=overwrite)
+    try:
+        existed = target.is_dir()
+        if target.exists() and not existed:
+            raise OutputError(f"{target} is a file, expected a folder to write the photographs to: give another path.")
+        if _is_up_to_date(target):
+            return False
+        if existed:
+            _refuse_to_lose_files(target, overwrite=overwrite)
+    except OSError as error:
+        raise _refusal(target, error) from error
     source = photographs_folder()
-    existed = target.is_dir()
     staging: Path | None = None
     try:
         # Beside a new folder, but inside an existing one, which may be a mounted volume: renaming needs one disk.
@@ -159,13 +164,19 @@ def write_photographs(
         else:
             fresh.rename(target)
     except OSError as error:
-        raise OutputError(
-            f"Cannot write the photographs to {target} ({error.strerror or error}): check its rights and free space."
-        ) from error
+        if _is_up_to_date(target):  # another process wrote the same set in the meantime
+            return False
+        raise _refusal(target, error) from error
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
     return True
+
+
+def _refusal(target: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"Cannot write the photographs to {target} ({error.strerror or error}): check its rights and free space."
+    )
 
 
 def photographs_folder() -> Path:

@@ -1,6 +1,5 @@
 """The one place where the order of steps is written: build, save, convert, verify, report."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,27 +11,30 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from vit_export.calibration import DataSplit, ImageSet, split
+from vit_export.conversion import convert
 from vit_export.errors import InputError, OutputError
-from vit_export.files import move_into, output_errors
+from vit_export.files import input_errors, move_into, output_errors
 from vit_export.labels import check_labels
+from vit_export.leftovers import earlier_reports, outdated
 from vit_export.machine import release_memory
 from vit_export.photographs import write_photographs
 from vit_export.pixels import feed, load_pixels
 from vit_export.plan import (
     LABELS_NAME,
-    NEEDS_CALIBRATION,
+    NEEDS_IMAGES,
     REPORT_NAME,
     SAVED_MODEL_NAME,
     ExportRequest,
     PlannedFile,
     plan_files,
+    require_outside,
     reuses_saved_model,
 )
 from vit_export.preprocess import Preprocessing, load_batch, normalize
 from vit_export.quiet import import_tensorflow
 from vit_export.records import Artifact
 from vit_export.report import build_report, write_report
-from vit_export.saved_model import ModelRecord, SavedModelParameters, describe_saved_model, read_record
+from vit_export.saved_model import ModelRecord, describe_saved_model, read_record
 from vit_export.spec import ViTSpec
 from vit_export.weights.checkpoint import Checkpoint
 from vit_export.weights.sources import open_checkpoint
@@ -46,7 +48,7 @@ HELD_OUT_IMAGES = 32
 LARGE_MACS, HELD_OUT_IMAGES_LARGE = 50e9, 8
 SPOT_CHECK_IMAGES = 2
 
-ELSEWHERE_IN_REPORT = ("spec", "weights", "preprocessing", "labels")
+ELSEWHERE_IN_REPORT = ("spec", "weights", "preprocessing", "labels", "trained")
 """Fields of a request that the report shows as what became of them."""
 
 
@@ -95,17 +97,21 @@ class ExportResult:
 def export(request: ExportRequest, reporter: Reporter | None = None) -> ExportResult:
     """Build, save, convert, verify and report as `request` asks.
 
-    The files appear in `request.output` together, when all of them are complete; verification follows.
+    The files appear in `request.output` together, when all of them are complete, with a report that says 'not
+    verified'; verification follows. With `overwrite`, files that earlier reports there list and that were made of
+    another model go.
 
     Raises:
         InputError: the request cannot be fulfilled.
         OutputError: something exists already or cannot be written; nothing half-written is left.
     """
-    say = reporter or Silent()
+    say = _checked(reporter)
     checkpoint = _checkpoint(request, say)
     spec = checkpoint.spec if checkpoint else request.spec
     if spec is None:
         raise InputError("There is nothing to export: name a variant, or give --weights.")
+    if checkpoint is None and request.trained:
+        raise InputError("trained is True, but the weights are random: give weights, or leave it out.")
     labels = checkpoint.labels if checkpoint else request.labels
     if labels is not None:
         _check_labels(labels, spec)
@@ -115,35 +121,59 @@ def export(request: ExportRequest, reporter: Reporter | None = None) -> ExportRe
         data = _images(request, spec, files, say)
         saved_model, spot_check = _save(request, spec, checkpoint, data, stage, say)
         record = read_record(Path(saved_model.path))
-        artifacts = _convert(request, record, Path(saved_model.path), files, data, stage, say)
-        moved = []
-        if not reuses_saved_model(request, existing):
-            moved.append(stage / SAVED_MODEL_NAME)
-            if record.labels is not None:
-                (stage / LABELS_NAME).write_text("\n".join(record.labels) + "\n", encoding="utf-8")
-                moved.append(stage / LABELS_NAME)
-        moved += [stage / Path(p).name for a in artifacts for p in (a.path, *a.extra_files)]
-        move_into(request.output, moved, overwrite=request.overwrite)
-        _drop_stale_data(request.output, artifacts)
+        with output_errors(request.output):
+            artifacts = convert(request, record, Path(saved_model.path), files, data, stage, say)
+            moved = [stage / Path(p).name for a in artifacts for p in (a.path, *a.extra_files)]
+            if not reuses_saved_model(request, existing):
+                moved.append(stage / SAVED_MODEL_NAME)
+                if record.labels is not None:
+                    (stage / LABELS_NAME).write_text("\n".join(record.labels) + "\n", encoding="utf-8")
+                    moved.append(stage / LABELS_NAME)
+            replaces = request.overwrite and stage / SAVED_MODEL_NAME in moved
+            gone = outdated(request.output, stage / SAVED_MODEL_NAME, {p.name for p in moved}) if replaces else ()
+            move_into(request.output, moved, overwrite=request.overwrite)
+            _drop(request.output, artifacts, gone)
+    if gone:
+        names = ", ".join(path.name for path in gone)
+        say.note(f"Removed from {request.output}/ what an earlier export had made of another model: {names}.")
     saved_model = _at(saved_model, request.output)
     artifacts = tuple(_at(artifact, request.output) for artifact in artifacts)
-    verification = _verify(request, record, saved_model, artifacts, data, spot_check, say) if request.verify else None
+    report_path, earlier = request.output / REPORT_NAME, earlier_reports(request.output)
+
+    def reported(verification: "Verification | None") -> dict[str, Any]:
+        report = build_report(
+            spec=spec.to_dict(),
+            preprocessing=record.preprocessing.to_dict(),
+            weights=record.weights,
+            labels=record.labels,
+            datasets=data.to_dict() if data else {},
+            settings=_settings(request),
+            verification=verification,
+            artifacts=(saved_model, *artifacts),
+        )
+        if earlier:
+            report["earlier_reports"] = earlier
+        write_report(report, report_path)
+        return report
+
+    verification = None
+    if request.verify and artifacts and data is not None:
+        reported(None)  # the files are there already: if this ends before verification does, they are not nameless
+        try:
+            verification = _verify(request, record, saved_model, artifacts, data, spot_check, say)
+        except BaseException:
+            say.note(f"Ended before verification did: the files in {request.output}/ are complete, but not verified.")
+            raise
     say.step("Writing the report")
-    report = build_report(
-        spec=spec.to_dict(),
-        preprocessing=record.preprocessing.to_dict(),
-        weights=record.weights,
-        labels=record.labels,
-        datasets=data.to_dict() if data else {},
-        settings=_settings(request),
-        verification=verification,
-        artifacts=(saved_model, *artifacts),
-    )
-    report_path = request.output / REPORT_NAME
-    if earlier := _earlier_reports(report_path):
-        report["earlier_reports"] = earlier
-    write_report(report, report_path)
-    return ExportResult(saved_model, artifacts, verification, report, report_path)
+    return ExportResult(saved_model, artifacts, verification, reported(verification), report_path)
+
+
+def _checked(reporter: Reporter | None) -> Reporter:
+    for name in ("step", "progress", "note") if reporter is not None else ():
+        if not callable(getattr(reporter, name, None)):
+            given = type(reporter).__name__
+            raise InputError(f"reporter is of type {given}, which has no {name}(): expected a pipeline.Reporter.")
+    return Silent() if reporter is None else reporter
 
 
 def _checkpoint(request: ExportRequest, say: Reporter) -> Checkpoint | None:
@@ -151,12 +181,20 @@ def _checkpoint(request: ExportRequest, say: Reporter) -> Checkpoint | None:
     found = request.weights
     if found is None:
         return None
+    if not isinstance(found, str | Path | Checkpoint):
+        raise InputError(f"weights is of type {type(found).__name__}, expected a Checkpoint, or where one is.")
     if not isinstance(found, Checkpoint):
         say.step("Opening the checkpoint")
         found = open_checkpoint(found, progress=say.progress, note=say.note)
+    if found.saved_model is not None:
+        require_outside(request.output, found.saved_model)
     if request.spec is not None:
         found = found.adapted(request.spec, seed=request.seed)
+    if request.labels is not None:
+        _check_labels(request.labels, found.spec)
     found = found.described(_of_size(request.preprocessing, found.spec), request.labels)
+    if request.trained is not None and request.trained != found.record.trained:
+        found = replace(found, weights={**found.weights, "trained": request.trained}, saved_model=None)
     for text in found.notes:
         say.note(text)
     return found
@@ -174,7 +212,7 @@ def _check_labels(labels: tuple[str, ...], spec: ViTSpec) -> None:
 
 def _images(request: ExportRequest, spec: ViTSpec, files: tuple[PlannedFile, ...], say: Reporter) -> DataSplit | None:
     """The representative dataset and the images verification uses; None when neither is needed."""
-    calibrates = any(file.scheme in NEEDS_CALIBRATION for file in files)
+    calibrates = any((file.format, file.scheme) in NEEDS_IMAGES for file in files)
     if not calibrates and not (request.verify and files):
         return None
     say.step("Choosing images")
@@ -182,7 +220,8 @@ def _images(request: ExportRequest, spec: ViTSpec, files: tuple[PlannedFile, ...
     folder = request.calibration
     if folder is None:
         folder = _default_photographs(say)
-    data = split(folder, request.calibration_images, count, request.seed)
+    with input_errors(folder):
+        data = split(folder, request.calibration_images, count, request.seed)
     for name, reason in data.skipped:
         say.note(f"Skipped {name}: {reason}.")
     if data.note:
@@ -190,6 +229,8 @@ def _images(request: ExportRequest, spec: ViTSpec, files: tuple[PlannedFile, ...
     if not data.held_out:
         others = split(_default_photographs(say), 1, count, request.seed)
         data = replace(data, held_out=others.held_out)
+    if request.verify and len(data.held_out) < count:
+        say.note(f"Verification runs on {len(data.held_out)} held-out images instead of {count}: there are no more.")
     return data
 
 
@@ -212,8 +253,7 @@ def _staging(output: Path) -> Iterator[Path]:
         output.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=".partial-", dir=output))
     try:
-        with output_errors(output):
-            yield stage
+        yield stage
     finally:
         shutil.rmtree(stage, ignore_errors=True)
         for folder in created:
@@ -232,14 +272,19 @@ def _save(
     """The SavedModel, and the Keras model's own outputs on the first held-out images where there is one in memory."""
     existing = checkpoint.saved_model if checkpoint else None
     if existing is not None:
-        if reuses_saved_model(request, existing):
-            return describe_saved_model(existing), None
-        say.step("Copying the SavedModel")
-        shutil.copytree(existing, stage / SAVED_MODEL_NAME)
-        return describe_saved_model(stage / SAVED_MODEL_NAME), None
+        copies = not reuses_saved_model(request, existing)
+        if copies:
+            say.step("Copying the SavedModel")
+        with input_errors(existing):  # every byte of it is read here, so what fails below is the writing
+            described = describe_saved_model(existing)
+        if copies:
+            with output_errors(request.output):
+                shutil.copytree(existing, stage / SAVED_MODEL_NAME)
+            described = replace(described, path=str(stage / SAVED_MODEL_NAME))
+        return described, None
     say.step("Loading TensorFlow")
     import_tensorflow()
-    from vit_export.model import build_model
+    from vit_export.model import reference_model
     from vit_export.saved_model import assign_parameters, write_saved_model
 
     if checkpoint is not None:
@@ -250,14 +295,17 @@ def _save(
         record, model = ModelRecord(spec, preprocessing, weights, request.labels), None
     if model is None:
         say.step(f"Building {spec.name} ({spec.num_parameters / 1e6:.1f} M parameters)")
-        model = build_model(spec, seed=request.seed)
+        model = reference_model(spec, seed=request.seed)
         if checkpoint is not None:
             say.step("Reading the weights")
-            assign_parameters(model, checkpoint.read, progress=say.progress)
+            with input_errors(checkpoint.weights.get("location", "The checkpoint")):
+                assign_parameters(model, checkpoint.read, progress=say.progress)
     spot_check = None
     if data is not None and data.held_out:
         shown = data.held_out.paths()[:SPOT_CHECK_IMAGES]
-        spot_check = model.predict_output(load_batch(shown, record.preprocessing))
+        with input_errors(data.held_out.folder):
+            batch = load_batch(shown, record.preprocessing)
+        spot_check = model.predict_output(batch)
     say.step("Writing the SavedModel")
     artifact = write_saved_model(model, stage / SAVED_MODEL_NAME, record)
     del model
@@ -265,118 +313,20 @@ def _save(
     return artifact, spot_check
 
 
-def _convert(
-    request: ExportRequest,
-    record: ModelRecord,
-    saved_model: Path,
-    files: tuple[PlannedFile, ...],
-    data: DataSplit | None,
-    stage: Path,
-    say: Reporter,
-) -> tuple[Artifact, ...]:
-    """Every planned file, from the parameters in the SavedModel alone."""
-    if not files:
-        return ()
-    import_tensorflow()
-    source = SavedModelParameters(saved_model)
-    made = []
-    tflite = _TFLite(request, source, record, data, stage, say)
-    for file in files:
-        scheme = f" ({file.scheme})" if file.scheme else ""
-        say.step(f"Converting to {file.format} {file.precision}{scheme}")
-        if file.format == "tflite":
-            made.append(tflite.write(file))
-        else:
-            from vit_export.onnx.convert import DEFAULT_OPSET, write_onnx
-
-            made.append(
-                write_onnx(
-                    source,
-                    record,
-                    stage / file.path.name,
-                    precision=file.precision,
-                    scheme=file.scheme,
-                    opset=request.opset or DEFAULT_OPSET,
-                    batch=request.batch,
-                    input=request.input,
-                )
-            )
-        for note in made[-1].notes:
-            say.note(f"{file.path.name}: {note}")
-        release_memory()
-    return tuple(made)
-
-
-class _TFLite:
-    """Makes the .tflite files; int8 needs a float32 file to start from, and schemes share one calibration."""
-
-    def __init__(
-        self,
-        request: ExportRequest,
-        source: SavedModelParameters,
-        record: ModelRecord,
-        data: DataSplit | None,
-        stage: Path,
-        say: Reporter,
-    ) -> None:
-        self.request, self.source, self.record = request, source, record
-        self.data, self.stage, self.say = data, stage, say
-        self._float: Path | None = None
-
-    def write(self, file: PlannedFile) -> Artifact:
-        """Write one planned file into the staging folder."""
-        from vit_export.tflite.convert import write_tflite
-        from vit_export.tflite.quantize import calibrate, write_int8
-
-        path = self.stage / file.path.name
-        if file.precision != "int8":
-            artifact = write_tflite(self.source, self.record, path, precision=file.precision, **self._shape())
-            if file.precision == "float32":
-                self._float = path
-            return artifact
-        if self._float is None:
-            self._float = self.stage / "for_quantization.tflite"
-            write_tflite(self.source, self.record, self._float, **self._shape())
-        ranges = None
-        if file.scheme in NEEDS_CALIBRATION and self.data is not None:
-            paths = self.data.representative.paths()
-            self.say.step(f"Calibrating on {len(paths)} images")
-            batches = _batches(paths, self.record.preprocessing, self.request)
-            ranges = calibrate(
-                self._float,
-                batches,
-                -(-len(paths) // self.request.batch),
-                progress=self.say.progress,
-            )
-            self.say.step(f"Quantizing to int8 ({file.scheme})")
-        return write_int8(self._float, self.record, path, scheme=file.scheme or "static", ranges=ranges)
-
-    def _shape(self) -> dict[str, Any]:
-        return {"batch": self.request.batch, "input": self.request.input}
-
-
-def _batches(paths: tuple[Path, ...], preprocessing: Preprocessing, request: ExportRequest) -> Iterator[np.ndarray]:
-    """The images in static batches, as the files take them; the last one is filled up from the first images."""
-    for start in range(0, len(paths), request.batch):
-        chosen = [paths[i % len(paths)] for i in range(start, start + request.batch)]
-        yield feed(load_pixels(chosen, preprocessing), request.input, preprocessing)
-
-
 def _verify(
     request: ExportRequest,
     record: ModelRecord,
     saved_model: Artifact,
     artifacts: tuple[Artifact, ...],
-    data: DataSplit | None,
+    data: DataSplit,
     spot_check: np.ndarray | None,
     say: Reporter,
-) -> "Verification | None":
-    if not artifacts or data is None:
-        return None
+) -> "Verification":
     from vit_export.verifier import verify
 
     held_out: ImageSet = data.held_out
-    pixels = load_pixels(held_out.paths(), record.preprocessing)
+    with input_errors(held_out.folder):
+        pixels = load_pixels(held_out.paths(), record.preprocessing)
     images = normalize(pixels, record.preprocessing)
 
     def feeds(artifact: Artifact) -> np.ndarray:
@@ -404,8 +354,10 @@ def _classes(images: ImageSet, labels: tuple[str, ...] | None) -> list[int] | No
     return [index[folder] for folder in folders] if folders and all(folder in index for folder in folders) else None
 
 
-def _drop_stale_data(folder: Path, artifacts: tuple[Artifact, ...]) -> None:
-    """External data that a larger model of the same name left belongs to nothing once that model is replaced."""
+def _drop(folder: Path, artifacts: tuple[Artifact, ...], outdated: tuple[Path, ...]) -> None:
+    """Remove `outdated` files, and external data that a larger ONNX model of the same name left."""
+    for path in outdated:
+        path.unlink(missing_ok=True)
     for artifact in artifacts:
         if artifact.format == "onnx" and not artifact.extra_files:
             (folder / f"{Path(artifact.path).name}.data").unlink(missing_ok=True)
@@ -418,15 +370,6 @@ def _at(artifact: Artifact, folder: Path) -> Artifact:
         path=str(folder / Path(artifact.path).name),
         extra_files=tuple(str(folder / Path(p).name) for p in artifact.extra_files),
     )
-
-
-def _earlier_reports(path: Path) -> list[dict[str, Any]]:
-    """What a report that is about to be replaced says, newest first: it speaks of files that may still be there."""
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        return [{k: v for k, v in report.items() if k != "earlier_reports"}, *report.get("earlier_reports", [])]
-    except (OSError, ValueError, AttributeError):
-        return []
 
 
 def _settings(request: ExportRequest) -> dict[str, Any]:

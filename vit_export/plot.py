@@ -4,6 +4,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -13,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from vit_export.errors import InputError, OutputError
-from vit_export.files import publish
+from vit_export.files import publish, shortened
+from vit_export.listing import three_digits
 
 if TYPE_CHECKING:
     from vit_export.compare import ComparedVariant, Measured, VariantComparison
@@ -66,16 +68,37 @@ def check_plot(path: Path, *, overwrite: bool = False) -> None:
         OutputError: it exists (and `overwrite` is false), is a folder, or its folder cannot be written.
     """
     if path.suffix.lower() != ".svg":
-        raise InputError(f"The plot {path} has the extension '{path.suffix}', expected '.svg': name it so.")
-    if path.is_dir():
-        raise OutputError(f"The plot {path} is a folder, expected the name of a file: give another one to --plot.")
-    if not overwrite and (path.exists() or path.is_symlink()):
+        raise InputError(f"The plot {shortened(path)} has the extension '{path.suffix}', expected '.svg': name it so.")
+    try:
+        if path.is_dir():
+            raise OutputError(f"The plot {path} is a folder, expected the name of a file: give another one to --plot.")
+        exists, folder = os.path.lexists(path), _folder_above(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    if exists and not overwrite:
         raise OutputError(f"{path} exists already: pass --overwrite to replace it, or give another file to --plot.")
-    folder = path.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"The plot {path} cannot be written to {folder}: give a file in another folder to --plot.")
+
+
+def _folder_above(path: Path) -> Path:
+    """The nearest thing above `path` that exists; OSError where a name below it is too long or it cannot be entered."""
+    # As `files.publish` calls the file while it is incomplete.
+    names, folder = [f".{path.name}.12345678"], path.absolute().parent
+    while not folder.exists():
+        names.append(folder.name)
+        folder = folder.parent
+    for name in names:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(folder / name)
+    return folder
+
+
+def _unwritable(path: Path, cause: BaseException | None) -> OutputError:
+    reason = getattr(cause, "strerror", None) or "refused"
+    return OutputError(
+        f"The plot {shortened(path)} cannot be written ({reason}): give a file in another folder to --plot."
+    )
 
 
 def write_plot(comparison: "VariantComparison", path: Path, *, overwrite: bool = False) -> None:
@@ -90,10 +113,7 @@ def write_plot(comparison: "VariantComparison", path: Path, *, overwrite: bool =
         with publish(path, overwrite=overwrite) as temporary:
             temporary.write_text(text, encoding="utf-8")
     except OutputError as error:
-        cause = getattr(error.__cause__, "strerror", None) or "refused"
-        raise OutputError(
-            f"The plot {path} cannot be written ({cause}): give a file in another folder to --plot."
-        ) from error
+        raise _unwritable(path, error.__cause__) from error
 
 
 def draw(comparison: "VariantComparison") -> str:
@@ -207,7 +227,7 @@ def _specifications(comparison: "VariantComparison") -> Table:
         spec = row.spec
         sizes = (spec.image_size, spec.patch_size, spec.num_tokens, spec.num_layers, spec.hidden_size, spec.mlp_size)
         shapes = ("×".join(map(str, shape)) for shape in row.outputs.values())
-        counts = (f"{spec.num_parameters / 1e6:.1f}", f"{spec.num_macs / 1e9:.1f}")
+        counts = (three_digits(spec.num_parameters / 1e6), three_digits(spec.num_macs / 1e9))
         table.add_row(Text(spec.name), *map(str, sizes), str(spec.num_heads), *counts, *shapes)
     return table
 
@@ -276,7 +296,4 @@ def _cut(text: str, length: int) -> str:
 
 
 def _number(value: float | None) -> str:
-    """`value` in three digits or more: 0.0120, 4.56, 123, 2529."""
-    if value is None:
-        return NONE
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:#.3g}"
+    return NONE if value is None else three_digits(value)

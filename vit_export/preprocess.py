@@ -98,8 +98,10 @@ class Preprocessing:
 
     @property
     def resized_side(self) -> int:
-        """Pixels of the shortest side after resizing and before the centre crop: 256 for 224 and 0.875."""
-        return round(self.image_size / self.crop_fraction)
+        """Pixels of the shortest side after resizing and before the centre crop: 256 for 224 and 0.875, 248 for 0.9."""
+        # timm's floor(size / crop_pct), but for quotients that floating point leaves just below the whole number that
+        # they are: a fraction made of two sizes (224 / 256) has to give back the larger one.
+        return math.floor(self.image_size / self.crop_fraction + 1e-6)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""

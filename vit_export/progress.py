@@ -4,12 +4,14 @@ import time
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 
 class ConsoleReporter:
     """A Reporter for a terminal: a live line for the current step, a line left behind for each finished one.
 
-    Without a terminal (a log file, CI) there is no live line, only one line per step.
+    Without a terminal (a log file, CI) there is no live line, only one line per step. Texts are shown as they are: a
+    path may look like rich's markup.
     """
 
     def __init__(self, console: Console) -> None:
@@ -20,13 +22,21 @@ class ConsoleReporter:
 
     def __enter__(self) -> "ConsoleReporter":
         if self.console.is_terminal:
-            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), TimeElapsedColumn())
+            columns = (
+                SpinnerColumn(),
+                TextColumn("{task.description}", markup=False),
+                BarColumn(24),
+                TimeElapsedColumn(),
+            )
             self._progress = Progress(*columns, console=self.console, transient=True)
             self._progress.start()
         return self
 
-    def __exit__(self, kind: object, *rest: object) -> None:
-        self._finish(failed=kind is not None)
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            self._finish()
+        else:  # Ctrl-C and the end from outside are no fault of the step
+            self._finish("failed" if issubclass(kind, Exception) else "stopped", "red")
         if self._progress is not None:
             self._progress.stop()
 
@@ -37,6 +47,10 @@ class ConsoleReporter:
         if self._progress is not None:
             self._task = self._progress.add_task(text, total=None)
 
+    def done(self) -> None:
+        """The current step is done; what fails from now on is not that step."""
+        self._finish()
+
     def progress(self, done: int, total: int) -> None:
         """`done` of `total` parts of the current step are done."""
         if self._progress is not None and self._task is not None:
@@ -44,19 +58,16 @@ class ConsoleReporter:
 
     def note(self, text: str) -> None:
         """Something the user should know."""
-        self.console.print(f"[yellow]note[/]  {_escaped(text)}", soft_wrap=True, highlight=False)
+        self._print(Text.assemble(("note", "yellow"), "  ", text))
 
-    def _finish(self, *, failed: bool = False) -> None:
+    def _finish(self, mark: str = "done", style: str = "green") -> None:
         if self._progress is not None and self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None
         if self._text:
-            mark, seconds = "[red]failed[/]" if failed else "[green]done[/]", time.monotonic() - self._began
-            self.console.print(
-                f"{mark}  {_escaped(self._text)}  [dim]{seconds:.1f} s[/]", highlight=False, soft_wrap=True
-            )
+            seconds = f"{time.monotonic() - self._began:.1f} s"
+            self._print(Text.assemble((mark, style), "  ", self._text, "  ", (seconds, "dim")))
             self._text = ""
 
-
-def _escaped(text: str) -> str:
-    return text.replace("[", "\\[")
+    def _print(self, line: Text) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True)

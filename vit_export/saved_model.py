@@ -6,14 +6,14 @@ names, and `assets.extra/vit_export.json`, the record that says what model it is
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from vit_export.errors import InputError
-from vit_export.files import digest_of_folder, publish_folder, size_of_folder
+from vit_export.files import digest_of_folder, input_errors, publish_folder, size_of_folder
 from vit_export.parameters import parameter_specs
 from vit_export.preprocess import Preprocessing
 from vit_export.records import Artifact, TensorSpec
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 RECORD_FILE = "assets.extra/vit_export.json"
 RECORD_VERSION = 1
 INPUT_NAME = "images"
+
+_AGAIN = "export the model again"
 
 DEFAULT_POSITIONS: Rule = "bicubic_antialiased"
 """How position embeddings trained here are resampled: antialiased, so that a smaller grid loses no patch."""
@@ -59,19 +61,37 @@ class ModelRecord:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelRecord":
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`.
+
+        Raises:
+            InputError: another version, or a field of another type or with a value that no model has.
+        """
+        if not isinstance(values, dict):
+            raise InputError(f"The model record is a {type(values).__name__}, expected an object: {_AGAIN}.")
         if values.get("record_version") != RECORD_VERSION:
             raise InputError(
                 f"The model record has version {values.get('record_version')!r}, expected {RECORD_VERSION}: "
                 "export the model again with this release."
             )
-        labels = values.get("labels")
+        for name in ("spec", "preprocessing", "weights"):
+            if not isinstance(values.get(name), dict):
+                given = f"is a {type(values[name]).__name__}" if name in values else "is missing"
+                raise InputError(f"{name} {given} in the model record, expected an object: {_AGAIN}.")
+        labels, weights = values.get("labels"), dict(values["weights"])
+        if labels is not None and not (isinstance(labels, list) and all(isinstance(n, str) for n in labels)):
+            raise InputError(f"labels in the model record are no list of names: {_AGAIN}.")
+        if not isinstance(weights.get("trained", False), bool):
+            raise InputError(f"trained is {weights['trained']!r} in the record, expected true or false: {_AGAIN}.")
+        positions = values.get("positions", DEFAULT_POSITIONS)
+        if positions not in get_args(Rule):
+            rules = ", ".join(get_args(Rule))
+            raise InputError(f"positions is {positions!r} in the record, expected one of {rules}: {_AGAIN}.")
         return cls(
             ViTSpec.from_dict(values["spec"]),
             Preprocessing.from_dict(values["preprocessing"]),
-            dict(values["weights"]),
-            None if labels is None else tuple(map(str, labels)),
-            values.get("positions", DEFAULT_POSITIONS),
+            weights,
+            None if labels is None else tuple(labels),
+            positions,
         )
 
     @property
@@ -81,22 +101,38 @@ class ModelRecord:
 
 
 def write_saved_model(
-    model: "VisionTransformer", path: Path, record: ModelRecord | None = None, *, overwrite: bool = False
+    model: "VisionTransformer", path: str | Path, record: ModelRecord | None = None, *, overwrite: bool = False
 ) -> Artifact:
     """Write `model` to the folder `path`, complete or not at all; `vit-export … --weights path` takes it from there.
 
-    Without `record` that of the model is written, and the weights are taken as trained.
+    Without `record` that of the model is written, trained where it says so or an optimizer has made a step. A model in
+    mixed precision is written in float32, from its float32 variables.
 
     The signature `serving_default` takes `images`, float32 [batch, size, size, 3], and returns one tensor: `logits`
     [batch, classes], or `features` [batch, width] for a model without classifier.
 
     Raises:
+        InputError: `model` is of another class, or has a weight that is not a finite number.
         OutputError: `path` exists (and `overwrite` is false) or cannot be written.
     """
     import tensorflow as tf
 
-    spec = model.spec
-    record = record or replace(model.record, weights={**model.record.weights, "source": "python", "trained": True})
+    from vit_export.model import VisionTransformer, reference_model
+
+    if not isinstance(model, VisionTransformer):
+        raise InputError(
+            f"A model of the class {type(model).__name__} cannot be written: expected a VisionTransformer; "
+            "vit_export.export takes a functional model of one, too."
+        )
+    path, spec = Path(path), model.spec
+    record = record or model.current_record
+    if model.is_float32:
+        for name, variable in model.parameters().items():
+            require_finite(f"{name} of the model", variable.numpy())
+    else:
+        read = ModelParameters(model).read
+        model = reference_model(spec)
+        assign_parameters(model, read)
     parameters = model.parameters()
     # The variables hang on a module of our own: tf.saved_model.save of a function over a Keras 3 model finds no
     # variables to track and would write them uninitialised, without a word.
@@ -120,25 +156,31 @@ def write_saved_model(
     return describe_saved_model(path)
 
 
-def read_record(path: Path) -> ModelRecord:
+def read_record(path: str | Path) -> ModelRecord:
     """The record of a SavedModel that this package wrote.
 
     Raises:
         InputError: no such folder, not a SavedModel, or one without (or with a broken) record.
     """
-    if not path.is_dir():
-        raise InputError(f"No SavedModel folder at {path}: give the folder that contains saved_model.pb.")
-    if not (path / "saved_model.pb").is_file():
-        raise InputError(f"{path} is not a SavedModel: it has no saved_model.pb.")
+    path = Path(path)
     record_file = path / RECORD_FILE
-    if not record_file.is_file():
-        raise InputError(
-            f"{path} was not written by vit-export (no {RECORD_FILE}): build the model with create_vit and export that."
-        )
+    with input_errors(path):
+        if not path.is_dir():
+            raise InputError(f"No SavedModel folder at {path}: give the folder that contains saved_model.pb.")
+        if not (path / "saved_model.pb").is_file():
+            raise InputError(f"{path} is not a SavedModel: it has no saved_model.pb.")
+        if not record_file.is_file():
+            raise InputError(
+                f"{path} was not written by vit-export (no {RECORD_FILE}): build the model with create_vit and export "
+                "that."
+            )
+        content = record_file.read_bytes()
     try:
-        return ModelRecord.from_dict(json.loads(record_file.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{record_file} is damaged ({error}): export the model again.") from error
+        return ModelRecord.from_dict(json.loads(content.decode("utf-8")))
+    except InputError as error:
+        raise InputError(f"{record_file} cannot be used: {error}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{record_file} is damaged ({_first_line(error)}): {_AGAIN}.") from error
 
 
 def describe_saved_model(path: Path) -> Artifact:
@@ -161,21 +203,20 @@ class SavedModelParameters:
     """The parameters of a SavedModel, read from its checkpoint one tensor at a time (a `ParameterSource`).
 
     Raises:
-        InputError: the checkpoint lacks a parameter, has one too many, or one of another shape.
+        InputError: on construction, when the checkpoint lacks a parameter, has one too many, or one of another shape.
+            On `read`, when it is damaged or a value is not finite.
     """
 
     def __init__(self, path: Path) -> None:
         import tensorflow as tf
 
-        self.record = read_record(path)
+        self.record, self._path = read_record(path), path
         self._last: tuple[str, np.ndarray] | None = None
         try:
             self._reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
             shapes = self._reader.get_variable_to_shape_map()
         except Exception as error:  # TensorFlow raises a different class for each way a checkpoint can be broken
-            raise InputError(
-                f"The weights of {path} cannot be read ({_first_line(error)}): export it again."
-            ) from error
+            raise _unreadable(path, error) from error
         wanted = {p.name: p.shape for p in parameter_specs(self.record.spec)}
         prefix, suffix = "parameters/", "/.ATTRIBUTES/VARIABLE_VALUE"
         found = {
@@ -200,13 +241,21 @@ class SavedModelParameters:
 
     def _load(self, name: str) -> np.ndarray:
         key = f"parameters/{name.replace('/', '.S')}/.ATTRIBUTES/VARIABLE_VALUE"
-        values = np.asarray(self._reader.get_tensor(key), dtype=np.float32)
+        try:
+            values = np.asarray(self._reader.get_tensor(key), dtype=np.float32)
+        except Exception as error:  # as above: a truncated or changed file is noticed when a tensor's checksum is
+            raise _unreadable(self._path, error) from error
+        require_finite(f"{name} in {self._path}", values)
         values.flags.writeable = False
         return values
 
 
 class ModelParameters:
-    """The parameters of a reference model in memory (a `ParameterSource`)."""
+    """The parameters of a reference model in memory (a `ParameterSource`).
+
+    Raises:
+        InputError: on `read`, when a parameter is quantized or a value is not finite.
+    """
 
     def __init__(self, model: "VisionTransformer") -> None:
         self._variables = model.parameters()
@@ -214,7 +263,24 @@ class ModelParameters:
 
     def read(self, name: str) -> np.ndarray:
         """The parameter called `name`, float32, in its canonical shape."""
-        return np.asarray(self._variables[name].numpy(), dtype=np.float32)
+        values = np.asarray(self._variables[name].numpy())
+        if np.issubdtype(values.dtype, np.integer):
+            raise InputError(
+                f"{name} of the model is {values.dtype}, expected floating-point numbers: export the model as it was "
+                "before it was quantized in Keras."
+            )
+        values = values.astype(np.float32)
+        require_finite(f"{name} of the model", values)
+        return values
+
+
+def require_finite(what: str, values: np.ndarray) -> None:
+    """Raise InputError where `values`, of a parameter that messages call `what`, has a NaN or infinity."""
+    if not np.isfinite(values).all():
+        strange = "NaN" if np.isnan(values).any() else "infinity"
+        raise InputError(
+            f"{what} contains {strange}, expected finite numbers: take the weights from before the training diverged."
+        )
 
 
 def assign_parameters(
@@ -232,6 +298,10 @@ def assign_parameters(
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"The weights of {path} cannot be read ({_first_line(error)}): {_AGAIN}.")
 
 
 def _mismatch(path: Path, wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> str:

@@ -1,6 +1,7 @@
 """ViTSpec: everything that fixes one model's shapes and arithmetic, and what follows from it by formula."""
 
-from dataclasses import asdict, dataclass, fields, replace
+import re
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, Literal, Self
 
 from vit_export.errors import InputError
@@ -10,6 +11,11 @@ Gelu = Literal["erf", "tanh"]
 
 MAX_IMAGE_SIZE = 4096
 MAX_CLASSES = 1_000_000
+MAX_LAYERS, MAX_WIDTH, MAX_MLP_WIDTH = 256, 16_384, 65_536
+"""Larger than any Vision Transformer so far; what claims to be more is no model."""
+
+# Exported files are called by it.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -18,7 +24,10 @@ class ViTSpec:
 
     `num_classes` is None for a model without classifier. `pre_logits_size` is the width of a Dense with tanh between
     the class token and what follows (Google's representation layer, Hugging Face's pooler), None where there is none.
-    Construct with `ViTSpec.of`, which validates.
+    `name` is what files are called: at most 100 ASCII letters, digits, '.', '_' and '-'.
+
+    Raises:
+        InputError: on construction, when no model can be built of these values.
     """
 
     name: str
@@ -33,6 +42,34 @@ class ViTSpec:
     gelu: Gelu = "erf"
     pre_logits_size: int | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            given = ascii(self.name)
+            given = given if len(given) <= 60 else f"{given[:60]}…"
+            raise InputError(
+                f"A model's name is {given}, expected 1 to 100 letters, digits, '.', '_' or '-', "
+                "the first a letter or digit: files are called by it."
+            )
+        _whole("patch_size", self.patch_size, MAX_IMAGE_SIZE)
+        _whole("num_layers", self.num_layers, MAX_LAYERS)
+        _whole("hidden_size", self.hidden_size, MAX_WIDTH)
+        _whole("mlp_size", self.mlp_size, MAX_MLP_WIDTH)
+        _whole("num_heads", self.num_heads, MAX_WIDTH)
+        if self.pre_logits_size is not None:
+            _whole("pre_logits_size", self.pre_logits_size, MAX_MLP_WIDTH, "; None for a model without that layer")
+        self._check_image_size()
+        if self.num_classes is not None:
+            advice = "; for a model without classifier ask for features instead (--features, include_top=False)"
+            _whole("num_classes", self.num_classes, MAX_CLASSES, advice)
+        if not _is_number(self.layer_norm_epsilon) or not 0 < self.layer_norm_epsilon < 1:
+            raise InputError(
+                f"layer_norm_epsilon is {self.layer_norm_epsilon!r}, expected a small positive number (1e-6)."
+            )
+        if self.gelu not in ("erf", "tanh"):
+            raise InputError(f"gelu is {self.gelu!r}, expected 'erf' (exact) or 'tanh' (approximation).")
+        if self.hidden_size % self.num_heads:
+            raise InputError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}.")
+
     @classmethod
     def of(cls, variant: str | Variant, **overrides: Any) -> Self:
         """The spec of `variant` with `image_size`, `num_classes` or other fields that are not in the table overridden.
@@ -42,34 +79,30 @@ class ViTSpec:
         """
         row = get_variant(variant) if isinstance(variant, str) else variant
         sizes = {f.name: getattr(row, f.name) for f in fields(row) if f.name != "use"}
-        spec = cls(**sizes, **overrides)
-        spec.validate()
-        return spec
+        return cls(**sizes, **overrides)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `to_dict`; unknown keys are refused."""
+        """The inverse of `to_dict`; unknown keys are refused, and missing ones that have no default."""
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise InputError(
                 f"Unknown fields in a model spec: {', '.join(unknown)}; expected {', '.join(sorted(known))}."
             )
-        spec = cls(**values)
-        spec.validate()
-        return spec
+        needed = {f.name for f in fields(cls) if f.default is MISSING}
+        if missing := sorted(needed - set(values)):
+            raise InputError(f"Fields missing in a model spec: {', '.join(missing)}; add them.")
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict."""
         return asdict(self)
 
     def with_(self, **changes: Any) -> Self:
-        """A validated copy with `changes`."""
-        spec = replace(self, **changes)
-        spec.validate()
-        return spec
+        """A copy with `changes`, which are checked."""
+        return replace(self, **changes)
 
-    def validate(self) -> None:
-        """Raise InputError unless a model of this spec can be built."""
+    def _check_image_size(self) -> None:
         size, patch = self.image_size, self.patch_size
         if not isinstance(size, int) or isinstance(size, bool) or not patch <= size <= MAX_IMAGE_SIZE:
             raise InputError(
@@ -82,24 +115,6 @@ class ViTSpec:
             raise InputError(
                 f"Image size {size} is not a multiple of {self.name}'s patch size {patch}: use {' or '.join(choices)}."
             )
-        classes = self.num_classes
-        if classes is not None and not (
-            isinstance(classes, int) and not isinstance(classes, bool) and 1 <= classes <= MAX_CLASSES
-        ):
-            raise InputError(
-                f"num_classes is {classes!r}, expected a whole number from 1 to {MAX_CLASSES}; "
-                "for a model without classifier ask for features instead (--features, include_top=False)."
-            )
-        if not 0 < self.layer_norm_epsilon < 1:
-            raise InputError(
-                f"layer_norm_epsilon is {self.layer_norm_epsilon}, expected a small positive number (1e-6)."
-            )
-        if self.gelu not in ("erf", "tanh"):
-            raise InputError(f"gelu is {self.gelu!r}, expected 'erf' (exact) or 'tanh' (approximation).")
-        if self.hidden_size % self.num_heads:
-            raise InputError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}.")
-        if self.pre_logits_size is not None and self.pre_logits_size < 1:
-            raise InputError(f"pre_logits_size is {self.pre_logits_size}, expected a whole number from 1, or None.")
 
     @property
     def grid(self) -> int:
@@ -159,3 +174,14 @@ class ViTSpec:
         p, d, m, t = self.patch_size, self.hidden_size, self.mlp_size, self.num_tokens
         macs = 3 * p * p * d * self.num_patches + self.num_layers * (4 * t * d * d + 2 * t * d * m + 2 * t * t * d)
         return macs + d * (self.pre_logits_size or 0) + self.representation_size * (self.num_classes or 0)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _whole(name: str, value: Any, most: int, advice: str = "") -> None:
+    """Raise InputError unless `value` is a whole number from 1 to `most`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        given = repr(value)[:40]
+        raise InputError(f"{name} is {given}, expected a whole number from 1 to {most}{advice}.")

@@ -8,23 +8,33 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vit_export.errors import InputError
+from vit_export.labels import check_labels
 from vit_export.parameters import ParameterSource, parameter_specs
 from vit_export.preprocess import Preprocessing
 from vit_export.saved_model import ModelRecord
 from vit_export.spec import ViTSpec
 from vit_export.weights.positions import Rule, resample
+from vit_export.weights.provenance import Digests
 
 if TYPE_CHECKING:
     from vit_export.model import VisionTransformer
+
+
+OTHER_LABELS = (
+    "Correct that, or give the right ones (--labels), another number of classes (--num-classes) or none (--features)."
+)
+"""The ways out for labels that do not fit the classifier they came with."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """Weights to export (a `ParameterSource`).
 
-    `weights` says where they come from, JSON-ready, with `trained`; `notes` what a user should know; `positions` is
-    the source's own rule for another image size. `saved_model` is the folder when it is one of this package's, `model`
-    the reference model when it is in memory already.
+    `weights` says where they come from, JSON-ready, with `trained`, and `digests` adds to it in the record; `notes` say
+    what a user should know; `positions` is the source's own rule for another image size. `own` tells that this package
+    wrote the weights, `saved_model` is the folder when it is one of this package's, `model` the reference model when it
+    is in memory already. `labels_problem` says why the labels that came with the weights are not in `labels`; it is
+    raised when they would be used.
     """
 
     parameters: ParameterSource
@@ -35,6 +45,9 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     saved_model: Path | None = None
     model: "VisionTransformer | None" = None
+    own: bool = False
+    labels_problem: str | None = None
+    digests: Digests | None = None
 
     @property
     def spec(self) -> ViTSpec:
@@ -43,8 +56,14 @@ class Checkpoint:
 
     @property
     def record(self) -> ModelRecord:
-        """What a SavedModel of these weights says of itself."""
-        return ModelRecord(self.spec, self.preprocessing, self.weights, self.labels, self.positions)
+        """What a SavedModel of these weights says of itself.
+
+        Raises:
+            InputError: the labels that came with the weights cannot be used, or a file that is digested is gone.
+        """
+        self._require_labels()
+        weights = {**self.weights, **(self.digests() if self.digests else {})}
+        return ModelRecord(self.spec, self.preprocessing, weights, self.labels, self.positions)
 
     def read(self, name: str) -> np.ndarray:
         """The parameter called `name`, float32, in its canonical shape."""
@@ -53,18 +72,56 @@ class Checkpoint:
     def described(
         self, preprocessing: Preprocessing | None = None, labels: tuple[str, ...] | None = None
     ) -> "Checkpoint":
-        """The same weights with another preprocessing or other labels, where given."""
+        """The same weights with another preprocessing or other labels, where given; `weights` says what was overridden.
+
+        Raises:
+            InputError: labels that are none or do not fit, or none are given and the checkpoint's own cannot be used.
+        """
+        if labels is None:
+            self._require_labels()
+        else:
+            check_labels(labels, self.spec.num_classes)
+            labels = tuple(labels)
         if preprocessing in (None, self.preprocessing) and labels in (None, self.labels):
             return self
-        changed = replace(self, preprocessing=preprocessing or self.preprocessing, labels=labels or self.labels)
-        return replace(changed, saved_model=None)
+        told = self.weights.get("overridden")
+        overridden = {name for name in told if isinstance(name, str)} if isinstance(told, list) else set()
+        if preprocessing not in (None, self.preprocessing):
+            overridden.add("preprocessing")
+        if labels not in (None, self.labels) and (self.labels or self.labels_problem):
+            overridden.add("labels")
+        return replace(
+            self,
+            preprocessing=preprocessing or self.preprocessing,
+            labels=labels or self.labels,
+            labels_problem=None,
+            weights={**self.weights, "overridden": sorted(overridden)} if overridden else self.weights,
+            saved_model=None,
+        )
+
+    def spec_for(self, num_classes: int) -> ViTSpec:
+        """The spec to adapt to for `num_classes` classes: with the checkpoint's own classifier if it has as many.
+
+        A new one reads the class token of another package's weights: fine-tuning removes a pre-logits layer (Google;
+        Dosovitskiy et al., 2021, appendix B.1.1) or pooler (Hugging Face) with the old head. Own models keep theirs.
+
+        Raises:
+            InputError: a number of classes that no model has.
+        """
+        if num_classes == self.spec.num_classes or self.own:
+            return self.spec.with_(num_classes=num_classes)
+        return self.spec.with_(num_classes=num_classes, pre_logits_size=None)
+
+    def _require_labels(self) -> None:
+        if self.labels_problem is not None:
+            raise InputError(self.labels_problem)
 
     def adapted(self, wanted: ViTSpec, *, seed: int = 0) -> "Checkpoint":
         """The same weights for `wanted`: another image size, another classifier, or none.
 
         The position embedding is resampled by the source's rule. A classifier of another number of classes is new and
-        untrained (Glorot uniform, from `seed`), as is one where there was none. Preprocessing follows the image size;
-        labels belong to the classifier and go with it.
+        untrained (Glorot uniform, from `seed`), as is one where there was none (`spec_for` says what it reads).
+        Preprocessing follows the image size; labels belong to the classifier and go with it.
 
         Raises:
             InputError: `wanted` differs in anything else.
@@ -84,7 +141,7 @@ class Checkpoint:
             )
             raise InputError(f"The weights are of another model: {different}; leave those options out, or build anew.")
         overrides: dict[str, Callable[[], np.ndarray]] = {}
-        notes, weights, labels = list(self.notes), dict(self.weights), self.labels
+        notes, weights, labels, problem = list(self.notes), dict(self.weights), self.labels, self.labels_problem
         if wanted.image_size != known.image_size:
             grid = wanted.grid
             overrides["position_embedding"] = lambda: resample(self.read("position_embedding"), grid, self.positions)
@@ -92,7 +149,7 @@ class Checkpoint:
             notes.append(f"{text} ({self.positions.replace('_', ', ')}).")
             weights["resampled_from_image_size"] = known.image_size
         if wanted.num_classes != known.num_classes:
-            labels = None
+            labels = problem = None
         new_head = wanted.num_classes is not None and (
             wanted.num_classes != known.num_classes or wanted.pre_logits_size != known.pre_logits_size
         )
@@ -107,19 +164,43 @@ class Checkpoint:
         elif wanted.num_classes is None and known.num_classes is not None:
             notes.append(f"The classifier of {known.num_classes} classes is left out.")
         if wanted.pre_logits_size is None and known.pre_logits_size is not None:
+            left_out = "The pre-logits layer (pooler) is left out"
             notes.append(
-                "The pre-logits layer (pooler) is left out: features are the class token's (--pooled keeps it)."
+                f"{left_out}: features are the class token's (--pooled keeps it)."
+                if wanted.num_classes is None
+                else f"{left_out}: the new classifier reads the class token, as in fine-tuning by its authors."
             )
         return replace(
             self,
             parameters=_Adapted(self.parameters, wanted, overrides),
             preprocessing=replace(self.preprocessing, image_size=wanted.image_size),
             labels=labels,
+            labels_problem=problem,
             weights=weights,
             notes=tuple(notes),
             saved_model=None,
             model=None,
         )
+
+
+def checkpoint_of(parameters: Any, record: ModelRecord, where: str = "the model", **more: Any) -> Checkpoint:
+    """The checkpoint of parameters that this package's `record` describes; `where` is what messages call its place."""
+    labels, problem = record.labels, None
+    if labels is not None:
+        try:
+            check_labels(labels, record.spec.num_classes, f"The list of labels in the record of {where}")
+        except InputError as error:
+            labels, problem = None, f"{error} {OTHER_LABELS}"
+    return Checkpoint(
+        parameters,
+        record.preprocessing,
+        record.positions,
+        labels,
+        record.weights,
+        own=True,
+        labels_problem=problem,
+        **more,
+    )
 
 
 class _Adapted:

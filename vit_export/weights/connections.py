@@ -18,10 +18,11 @@ _REDIRECTS, _CONNECT_SECONDS, _READ_SECONDS = 5, 15.0, 60.0
 
 @dataclass(frozen=True)
 class Address:
-    """A URL, the part of it that may be shown, its file's name in the cache and the sha256 it must have, if given."""
+    """A URL, the part of it that may be shown, its file's name, that in the cache, and the sha256 required, if any."""
 
     url: "httpx2.URL"
     shown: str
+    file: str
     name: str
     sha256: str | None
 
@@ -52,8 +53,9 @@ def address_of(location: str) -> Address:
             "or nothing; write a '#' that belongs to the address as %23."
         )
     plain = re.sub(r"[^\w.-]", "_", url.path.rpartition("/")[2], flags=re.ASCII)[-100:].lstrip(".")
-    name = f"{hashlib.sha256(text.encode()).hexdigest()[:24]}-{plain or 'file'}"
-    return Address(url, _shown(text), name, digest[1].lower() if digest else None)
+    file = plain or "file"
+    name = f"{hashlib.sha256(text.encode()).hexdigest()[:24]}-{file}"
+    return Address(url, _shown(text), file, name, digest[1].lower() if digest else None)
 
 
 def _is_loopback(url: "httpx2.URL") -> bool:

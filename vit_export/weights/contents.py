@@ -1,5 +1,6 @@
 """What a file or folder of weights is, told by its content (its name may say anything), and what it is not."""
 
+import codecs
 import os
 import re
 from collections.abc import Callable
@@ -16,6 +17,7 @@ Kind = Literal["saved_model", "npz", "safetensors", "safetensors_index", "keras"
 
 _HEAD = 4096  # bytes of a file that are looked at
 _SINGLE, _INDEX = ".safetensors", ".safetensors.index.json"
+_EXPORT = "saved_model"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 _CONVERT_PICKLE = (
@@ -35,7 +37,7 @@ _EXPORTED = "an exported model, not a checkpoint: give the weights that it was e
 
 @dataclass(frozen=True)
 class Contents:
-    """What was found: `path` is what to open as `kind` says, the folder itself for 'saved_model'.
+    """What was found: `path` is what to open as `kind` says, for 'saved_model' the folder with saved_model.pb.
 
     `config` and `preprocessor` are the config.json and preprocessor_config.json of a folder that was given, None where
     there is none and for a file that was given alone.
@@ -69,7 +71,7 @@ def identify(path: Path) -> Contents:
     # Eight bytes of length, of which the highest are zero, then JSON.
     if head[8:9] == b"{" and b"\0" in head[:8]:
         return Contents("safetensors", path)
-    if head.lstrip().startswith(b"{"):
+    if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
         return Contents(_json(path, head), path)
     found = next((what for holds, what in _REFUSED if holds(head)), None)
     if found is None and (tail == _TABLE_MAGIC or re.search(r"\.data-\d{5}-of-\d{5}$", path.name)):
@@ -125,14 +127,19 @@ def _folder(path: Path) -> Contents:
         or [name for name in names if name.endswith(_INDEX)]
         or [name for name in names if name.endswith(_SINGLE)]
     )
+    # The folder of an export: its files beside the SavedModel that they were made from.
+    exported = os.path.isfile(path / _EXPORT / "saved_model.pb")
+    if exported and not candidates:
+        return Contents("saved_model", path / _EXPORT)
+    candidates += [_EXPORT] if exported else []
     if len(candidates) > 1:
         raise InputError(
-            f"{path} holds several sets of weights ({listed(candidates)}), expected one: give one of these files, or "
-            f"the *{_INDEX} if they are parts of one."
+            f"{path} holds several sets of weights ({listed(candidates)}), expected one: give one of these, as in "
+            f"{path / candidates[-1]}, or the *{_INDEX} if they are parts of one."
         )
     if candidates:
         config, preprocessor = (
-            path / name if (path / name).is_file() else None for name in ("config.json", "preprocessor_config.json")
+            path / name if os.path.isfile(path / name) else None for name in ("config.json", "preprocessor_config.json")
         )
         return replace(identify(path / candidates[0]), config=config, preprocessor=preprocessor)
     if pickle := next((name for name in _PICKLES if name in names), None):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_export.errors import InputError, OutputError
+from vit_export.weights.safetensors_file import MAX_JSON
 from vit_export.weights.transfer import AGENT, Count, Fetched, Tell, Unreachable, disk_error, reason, within_size
 
 _CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -127,7 +128,9 @@ def _bar(heard: Callable[[int], None]) -> type:
 def _shards(location: str, index: Path) -> list[str]:
     """The files an index names, each checked to be a plain name in the same repository."""
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if index.stat().st_size > MAX_JSON:
+            raise ValueError("too long")
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"].values()))
         plain = [bool(re.fullmatch(r"\w[\w.-]*\.safetensors", name, re.ASCII)) for name in names]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(

@@ -133,11 +133,11 @@ def preprocessing(known: Mapping[str, Any] | None, image_size: int) -> Preproces
     def unclear(what: str, value: Any, expected: str) -> InputError:
         return InputError(
             f"preprocessor_config.json says {what} {value!r}, expected {expected}: "
-            "give --mean, --std, --resize, --crop-fraction and --interpolation, or correct the file."
+            "correct the file, or take it away and give --mean, --std, --resize, --crop-fraction and --interpolation."
         )
 
     factor = known.get("rescale_factor", 1 / 255)
-    if known.get("do_rescale", True) and (not isinstance(factor, int | float) or abs(factor * 255 - 1) > 1e-4):
+    if known.get("do_rescale", True) and (not isinstance(factor, int | float) or not abs(factor * 255 - 1) <= 1e-4):
         raise unclear("rescale_factor", factor, "1/255")
     normal = known.get("do_normalize", True)
     values = {
@@ -146,7 +146,7 @@ def preprocessing(known: Mapping[str, Any] | None, image_size: int) -> Preproces
     }
     interpolations: dict[int, Interpolation] = {2: "bilinear", 3: "bicubic"}
     resample = known.get("resample", 2)
-    if resample not in interpolations:
+    if not isinstance(resample, int) or resample not in interpolations:
         raise unclear("resample", resample, "2 (bilinear) or 3 (bicubic)")
     if not known.get("do_resize", True):
         raise unclear("do_resize", False, "true")
@@ -201,7 +201,7 @@ def _epsilon(file: TensorFile, config: Mapping[str, Any]) -> float:
 
 def _gelu(file: TensorFile, config: Mapping[str, Any]) -> str:
     name = config.get("hidden_act", "gelu")
-    if name not in GELU:
+    if not isinstance(name, str) or name not in GELU:
         raise InputError(
             f"The config.json beside {file.path} says hidden_act {name!r}, expected one of {', '.join(GELU)}: "
             "vit-export builds Vision Transformers with GELU alone."

@@ -13,9 +13,10 @@ from vit_export.parameters import layer_name, parameter_specs
 from vit_export.preprocess import Preprocessing
 from vit_export.saved_model import DEFAULT_POSITIONS, ModelRecord
 from vit_export.spec import ViTSpec
-from vit_export.weights.checkpoint import Checkpoint
+from vit_export.weights.checkpoint import Checkpoint, checkpoint_of
 from vit_export.weights.hdf5 import open_keras_archive, open_weights_h5
 from vit_export.weights.mapping import Layout, MappedParameters, same
+from vit_export.weights.provenance import saved_again
 from vit_export.weights.sizes import Hints, Sizes, require_variant, shape_of, spec_of
 from vit_export.weights.tensors import TensorFile
 
@@ -88,7 +89,7 @@ def open_keras(path: Path, kind: str, hints: Hints, origin: Mapping[str, Any]) -
             "taken to be the defaults (save the model as .keras to keep them).",
         )
     parameters = MappedParameters(file, layout(file, record.spec), TITLE)
-    return Checkpoint(parameters, record.preprocessing, record.positions, record.labels, record.weights, notes)
+    return checkpoint_of(parameters, record, str(path), notes=notes)
 
 
 def _record(path: Path, config: Mapping[str, Any], weights: dict[str, Any]) -> ModelRecord:
@@ -103,10 +104,12 @@ def _record(path: Path, config: Mapping[str, Any], weights: dict[str, Any]) -> M
         if own.get("record"):
             record = ModelRecord.from_dict(dict(own["record"]))
             if record.spec == spec:
-                return ModelRecord(
-                    spec, record.preprocessing, {**record.weights, **weights}, record.labels, record.positions
-                )
+                # Whether it was trained is in the record; releases before that wrote it nowhere.
+                told = saved_again(record.weights, {**weights, "trained": record.weights.get("trained", True)})
+                return ModelRecord(spec, record.preprocessing, told, record.labels, record.positions)
         return ModelRecord(spec, Preprocessing(spec.image_size), weights, None, DEFAULT_POSITIONS)
+    except InputError as error:
+        raise InputError(f"The config in {path} cannot be used: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"The config in {path} is damaged ({error!r}): save the model again.") from error
 

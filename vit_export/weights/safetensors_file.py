@@ -41,6 +41,11 @@ class SafetensorsFile:
         self.tensors = tensors
         self._files = files
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the tensors: `path`, or the shards that it lists."""
+        return tuple(sorted(set(self._files.values())))
+
     def read(self, key: str, index: int | None = None) -> np.ndarray:
         """The tensor `key` as float32, or entry `index` of its leading axis.
 
@@ -128,7 +133,10 @@ def _stored(source: Any) -> StoredTensor:
 
 
 def _weight_map(path: Path) -> dict[str, str]:
-    content = parsed_json(path, path.read_bytes() if size_of_file(path) <= MAX_JSON else None)
+    size = size_of_file(path)
+    with damage_refused(path):
+        text = path.read_bytes() if size <= MAX_JSON else None
+    content = parsed_json(path, text)
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
         raise InputError(f"{path} has no weight_map of tensor names to file names: give a *.safetensors.index.json.")

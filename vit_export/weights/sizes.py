@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from vit_export.errors import InputError
-from vit_export.spec import MAX_IMAGE_SIZE, ViTSpec
+from vit_export.spec import MAX_IMAGE_SIZE, MAX_LAYERS, MAX_MLP_WIDTH, MAX_WIDTH, ViTSpec
 from vit_export.variants import VARIANTS, Variant
 from vit_export.weights.tensors import StoredTensor, TensorFile
-
-MAX_LAYERS, MAX_WIDTH = 256, 16_384
-"""Larger than any Vision Transformer so far; what claims to be more is no checkpoint."""
 
 USUAL_HEAD_SIZE = 64
 """Width of an attention head in every variant of the paper below H."""
@@ -26,6 +23,7 @@ class Hints:
     num_heads: int | None = None
     config: Mapping[str, Any] | None = None
     preprocessor: Mapping[str, Any] | None = None
+    config_path: Path | None = None
     described_as: str = ""
     """File or repository name, in which publishers say what a checkpoint was trained on."""
 
@@ -92,7 +90,7 @@ def spec_of(file: TensorFile, sizes: Sizes, hints: Hints) -> ViTSpec:
     limits = {
         "encoder layers": (sizes.num_layers, MAX_LAYERS),
         "a width of": (sizes.hidden_size, MAX_WIDTH),
-        "an MLP width of": (sizes.mlp_size, 4 * MAX_WIDTH),
+        "an MLP width of": (sizes.mlp_size, MAX_MLP_WIDTH),
         "pixels along one side": (grid * sizes.patch_size, MAX_IMAGE_SIZE),
     }
     for what, (size, most) in limits.items():
@@ -118,6 +116,11 @@ def require_variant(spec: ViTSpec, hints: Hints, path: Path) -> None:
     """Raise InputError when `hints` name a variant or a number of heads that the `spec` at `path` does not have."""
     wanted = hints.variant
     if wanted is not None and _numbers(wanted) != _numbers(spec):
+        if not any(_numbers(row) == _numbers(spec) for row in VARIANTS.values()):
+            raise InputError(
+                f"{path} holds a Vision Transformer of {_described(spec)}, which is no variant of the table: "
+                f"leave {wanted.name} out."
+            )
         raise InputError(
             f"{path} holds {spec.name} ({_described(spec)}), but {wanted.name} is {_described(wanted)}: "
             "name the variant that it holds, or none."

@@ -106,7 +106,8 @@ def preprocessing(config: Mapping[str, Any] | None, image_size: int) -> Preproce
     mode = known.get("crop_mode") or "center"
     if mode not in ("center", "squash"):
         raise InputError(
-            f"timm's crop_mode is {mode!r}, expected 'center' or 'squash': give --resize and --crop-fraction."
+            f"timm's crop_mode is {mode!r}, expected 'center' or 'squash': correct its config.json, or take it away "
+            "and give --mean, --std, --resize, --crop-fraction and --interpolation."
         )
     squash = mode == "squash"
     return Preprocessing(
@@ -126,17 +127,17 @@ def says_imagenet_1k(config: Mapping[str, Any] | None) -> bool:
     return bool(re.search(r"(^|_)in1k$", tag))
 
 
-def label_names(config: Mapping[str, Any] | None) -> list[str] | None:
-    """Labels in timm's config, in the order of the classes."""
+def label_names(config: Mapping[str, Any] | None) -> list[Any] | None:
+    """Labels in timm's config, in the order of the classes, unchecked."""
     names = (config or {}).get("label_names")
-    return [str(name) for name in names] if isinstance(names, list) else None
+    return names if isinstance(names, list) else None
 
 
 def _heads(config: Mapping[str, Any] | None) -> int | None:
     """Heads where `model_args` name them; timm itself otherwise knows them by the architecture's name."""
     arguments = (config or {}).get("model_args")
     heads = arguments.get("num_heads") if isinstance(arguments, Mapping) else None
-    return heads if isinstance(heads, int) and heads > 0 else None
+    return heads if isinstance(heads, int) and not isinstance(heads, bool) and heads > 0 else None
 
 
 def _refuse_config(file: TensorFile, config: Mapping[str, Any] | None) -> None:

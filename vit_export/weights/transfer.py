@@ -24,7 +24,8 @@ Tell = Callable[[str], None]
 class Fetched:
     """What was fetched: a local file (URL) or folder (hub), and where it came from, ready for JSON.
 
-    `origin` holds 'location' (no credentials, no query) with the commit as 'revision' (hub) or the 'sha256' (URL).
+    `origin` holds 'location' (no credentials, no query) with the commit as 'revision' (hub) or the 'file' and
+    its 'sha256' (URL).
     """
 
     path: Path

@@ -43,7 +43,7 @@ def from_url(location: str, cache: Path | None, count: Count, tell: Tell) -> Fet
                         "again later."
                     ) from error
                 tell(f"{address.shown} cannot be asked for changes ({error}): the cached copy is used.")
-    return Fetched(target, {"location": address.shown, "sha256": str(digest)})
+    return Fetched(target, {"location": address.shown, "file": address.file, "sha256": str(digest)})
 
 
 def _cache_folder() -> Path:
@@ -67,6 +67,7 @@ def _locked(target: Path, address: Address, tell: Tell) -> Iterator[None]:
     """One process at a time per file: the next one waits, then finds it complete or resumes it."""
     from filelock import FileLock, Timeout
 
+    # The empty lock file stays: another process may be waiting for it, and one that is deleted keeps nobody out.
     lock = FileLock(_beside(target, ".lock"))
     try:
         lock.acquire(timeout=0)
