@@ -67,7 +67,7 @@ def dense_alone(spec: ViTSpec, folder: Path, images: np.ndarray) -> dict[str, Pa
     import tensorflow as tf
 
     from vit_export.saved_model import ModelRecord
-    from vit_export.tflite.quantize import calibrate, write_int8
+    from vit_export.tflite.quantize import Rule, calibrate, write_int8
 
     random = np.random.default_rng(0)
     d, m, patch, grid = spec.hidden_size, spec.mlp_size, spec.patch_size, spec.grid
@@ -92,7 +92,8 @@ def dense_alone(spec: ViTSpec, folder: Path, images: np.ndarray) -> dict[str, Pa
     floating, integer = folder / "dense_float32.tflite", folder / "dense_int8.tflite"
     floating.write_bytes(data)
     ranges = calibrate(floating, (image[np.newaxis] for image in images[:4]), 4)
-    write_int8(floating, ModelRecord(spec, Preprocessing(spec.image_size)), integer, ranges=ranges)
+    every = (Rule(".*", "FULLY_CONNECTED", "static"),)
+    write_int8(floating, ModelRecord(spec, Preprocessing(spec.image_size)), integer, rules=every, ranges=ranges)
     return {"dense_alone_float32": floating, "dense_alone_int8": integer}
 
 

@@ -1,5 +1,6 @@
 """A toy Vision Transformer with random weights everywhere (no zero bias, no unit scale), in every form tests need."""
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 from vit_export.parameters import parameter_specs
 from vit_export.preprocess import Preprocessing
 from vit_export.quiet import import_tensorflow
+from vit_export.runners import open_runner
 from vit_export.spec import ViTSpec
 from vit_export.variants import Variant
+from vit_export.workers import RunnerProcess
 
 TOY = Variant("vit_toy", patch_size=8, num_layers=3, hidden_size=48, mlp_size=96, num_heads=4, use="tests")
 
@@ -57,6 +60,35 @@ def record_of(spec: ViTSpec, *, trained: bool = False):
     from vit_export.saved_model import ModelRecord
 
     return ModelRecord(spec, Preprocessing(spec.image_size), {"source": "test", "trained": trained})
+
+
+class InProcess(RunnerProcess):
+    """Stands for a process of its own where a test is about what a file computes: a second TensorFlow takes seconds."""
+
+    def start(self):
+        # TensorFlow has started with settings of its own, which are not a runner's to change.
+        self._runner = open_runner(self.path, self.format, None if self.format == "saved_model" else self.threads)
+        self.inputs, self.outputs, self.load_seconds = self._runner.inputs, self._runner.outputs, 0.0
+
+    def _ask(self, request, *arguments):
+        if request == "memory":
+            return 1, None, 1
+        return (self._runner.run(*arguments), 0.0) if request == "run" else self._runner.time(*arguments)
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Verification in this process; what is special about a process of its own is tested where it is not asked for."""
+    from vit_export import verifier
+
+    monkeypatch.setattr(verifier, "RunnerProcess", InProcess)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _light_collections():
+    """What is loaded stays loaded: the garbage collection in every export need not look through it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -39,31 +39,40 @@ def _operators(data):
     return Counter(codes[o.opcodeIndex] for o in model.subgraphs[0].operators)
 
 
-def test_a_plain_function_over_a_keras_model_loses_its_weights(model, images, expected, spec):
+@pytest.fixture(scope="module")
+def small():
+    """A Keras model of one layer: the stock converters' time goes by the number of layers."""
+    from conftest import RandomParameters, build, toy_spec
+
+    return build(RandomParameters(toy_spec().with_(num_layers=1)))
+
+
+def test_a_plain_function_over_a_keras_model_loses_its_weights(small, images):
     """The stock way goes wrong without raising; ours, on the same model, does not (test_tflite)."""
 
     @tf.function(input_signature=[tf.TensorSpec((1, 32, 32, 3), tf.float32)])
     def serve(x):
-        return model(x, training=False)
+        return small(x, training=False)
 
     with quiet():
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function()], model)
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function()], small)
         data = converter.convert()
-    assert len(data) < 4 * spec.num_parameters / 2  # most weights are not in the file
+    assert len(data) < 4 * small.spec.num_parameters / 2  # most weights are not in the file
     try:
         found = _run(_interpreter(data), images)
     except RuntimeError:
         return  # some runtimes refuse the uninitialised variables: better
+    expected = small.predict_output(images)
     assert not np.abs(found - expected).max() < 0.1 * np.ptp(expected)
 
 
-def test_dynamic_batch_adds_shape_operators(model):
+def test_dynamic_batch_adds_shape_operators(small):
     @tf.function(input_signature=[tf.TensorSpec((None, 32, 32, 3), tf.float32)])
     def serve(x):
-        return model(x, training=False)
+        return small(x, training=False)
 
     module = tf.Module()
-    module.variables_ = [v.value for v in model.variables]
+    module.variables_ = [v.value for v in small.variables]
     with quiet():
         data = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function()], module).convert()
     assert {"SHAPE", "PACK"} <= set(_operators(data))
@@ -100,7 +109,7 @@ def test_the_quantizer_writes_buffers_outside_the_flatbuffer(tmp_path):
     from vit_export.spec import ViTSpec
     from vit_export.tflite.convert import write_tflite
     from vit_export.tflite.flatbuffer import MappedModel, schema
-    from vit_export.tflite.quantize import SCHEMES, _quantizer, write_int8
+    from vit_export.tflite.quantize import _quantizer, modes_of, rules_of, write_int8
     from vit_export.variants import Variant
 
     def outside(path):
@@ -111,7 +120,7 @@ def test_the_quantizer_writes_buffers_outside_the_flatbuffer(tmp_path):
     floating, raw, ours = tmp_path / "float.tflite", tmp_path / "raw.tflite", tmp_path / "ours.tflite"
     write_tflite(RandomParameters(spec), record_of(spec), floating)
     with quiet():
-        made = _quantizer(floating, SCHEMES["dynamic"])
+        made = _quantizer(floating, rules_of(modes_of("dynamic", spec)))
         made.quantize(serialize_to_path=str(raw), enable_progress_bar=False, enable_progress_report=False)
     write_int8(floating, record_of(spec), ours, scheme="dynamic")
     assert outside(raw) > 10
@@ -120,31 +129,34 @@ def test_the_quantizer_writes_buffers_outside_the_flatbuffer(tmp_path):
     assert weights[0] == weights[1] > 400_000
 
 
-def test_the_quantizers_own_calibration_is_a_moving_average(source, record, tmp_path):
+@pytest.fixture(scope="module")
+def float_file(source, record, tmp_path_factory):
+    from vit_export.tflite.convert import write_tflite
+
+    path = tmp_path_factory.mktemp("traps") / "float.tflite"
+    write_tflite(source, record, path)
+    return path
+
+
+def test_the_quantizers_own_calibration_is_a_moving_average(float_file):
     from ai_edge_quantizer import calibrator
     from ai_edge_quantizer.utils import qsv_utils
 
-    from vit_export.tflite.convert import write_tflite
-
-    write_tflite(source, record, tmp_path / "float.tflite")
     with quiet():
-        assert calibrator.Calibrator(str(tmp_path / "float.tflite"))._qsv_update_func is qsv_utils.moving_average_update
+        assert calibrator.Calibrator(str(float_file))._qsv_update_func is qsv_utils.moving_average_update
     narrow, wide = ({"min": np.float32(-a), "max": np.float32(a)} for a in (1, 10))
     assert qsv_utils.moving_average_update(narrow, wide)["max"] == pytest.approx(1.45)
     assert qsv_utils.min_max_update(narrow, wide)["max"] == 10
 
 
-def test_the_calibrator_exhausts_a_generator(source, record, images, tmp_path):
+def test_the_calibrator_exhausts_a_generator(float_file, images):
     from ai_edge_quantizer import calibrator
 
-    from vit_export.tflite.convert import write_tflite
-    from vit_export.tflite.quantize import SCHEMES, _quantizer
+    from vit_export.tflite.quantize import _quantizer, rules_of
 
-    write_tflite(source, record, tmp_path / "float.tflite")
     with quiet():
-        recipe = _quantizer(tmp_path / "float.tflite", SCHEMES["full"])._recipe_manager
-        made = calibrator.Calibrator(
-            str(tmp_path / "float.tflite"), mode=calibrator.CalibrationMode.CALIBRATION_PROFILER_BASED
-        )
+        recipe = _quantizer(float_file, rules_of(None))._recipe_manager
+        mode = calibrator.CalibrationMode.CALIBRATION_PROFILER_BASED
+        made = calibrator.Calibrator(str(float_file), mode=mode)
         made.calibrate({"serving_default": ({"images": image[np.newaxis]} for image in images)}, recipe)
     assert made.get_model_qsvs() == {}

@@ -10,6 +10,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import verifier_toys as toys
+from conftest import RandomParameters, toy_spec
 from verifier_toys import CLASSES, NAMES, artifact_of
 
 from vit_export import checks, latency, verifier
@@ -403,8 +404,9 @@ PREPROCESSING = Preprocessing(32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.3, 0
 
 
 @pytest.fixture(scope="module")
-def pixel_files(source, folder):
-    """The toy Vision Transformer as ONNX files of three input kinds, by kind."""
+def pixel_files(folder):
+    """A Vision Transformer of one layer as ONNX files of three input kinds, by kind."""
+    source = RandomParameters(toy_spec().with_(num_layers=1))
     record = ModelRecord(source.spec, PREPROCESSING, {"source": "test", "trained": False})
     return {
         kind: write_onnx(source, record, folder / f"pixels_{kind.replace('..', '_')}.onnx", input=kind)

@@ -76,8 +76,7 @@ def deployment_graph(spec: ViTSpec, images: Any, weights: Mapping[str, Any], dia
 
     if images.dtype != tf.float32:
         images = tf.cast(images, tf.float32)
-
-    graph = _Graph(tf, spec, weights, dialect, batch=images.shape[0])
+    graph = Graph(spec, weights, dialect, batch=images.shape[0])
     tokens = graph.embed(images)
     for index in range(spec.num_layers):
         tokens = graph.encoder_layer(tokens, layer_name(index), last=index == spec.num_layers - 1)
@@ -87,11 +86,25 @@ def deployment_graph(spec: ViTSpec, images: Any, weights: Mapping[str, Any], dia
     return tokens if spec.num_classes is None else graph.dense(tokens, "head")
 
 
-class _Graph:
-    """The pieces of one deployment graph; every tensor of tokens is [batch·tokens, width]."""
+class Graph:
+    """The pieces of one deployment graph; every tensor of tokens is [batch·tokens, width].
 
-    def __init__(self, tf: Any, spec: ViTSpec, weights: Mapping[str, Any], dialect: Dialect, batch: int) -> None:
+    Traced for the converters, and run a piece at a time to choose how to quantize (`vit_export.int8`).
+    """
+
+    def __init__(self, spec: ViTSpec, weights: Mapping[str, Any], dialect: Dialect, batch: int) -> None:
+        import tensorflow as tf
+
         self.tf, self.spec, self.weights, self.dialect, self.batch = tf, spec, weights, dialect, batch
+
+    def visit(self, site: str, x: Any) -> Any:
+        """Called with each tensor that int8 may round: here unchanged, in a simulation rounded.
+
+        Sites are called as the tensors are in a .tflite file: a Dense's output by the Dense, the products of attention
+        `…/scores`, `…/scores/softmax` and `…/mixed`; the input of a Dense is `<dense>:input`.
+        """
+        del site
+        return x
 
     def embed(self, images: Any) -> Any:
         """Patches cut out by reshape and transpose (rank 4 at most), one Dense, class token, position embedding.
@@ -112,11 +125,19 @@ class _Graph:
 
     def encoder_layer(self, tokens: Any, prefix: str, *, last: bool) -> Any:
         """One encoder layer; the last one computes the class token's row alone, the only one read after it."""
+        kept = self.class_rows(tokens) if last else tokens
+        tokens = kept + self.attention_branch(tokens, prefix, last=last)
+        return tokens + self.mlp_branch(tokens, prefix)
+
+    def attention_branch(self, tokens: Any, prefix: str, *, last: bool) -> Any:
+        """What attention adds to the residual stream: to every row, or in the last layer to the class token's."""
         normed = self.layer_norm(tokens, f"{prefix}/attention_norm")
-        kept = self.class_rows if last else _unchanged
-        tokens = kept(tokens) + self.attention(normed, kept(normed), f"{prefix}/attention")
-        hidden = self.gelu(self.dense(self.layer_norm(tokens, f"{prefix}/mlp_norm"), f"{prefix}/mlp/dense_1"))
-        return tokens + self.dense(hidden, f"{prefix}/mlp/dense_2")
+        return self.attention(normed, self.class_rows(normed) if last else normed, f"{prefix}/attention")
+
+    def mlp_branch(self, tokens: Any, prefix: str) -> Any:
+        """What the MLP adds to the residual stream."""
+        hidden = self.dense(self.layer_norm(tokens, f"{prefix}/mlp_norm"), f"{prefix}/mlp/dense_1")
+        return self.dense(self.gelu(hidden), f"{prefix}/mlp/dense_2")
 
     def attention(self, tokens: Any, queries: Any, prefix: str) -> Any:
         """Multi-head attention of `queries` (rows of `tokens`, or all of them) over `tokens`."""
@@ -126,7 +147,9 @@ class _Graph:
         value = self.heads(self.dense(tokens, f"{prefix}/value"), (0, 2, 1, 3))
         if not self.dialect.folded:
             query = query * spec.head_size**-0.5
-        attended = tf.matmul(tf.nn.softmax(tf.matmul(query, key)), value)
+        scores = self.visit(f"{prefix}/scores", tf.matmul(query, key))
+        weights = self.visit(f"{prefix}/scores/softmax", tf.nn.softmax(scores))
+        attended = self.visit(f"{prefix}/mixed", tf.matmul(weights, value))
         merged = tf.reshape(tf.transpose(attended, (0, 2, 1, 3)), (-1, spec.hidden_size))
         return self.dense(tf.ensure_shape(merged, queries.shape), f"{prefix}/output")
 
@@ -157,7 +180,9 @@ class _Graph:
     def dense(self, x: Any, name: str) -> Any:
         """x·kernel + bias on two-dimensional x."""
         transposed = self.dialect.kernels_transposed
-        return self.tf.matmul(x, self.weights[f"{name}/kernel"], transpose_b=transposed) + self.weights[f"{name}/bias"]
+        x = self.visit(f"{name}:input", x)
+        y = self.tf.matmul(x, self.weights[f"{name}/kernel"], transpose_b=transposed) + self.weights[f"{name}/bias"]
+        return self.visit(name, y)
 
     def gelu(self, x: Any) -> Any:
         """GELU (Hendrycks and Gimpel, 2016) in the form that each converter recognises as one operator.
@@ -168,7 +193,3 @@ class _Graph:
         if self.spec.gelu == "tanh":
             return tf.nn.gelu(x, approximate=True)
         return 0.5 * x * (1.0 + tf.math.erf(x * 0.5**0.5))
-
-
-def _unchanged(x: Any) -> Any:
-    return x

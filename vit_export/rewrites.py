@@ -90,12 +90,12 @@ def plain_parameters(source: ParameterSource) -> DeploymentParameters:
     return found
 
 
-def folded_parameters(source: ParameterSource) -> DeploymentParameters:
+def folded_parameters(source: ParameterSource, *, kept_norms: frozenset[str] = frozenset()) -> DeploymentParameters:
     """The parameters for TFLite: kernels [out, in], LayerNorm folded into the next Dense, 1/√d folded into the query.
 
     With y = scale·n + shift the LayerNorm's output and z = yW + b the next Dense: z = n(diag(scale)W) + (b + shift·W),
     which leaves the graph only the normalisation n. The final LayerNorm keeps its scale and shift when no Dense follows
-    it.
+    it, and so do those of `kept_norms`.
     """
     spec = source.spec
     found: dict[str, DeploymentParameter] = {}
@@ -104,6 +104,10 @@ def folded_parameters(source: ParameterSource) -> DeploymentParameters:
         found[name] = DeploymentParameter(name, shape, read)
 
     def dense(name: str, shape: tuple[int, int], norm: str | None = None, factor: float = 1.0) -> None:
+        if norm in kept_norms:
+            for part in ("scale", "bias"):
+                found[f"{norm}/{part}"] = _parameter(source, f"{norm}/{part}", (spec.hidden_size,))
+            norm = None
         add(f"{name}/kernel", shape[::-1], lambda: fold_kernel(source, name, norm, factor))
         add(f"{name}/bias", shape[1:], lambda: fold_bias(source, name, norm, factor))
 

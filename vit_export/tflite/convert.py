@@ -25,20 +25,22 @@ def write_tflite(
     precision: Literal["float32", "float16"] = "float32",
     batch: int = 1,
     input: InputKind = "normalized",
+    kept_norms: frozenset[str] = frozenset(),
     overwrite: bool = False,
 ) -> Artifact:
     """Write the float .tflite file of `source` with a static batch (int8 is made from it, see `quantize`).
 
     Input `images`, [batch, size, size, 3] of the kind `input` (`pixels.KINDS`: float32, or uint8 for "uint8"); output
     `logits` [batch, classes] or `features` [batch, width]. float16 halves the file: kernels are stored as float16 and
-    computed in the widest type the device has.
+    computed in the widest type the device has. LayerNorms of `kept_norms` are not folded (see
+    `rewrites.folded_parameters`).
 
     Raises:
         InputError: there is no such `input`, or a weight that float16 cannot hold.
         OutputError: `path` exists (and `overwrite` is false) or cannot be written.
     """
     rounding = through_float16 if precision == "float16" else None
-    parameters = folded_parameters(FoldedInput(source, record.preprocessing, input, rounding))
+    parameters = folded_parameters(FoldedInput(source, record.preprocessing, input, rounding), kept_norms=kept_norms)
     model, payloads = convert_structure(source.spec, parameters, batch, kind_of(input).dtype)
     if precision == "float16":
         halve_kernels(model, payloads)

@@ -1,11 +1,7 @@
 """int8 .tflite files from a finished float32 one, by AI Edge Quantizer.
 
-The schemes of int8:
-
-* `static`: Dense layers, patch embedding and attention matmuls compute in int8 with ranges from the representative
-  dataset; LayerNorm, softmax, GELU and the residual stream stay float; float32 in and out.
-* `dynamic`: Dense weights int8, activations quantized per token while running; needs no dataset.
-* `full`: every operator int8, integer in and out, for accelerators that need it.
+What computes in int8 is said by `vit_export.int8.modes`, but for the scheme `full`: every operator int8, integer in and
+out, for accelerators that need it. LayerNorm, softmax, GELU and the residual stream are float in all others.
 """
 
 import re
@@ -19,11 +15,14 @@ import numpy as np
 
 from vit_export.errors import InputError
 from vit_export.graph import INPUT_NAME
+from vit_export.int8.modes import SCHEMES, Modes
+from vit_export.int8.simulate import Clips
 from vit_export.machine import usable_cores
 from vit_export.pixels import affine, kind_of
 from vit_export.quiet import quiet
 from vit_export.records import Artifact
 from vit_export.saved_model import ModelRecord
+from vit_export.spec import ViTSpec
 from vit_export.tflite.bias import correct_patch_bias
 from vit_export.tflite.convert import describe_inside, describe_tflite, input_kind
 from vit_export.tflite.flatbuffer import MappedModel, write_model
@@ -37,43 +36,69 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Rule:
-    """Which operators a scheme quantizes, and how. Later rules win. `scope` is matched against the output's name."""
+    """Which operators are quantized, and how. Later rules win. `scope` is matched against the output's name."""
 
     scope: str
     operator: str
     mode: Literal["static", "dynamic"]
 
 
-_DENSE, _HEAD = r".*", r"^(logits|features);?$"
-_MATMULS = r"/attention/(scores|mixed);?$"
-_MOVES = r"(^images|/attention/(query|key|value|mixed)).*/(reshape|transpose);?$"
-
-SCHEMES: dict[str, tuple[Rule, ...]] = {
-    "static": (
-        Rule(_DENSE, "FULLY_CONNECTED", "static"),
-        Rule(_MATMULS, "BATCH_MATMUL", "static"),
-        # Moving int8 costs a quarter of moving float, and saves a dequantize and a quantize each.
-        Rule(_MOVES, "RESHAPE", "static"),
-        Rule(_MOVES, "TRANSPOSE", "static"),
-        # A dynamic Dense does not round its output to int8: the head's is the answer itself, and only one row.
-        Rule(_HEAD, "FULLY_CONNECTED", "dynamic"),
-    ),
-    "dynamic": (Rule(_DENSE, "FULLY_CONNECTED", "dynamic"),),
-    "full": (Rule(_DENSE, "*", "static"),),
-}
+FULL = "full"
+"""The scheme with every operator in int8."""
 
 # Tensors whose zero point is 0. XNNPACK takes an int8 BATCH_MATMUL only when that of its right side is; with the whole
 # path from query, key and value to the output projection alike, nothing on it has to be requantized. The softmax is
 # not among them: it is never negative, and a symmetric range would waste half of its levels.
 _SYMMETRIC = re.compile(r"/attention/(query|key|value|mixed|output)(/reshape|/transpose)*$")
 
+# What moves a tensor has its range; the input of an MLP's second Dense is called after what makes it.
+_MOVED = re.compile(r"(/reshape|/transpose)+$")
+_TENSORS = re.compile(r"/mlp/dense_2:input$")
+
 # The image itself, cast and moved about: where it is pixels, its range is known without looking.
 _IMAGE = re.compile(rf"^{INPUT_NAME}(/|$)")
 
 
-def needs_images(scheme: str) -> bool:
-    """Whether `scheme` needs a representative dataset."""
-    return any(rule.mode == "static" for rule in SCHEMES[scheme])
+def modes_of(scheme: str, spec: ViTSpec) -> Modes | None:
+    """What computes in what by the scheme of that name; None for `full`, which is every operator.
+
+    Raises:
+        InputError: there is no such scheme.
+    """
+    if scheme not in (*SCHEMES, FULL):
+        raise InputError(f"Unknown int8 scheme '{scheme}': choose one of {', '.join((*SCHEMES, FULL))}.")
+    return None if scheme == FULL else SCHEMES[scheme](spec)
+
+
+def rules_of(modes: Modes | None) -> tuple[Rule, ...]:
+    """The rules that make a file compute in `modes`; every operator in int8 when None."""
+    if modes is None:
+        return (Rule(r".*", "*", "static"),)
+    found = []
+    for name, mode in (("patch_embedding", modes.patch), ("(pre_logits|logits|features)", modes.head)):
+        if mode != "float":
+            found.append(Rule(rf"^{name}(/|;?$)", "FULLY_CONNECTED", mode))
+    if modes.patch == "static":
+        found += [Rule(r"^images.*/(reshape|transpose);?$", kind, "static") for kind in _MOVES]
+    for wanted in ("static", "dynamic"):
+        for part in ("attention", "mlp"):
+            layers = [i for i, layer in enumerate(modes.layers) if getattr(layer, part) == wanted]
+            found += [Rule(f"{_layers(layers)}/{part}/", "FULLY_CONNECTED", wanted)] if layers else []
+    layers = [i for i, layer in enumerate(modes.layers) if layer.products == "int8"]
+    if layers:
+        attention = f"{_layers(layers)}/attention"
+        found.append(Rule(rf"{attention}/(scores|mixed);?$", "BATCH_MATMUL", "static"))
+        # Moving int8 costs a quarter of moving float, and saves a dequantize and a quantize each.
+        moved = rf"{attention}/(query|key|value|mixed).*/(reshape|transpose);?$"
+        found += [Rule(moved, kind, "static") for kind in _MOVES]
+    return tuple(found)
+
+
+_MOVES = ("RESHAPE", "TRANSPOSE")
+
+
+def _layers(indexes: list[int]) -> str:
+    return f"^encoder/layer_({'|'.join(map(str, indexes))})"
 
 
 def write_int8(
@@ -82,23 +107,27 @@ def write_int8(
     path: Path,
     *,
     scheme: str = "static",
+    rules: tuple[Rule, ...] | None = None,
     ranges: Ranges | None = None,
+    clips: Clips | None = None,
     overwrite: bool = False,
 ) -> Artifact:
-    """Write an int8 file of the float32 .tflite at `float_path`; `ranges` from `calibrate`, except for `dynamic`.
+    """Write an int8 file of the float32 .tflite at `float_path`, by `rules` or, when None, those of `scheme`.
+
+    `ranges` come from `calibrate`; each reaches to the parts of its ends that `clips` say (see `int8.simulate.Clips`).
 
     Raises:
-        InputError: unknown scheme, or a scheme that needs ranges without any.
+        InputError: unknown scheme, or one that needs ranges without any.
         OutputError: `path` exists (and `overwrite` is false) or cannot be written.
     """
-    if scheme not in SCHEMES:
-        raise InputError(f"Unknown int8 scheme '{scheme}': choose one of {', '.join(SCHEMES)}.")
-    if needs_images(scheme) and not ranges:
+    rules = rules or rules_of(modes_of(scheme, record.spec))
+    needed = any(rule.mode == "static" for rule in rules)
+    if needed and not ranges:
         raise InputError(
             f"The int8 scheme '{scheme}' needs a representative dataset: give images, or choose 'dynamic'."
         )
-    statistics = _statistics(float_path, ranges) if ranges and needs_images(scheme) else None
-    _quantize(float_path, SCHEMES[scheme], statistics, record, path, scheme, overwrite=overwrite)
+    statistics = _statistics(float_path, ranges, clips or {}) if ranges and needed else None
+    _quantize(float_path, rules, statistics, record, path, scheme, overwrite=overwrite)
     return describe_tflite(path, "int8", scheme)
 
 
@@ -109,11 +138,12 @@ def calibrate(
     *,
     threads: int | None = None,
     progress: Progress | None = None,
+    each: Callable[[Ranges], None] | None = None,
 ) -> Ranges:
     """The true minimum and maximum of every activation over `images`.
 
     Each of `images` is [batch, size, size, 3] in the file's own numbers and dtype (`pixels.feed`). `threads` are those
-    of the runtime, all usable cores by default.
+    of the runtime, all usable cores by default. `each` is told the ranges of every batch.
 
     AI Edge Quantizer's default is a moving average of them, which cuts off what is rare; that cost 16 dB of
     signal-to-noise in a trained ViT (see docs/quantization.md).
@@ -147,24 +177,31 @@ def calibrate(
                 f"{np.dtype(entry['dtype'])} {entry['shape'].tolist()}."
             )
         interpreter.set_tensor(entry["index"], image)
-        for name, seen in _pywrap_tfl_calibration.InvokeWithCalibration(interpreter._native_handle(), 0).items():
-            lowest[name] = min(lowest.get(name, np.inf), float(seen.min))
-            highest[name] = max(highest.get(name, -np.inf), float(seen.max))
+        seen = _pywrap_tfl_calibration.InvokeWithCalibration(interpreter._native_handle(), 0)
+        ranges = {name: (float(found.min), float(found.max)) for name, found in seen.items()}
+        if each:
+            each(ranges)
+        for name, (low, high) in ranges.items():
+            lowest[name] = min(lowest.get(name, np.inf), low)
+            highest[name] = max(highest.get(name, -np.inf), high)
     if progress:
         progress(total, total)
     return {name: (low, highest[name]) for name, low in lowest.items()}
 
 
-def _statistics(float_path: Path, ranges: Ranges) -> dict[str, dict[str, np.ndarray]]:
+def _statistics(float_path: Path, ranges: Ranges, clips: Clips) -> dict[str, dict[str, np.ndarray]]:
     """AI Edge Quantizer's calibration result, with the ranges of `_SYMMETRIC` tensors made to give zero point 0.
 
     Pixels get the range they can have, 0..255 or 0..1, so that each of the 256 values is a level of its own.
     """
+    parts = {_TENSORS.sub("/mlp/dense_1/gelu", site): ends for site, ends in clips.items()}
     found = {}
     per_pixel = kind_of(input_kind(float_path)).per_pixel
     ranks = {t.name.decode(): len(t.shape) for t in MappedModel(float_path).model.subgraphs[0].tensors}
     for name, seen in ranges.items():
         low, high = (0.0, 255 * per_pixel) if per_pixel is not None and _IMAGE.search(name) else seen
+        lowest, highest = parts.get(_MOVED.sub("", name), (1.0, 1.0))
+        low, high = low * lowest, high * highest
         step = max(abs(low), abs(high), 1e-12) / 127
         ends = (-128 * step, 127 * step) if _SYMMETRIC.search(name) else (low, high)
         shape = (1,) * ranks[name]

@@ -1,0 +1,134 @@
+"""The step between the SavedModel and verification: every planned file, from the stored parameters alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vit_export.calibration import DataSplit
+from vit_export.files import input_errors
+from vit_export.machine import release_memory
+from vit_export.pixels import feed, load_pixels
+from vit_export.plan import ExportRequest, PlannedFile
+from vit_export.preprocess import Preprocessing, normalize
+from vit_export.quiet import import_tensorflow
+from vit_export.records import Artifact
+from vit_export.saved_model import ModelRecord, SavedModelParameters
+
+if TYPE_CHECKING:
+    from vit_export.pipeline import Reporter
+
+
+def convert(
+    request: ExportRequest,
+    record: ModelRecord,
+    saved_model: Path,
+    files: tuple[PlannedFile, ...],
+    data: DataSplit | None,
+    stage: Path,
+    say: "Reporter",
+) -> tuple[Artifact, ...]:
+    """Every planned file, from the parameters in the SavedModel alone."""
+    if not files:
+        return ()
+    import_tensorflow()
+    source = SavedModelParameters(saved_model)
+    made = []
+    tflite = _TFLite(request, source, record, data, stage, say)
+    for file in files:
+        scheme = f" ({file.scheme})" if file.scheme else ""
+        say.step(f"Converting to {file.format} {file.precision}{scheme}")
+        if file.format == "tflite":
+            made.append(tflite.write(file))
+        else:
+            from vit_export.onnx.convert import DEFAULT_OPSET, write_onnx
+
+            made.append(
+                write_onnx(
+                    source,
+                    record,
+                    stage / file.path.name,
+                    precision=file.precision,
+                    scheme=file.scheme,
+                    opset=request.opset or DEFAULT_OPSET,
+                    batch=request.batch,
+                    input=request.input,
+                )
+            )
+        for note in made[-1].notes:
+            say.note(f"{file.path.name}: {note}")
+        release_memory()
+    return tuple(made)
+
+
+class _TFLite:
+    """Makes the .tflite files; int8 is tuned and calibrated on the representative dataset."""
+
+    def __init__(
+        self,
+        request: ExportRequest,
+        source: SavedModelParameters,
+        record: ModelRecord,
+        data: DataSplit | None,
+        stage: Path,
+        say: "Reporter",
+    ) -> None:
+        self.request, self.source, self.record = request, source, record
+        self.data, self.stage, self.say = data, stage, say
+
+    def write(self, file: PlannedFile) -> Artifact:
+        """Write one planned file into the staging folder."""
+        from vit_export.tflite.convert import write_tflite
+
+        path = self.stage / file.path.name
+        if file.precision != "int8":
+            return write_tflite(self.source, self.record, path, precision=file.precision, **self._shape())
+        return self._int8(path, file.scheme or "static")
+
+    def _int8(self, path: Path, scheme: str) -> Artifact:
+        from vit_export.tflite.int8 import prepare, write_int8_tflite
+
+        if self.data is None:
+            raise AssertionError("int8 is tuned on images, and none were chosen")
+        images = _Images(self.data.representative.paths(), self.record.preprocessing, self.request)
+        self.say.step(f"Tuning int8 ({scheme}) layer by layer")
+        recipe = prepare(self.source, scheme, images.normalized, progress=self.say.progress)
+        if recipe.calibrates:
+            self.say.step(f"Calibrating on {len(images.paths)} images")
+        return write_int8_tflite(
+            self.source, self.record, path, recipe, images, **self._shape(), progress=self.say.progress
+        )
+
+    def _shape(self) -> dict[str, Any]:
+        return {"batch": self.request.batch, "input": self.request.input}
+
+
+class _Images(Sequence[np.ndarray]):
+    """The representative dataset in static batches, as the files take them, read when they are asked for.
+
+    The last batch is filled up from the first images.
+    """
+
+    def __init__(self, paths: tuple[Path, ...], preprocessing: Preprocessing, request: ExportRequest) -> None:
+        self.paths, self.preprocessing, self.request = paths, preprocessing, request
+
+    def __len__(self) -> int:
+        return (len(self.paths) + self.request.batch - 1) // self.request.batch
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        first, paths = index * self.request.batch, self.paths
+        chosen = [paths[i % len(paths)] for i in range(first, first + self.request.batch)]
+        return feed(self._pixels(chosen), self.request.input, self.preprocessing)
+
+    def normalized(self, count: int) -> np.ndarray:
+        """At most `count` of the images, spread over the dataset: float32 [n, size, size, 3], normalized."""
+        count = min(count, len(self.paths))
+        chosen = [self.paths[i * len(self.paths) // count] for i in range(count)]
+        return normalize(self._pixels(chosen), self.preprocessing)
+
+    def _pixels(self, paths: Sequence[Path]) -> np.ndarray:
+        with input_errors(paths[0].parent):
+            return load_pixels(paths, self.preprocessing)

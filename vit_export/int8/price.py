@@ -1,0 +1,82 @@
+"""What an option costs in time, estimated: what the search weighs against noise.
+
+Nothing is timed while searching, so that the same model and images lead to the same choice on every machine. What is
+compared are four figures of one machine, scaled to the sizes at hand.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from vit_export.int8.modes import Modes
+from vit_export.int8.sensitivity import Component, Option, components
+from vit_export.spec import ViTSpec
+
+INT8_MS, FLOAT_MS, DYNAMIC_MS, PRODUCTS_MS = 6.8, 60.0, 1.65, 2.5
+"""S/16 on one core of an x86 processor with AMX, milliseconds for all its encoder layers: the Dense in int8; in float;
+what dynamic Dense take more than static ones; what attention's products take more in float than in int8.
+
+A processor without integer matrix instructions takes about as long for each option but float.
+"""
+
+_MEASURED_AT = ViTSpec.of("vit_s16")
+
+
+class _Dense(NamedTuple):
+    rows: int
+    inputs: int
+    outputs: int
+
+
+def price(spec: ViTSpec, component: Component, option: Option) -> float:
+    """Time that `component` takes more in `option` than with everything in static int8, of all int8 Dense of `spec`."""
+    layers = _MEASURED_AT.num_layers
+    whole = [d for part in ("attention", "mlp") for d in _dense(_MEASURED_AT, Component(0, part))]
+    macs = layers * sum(d.rows * d.inputs * d.outputs for d in whole)
+    milliseconds = 0.0
+    for dense in _dense(spec, component):
+        if option.dense == "float":
+            # Where only the class token's row is computed, the weights are read all the same.
+            weights = spec.num_tokens * dense.inputs * dense.outputs
+            milliseconds += (FLOAT_MS - INT8_MS) * weights / macs
+        elif option.dense == "dynamic":
+            moved = layers * sum(d.rows * (d.inputs + d.outputs) for d in whole)
+            milliseconds += DYNAMIC_MS * dense.rows * (dense.inputs + dense.outputs) / moved
+    if component.part == "attention" and option.products == "float":
+        products = _products(spec, component.layer) / (layers * _products(_MEASURED_AT, 0))
+        milliseconds += PRODUCTS_MS * products
+    encoder = [d for c in components(spec) if c.layer >= 0 for d in _dense(spec, c)]
+    return milliseconds / (INT8_MS * sum(d.rows * d.inputs * d.outputs for d in encoder) / macs)
+
+
+def total(spec: ViTSpec, modes: Modes) -> float:
+    """The prices of all components of `spec` in `modes`."""
+    return sum(price(spec, component, component.of(modes)) for component in components(spec))
+
+
+def _dense(spec: ViTSpec, component: Component) -> Iterator[_Dense]:
+    """The Dense layers of a component."""
+    tokens, width = spec.num_tokens, spec.hidden_size
+    queries = _queries(spec, component.layer)
+    if component.part == "patch":
+        yield _Dense(spec.num_patches, 3 * spec.patch_size**2, width)
+    elif component.part == "attention":
+        for rows in (queries, tokens, tokens, queries):
+            yield _Dense(rows, width, width)
+    elif component.part == "mlp":
+        yield _Dense(queries, width, spec.mlp_size)
+        yield _Dense(queries, spec.mlp_size, width)
+    else:
+        if spec.pre_logits_size is not None:
+            yield _Dense(1, width, spec.pre_logits_size)
+        if spec.num_classes is not None:
+            yield _Dense(1, spec.representation_size, spec.num_classes)
+
+
+def _products(spec: ViTSpec, layer: int) -> int:
+    """Multiply-accumulates of QKᵀ and softmax·V in one layer."""
+    return 2 * _queries(spec, layer) * spec.num_tokens * spec.hidden_size
+
+
+def _queries(spec: ViTSpec, layer: int) -> int:
+    """Rows that attend, and go through the MLP: the last layer computes the class token's alone."""
+    return 1 if layer == spec.num_layers - 1 else spec.num_tokens

@@ -1,0 +1,296 @@
+"""What is chosen for each encoder layer before it is quantized, by the error of its output on images.
+
+Layer by layer on the float model's own tokens, so that one layer's weights are in memory at a time (Nagel et al., 2021,
+"A White Paper on Neural Network Quantization", describes all three steps):
+
+1. how strongly value and query projections and LayerNorms are equalized (`vit_export.int8.equalize`);
+2. how far the range of an activation is clipped: what is rare is cut off where finer levels for the rest are worth it;
+3. bias correction: the mean of what rounding changed is taken off the bias at the end of the branch.
+
+A choice is made when what attention or MLP adds to the residual stream, in simulated integer arithmetic, comes closer
+to what it adds in float. The last layer computes the class token's row alone, one for each image: too few to choose by,
+so that all rows are computed here, and what only fits the class token's values (clips) is left alone.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vit_export.graph import TFLITE, Graph
+from vit_export.int8.equalize import EqualizedParameters, Factors, geometric, norm_groups
+from vit_export.int8.modes import Modes
+from vit_export.int8.simulate import Clips, Extremes, Simulation, rounded
+from vit_export.parameters import ParameterSource, layer_name
+from vit_export.rewrites import folded_parameters
+from vit_export.spec import ViTSpec
+
+STRENGTHS = (0.5, 0.75, 1.0, 0.25)
+"""Tried in this order, and none after a first one that is no use at all."""
+CLIPS = (0.9, 0.8, 0.65, 0.5, 0.35)
+
+ENOUGH = 0.98
+"""A rewrite that costs nothing, or a clip, has to leave at most this part of the error."""
+ENOUGH_FOR_OPERATORS = 0.6
+"""Likewise for a LayerNorm's, which keeps two operators in the graph that are folded away otherwise."""
+
+SIGNIFICANT = 3.0
+"""Standard errors by which a mean must differ from 0 to be corrected: few images say little about few tokens."""
+
+FEWEST_ROWS = 8
+"""Rows without which not even the spread of a mean is known."""
+
+MOST_IMAGES, FEWEST_IMAGES, MACS = 16, 2, 4e10
+"""Images to choose by: as many as `MACS` pay for, within these bounds."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class LayerChoice:
+    """What was chosen for one encoder layer, and its error before and after, of the branch's own power."""
+
+    value_strength: float | None
+    query_strength: float | None
+    norm_strengths: tuple[float | None, float | None]
+    attention_error: tuple[float, float]
+    mlp_error: tuple[float, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        return {
+            "value_strength": self.value_strength,
+            "query_strength": self.query_strength,
+            "norm_strengths": list(self.norm_strengths),
+            "attention_error": list(self.attention_error),
+            "mlp_error": list(self.mlp_error),
+        }
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The outcome for a whole model; `apply` gives the parameters to quantize."""
+
+    factors: Factors = field(default_factory=Factors)
+    clips: Clips = field(default_factory=dict)
+    layers: tuple[LayerChoice, ...] = ()
+    images: int = 0
+
+    def apply(self, source: ParameterSource) -> ParameterSource:
+        """`source` equalized and corrected."""
+        return EqualizedParameters(source, self.factors)
+
+    @property
+    def kept_norms(self) -> frozenset[str]:
+        """LayerNorms whose scale and shift stay in the graph."""
+        return frozenset(self.factors.norms)
+
+
+def images_wanted(spec: ViTSpec) -> int:
+    """How many images `tune` should be given."""
+    return int(np.clip(MACS / spec.num_macs, FEWEST_IMAGES, MOST_IMAGES))
+
+
+def tune(source: ParameterSource, images: np.ndarray, modes: Modes, progress: Progress | None = None) -> Tuning:
+    """Choose for every layer of `source`; `images` are float32 [n, size, size, 3], normalized."""
+    spec = source.spec
+    cache = _Cache(source)
+    factors, clips, choices = Factors(), dict[str, tuple[float, float]](), []
+    tokens = Graph(spec, _Reads(cache, Factors()), TFLITE, len(images)).embed(images)
+    for index in range(spec.num_layers):
+        if progress:
+            progress(index, spec.num_layers)
+        cache.clear()
+        layer = _Layer(cache, tokens, len(images), index, modes)
+        layer.choose()
+        factors = factors.also(**vars(layer.factors))
+        clips.update(layer.clips)
+        choices.append(layer.choice())
+        tokens = layer.output()
+    if progress:
+        progress(spec.num_layers, spec.num_layers)
+    return Tuning(factors, clips, tuple(choices), len(images))
+
+
+class _Cache:
+    """A `ParameterSource` that keeps what was read until it is told to forget."""
+
+    def __init__(self, source: ParameterSource) -> None:
+        self._source, self._kept = source, dict[str, np.ndarray]()
+
+    @property
+    def spec(self) -> ViTSpec:
+        return self._source.spec
+
+    def read(self, name: str) -> np.ndarray:
+        if name not in self._kept:
+            self._kept[name] = self._source.read(name)
+        return self._kept[name]
+
+    def clear(self) -> None:
+        self._kept.clear()
+
+
+class _Reads(Mapping[str, np.ndarray]):
+    """The weights of the TFLite dialect, read and kept when they are asked for."""
+
+    def __init__(self, source: ParameterSource, factors: Factors, *, integer: bool = False) -> None:
+        self._parameters = folded_parameters(EqualizedParameters(source, factors), kept_norms=frozenset(factors.norms))
+        self._integer, self._kept = integer, dict[str, np.ndarray]()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._kept:
+            values = self._parameters[name].read()
+            self._kept[name] = rounded(name, values) if self._integer else values
+        return self._kept[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._parameters
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parameters)
+
+    def __len__(self) -> int:
+        return len(self._parameters)
+
+
+class _Layer:
+    """The choices for one encoder layer, made in turn, each on top of those before."""
+
+    def __init__(self, source: ParameterSource, tokens: Any, batch: int, index: int, modes: Modes) -> None:
+        self.source, self.spec, self.tokens, self.batch, self.modes = source, source.spec, tokens, batch, modes
+        self.prefix, self.last = layer_name(index), index == source.spec.num_layers - 1
+        self.factors, self.clips = Factors(), dict[str, tuple[float, float]]()
+        self.strengths: dict[str, float] = {}
+        self.seen = Extremes(self.spec, _Reads(source, Factors()), batch)
+        self.attention = self.seen.attention_branch(tokens, self.prefix, last=False)
+        self.middle = tokens + self.attention
+        self.mlp = self.seen.mlp_branch(self.middle, self.prefix)
+        self.errors: dict[str, tuple[float, float]] = {}
+
+    def output(self) -> Any:
+        """The float model's tokens after this layer."""
+        return self.middle + self.mlp
+
+    def choose(self) -> None:
+        """Make every choice."""
+        attention, mlp = f"{self.prefix}/attention", f"{self.prefix}/mlp"
+        layer = self.modes.layers[int(self.prefix.rpartition("_")[2])]
+        before = error = self._error(self._attention_branch)
+        error = self._equalize_norm(f"{attention}_norm", self._attention_branch, error)
+        error = self._equalize("values", f"{attention}/value", None, self._attention_branch, error)
+        if layer.products == "int8":
+            error = self._equalize("queries", f"{attention}/query", f"{attention}/key", self._attention_branch, error)
+            error = self._clip(f"{attention}/scores/softmax", "high", self._attention_branch, error)
+            error = self._clip(f"{attention}/scores", "low", self._attention_branch, error)
+            error = self._clip(f"{attention}/mixed", "both", self._attention_branch, error)
+        if layer.attention == "static":
+            error = self._clip(f"{attention}/output", "both", self._attention_branch, error)
+        self._correct(f"{attention}/output", self._attention_branch)
+        self.errors["attention"] = before, self._error(self._attention_branch)
+        before = error = self._error(self._mlp_branch)
+        error = self._equalize_norm(f"{mlp}_norm", self._mlp_branch, error)
+        if layer.mlp == "static":
+            error = self._clip(f"{mlp}/dense_1", "low", self._mlp_branch, error)
+            error = self._clip(f"{mlp}/dense_2:input", "high", self._mlp_branch, error)
+            error = self._clip(f"{mlp}/dense_2", "both", self._mlp_branch, error)
+        self._correct(f"{mlp}/dense_2", self._mlp_branch)
+        self.errors["mlp"] = before, self._error(self._mlp_branch)
+
+    def choice(self) -> LayerChoice:
+        """What was chosen."""
+        found = self.strengths.get
+        return LayerChoice(
+            found("values"),
+            found("queries"),
+            (found(f"{self.prefix}/attention_norm"), found(f"{self.prefix}/mlp_norm")),
+            self.errors["attention"],
+            self.errors["mlp"],
+        )
+
+    def _attention_branch(self, simulation: Graph) -> tuple[Any, Any]:
+        return simulation.attention_branch(self.tokens, self.prefix, last=False), self.attention
+
+    def _mlp_branch(self, simulation: Graph) -> tuple[Any, Any]:
+        return simulation.mlp_branch(self.middle, self.prefix), self.mlp
+
+    def _simulated(self, branch: Callable[[Graph], tuple[Any, Any]], factors: Factors, clips: Clips) -> np.ndarray:
+        """What rounding changes in a branch, float32 [rows, width]."""
+        if factors is not getattr(self, "_of", None):
+            self._of, self._weights = factors, _Reads(self.source, factors, integer=True)
+        found, wanted = branch(Simulation(self.spec, self._weights, self.batch, self.modes, clips))
+        return (found - wanted).numpy()
+
+    def _error(
+        self,
+        branch: Callable[[Graph], tuple[Any, Any]],
+        factors: Factors | None = None,
+        clips: Clips | None = None,
+    ) -> float:
+        """Power of what rounding changes in a branch, of the branch's own."""
+        noise = self._simulated(branch, self.factors if factors is None else factors, clips or self.clips)
+        wanted = self.attention if branch == self._attention_branch else self.mlp
+        return float(np.square(noise).sum() / max(np.square(wanted.numpy()).sum(), 1e-30))
+
+    def _equalize(self, kind: str, first: str, second: str | None, branch: Any, error: float) -> float:
+        """Try `kind` of factors at every strength, from the sizes of the channels at one or two sites."""
+        attention = first.rpartition("/")[0]
+        size = self.seen.largest(first)
+        other = np.ones_like(size) if second is None else self.seen.largest(second)
+        for strength in STRENGTHS:
+            factors = self.factors.also(**{kind: {attention: geometric(size, other, strength)}})
+            error = self._keep_if_better(factors, kind, strength, branch, error, ENOUGH)
+            if kind not in self.strengths:
+                break
+        return error
+
+    def _equalize_norm(self, norm: str, branch: Any, error: float) -> float:
+        group = norm_groups(self.spec)[norm]
+        low, high = self.seen.channels[f"{group[0]}:input"]
+        scale, shift = self.source.read(f"{norm}/scale"), self.source.read(f"{norm}/bias")
+        ends = np.stack([low * scale + shift, high * scale + shift])
+        centre = ends.mean(0)
+        weight = np.max([np.abs(self.source.read(f"{dense}/kernel")).max(axis=1) for dense in group], axis=0)
+        for strength in STRENGTHS:
+            factor = geometric(np.abs(ends - centre).max(0), weight, strength)
+            factors = self.factors.also(norms={norm: factor}, centres={norm: centre})
+            error = self._keep_if_better(factors, norm, strength, branch, error, ENOUGH_FOR_OPERATORS)
+            if norm not in self.strengths:
+                break
+        return error
+
+    def _keep_if_better(
+        self, factors: Factors, kind: str, strength: float, branch: Any, error: float, enough: float
+    ) -> float:
+        found = self._error(branch, factors)
+        # What was chosen of this kind already has paid its price.
+        if found >= error * (ENOUGH if kind in self.strengths else enough):
+            return error
+        self.factors, self.strengths[kind] = factors, strength
+        return found
+
+    def _clip(self, site: str, end: str, branch: Any, error: float) -> float:
+        """Draw the range of `site` in, step by step, while the error falls."""
+        if self.last:
+            return error
+        for part in CLIPS:
+            ends = {"low": (part, 1.0), "high": (1.0, part), "both": (part, part)}[end]
+            found = self._error(branch, clips={**self.clips, site: ends})
+            if found >= error * (1.0 if site in self.clips else ENOUGH):
+                break
+            self.clips[site], error = ends, found
+        return error
+
+    def _correct(self, dense: str, branch: Any) -> None:
+        """Take the mean error of each channel off the bias of `dense`, where it is more than chance."""
+        noise = self._simulated(branch, self.factors, self.clips)
+        if self.last:
+            noise = np.asarray(self.seen.class_rows(noise))
+        if len(noise) < FEWEST_ROWS:
+            return
+        mean = noise.mean(0)
+        chance = noise.std(0) / np.sqrt(len(noise))
+        correction = np.where(np.abs(mean) > SIGNIFICANT * chance, -mean, 0).astype(np.float32)
+        if correction.any():
+            self.factors = self.factors.also(corrections={dense: correction})
