@@ -24,10 +24,10 @@ calibration: $(SETUP)  ## make the default representative dataset in calibration
 	$(BIN)/vit-export calibration
 
 test: lint types  ## lint, types and the fast tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(SETUP)  ## every test, the full-size exports too
-	$(BIN)/python -m pytest -n 2 -m ''
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m ''
 
 test-originals: $(SETUP)  ## full-size models against transformers' own forward pass (installs torch)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,originals]'

@@ -21,7 +21,7 @@ from vit_export.rewrites import folded_parameters
 from vit_export.runners import open_runner
 from vit_export.spec import ViTSpec
 from vit_export.tflite.flatbuffer import MappedModel, operator_kinds
-from vit_export.tflite.int8 import Recipe, prepare, write_int8_tflite
+from vit_export.tflite.int8 import Recipe, agreement_of_halves, prepare, write_int8_tflite
 
 import_tensorflow()
 
@@ -300,3 +300,22 @@ def test_failure_leaves_nothing(tmp_path):
     with pytest.raises(Exception, match="Unknown int8 scheme 'best'"):
         prepare(SOURCE, "best", lambda count: images_for(SPEC, count))
     assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_two_halves_that_disagree_are_told(tmp_path):
+    spec = toy_spec().with_(num_layers=1)
+    source, images = RandomParameters(spec), np.repeat(images_for(spec, 4), 2, axis=0)
+    alike = write_int8_tflite(
+        source, record_of(spec), tmp_path / "a.tflite", Recipe("static", static(spec)), list(images[:, np.newaxis])
+    )
+    assert alike.quantization["agreement_of_halves"]["fifth_percentile"] == 1
+    assert not alike.notes
+    grey = images.copy()
+    grey[::2] *= 0.01
+    unlike = write_int8_tflite(
+        source, record_of(spec), tmp_path / "b.tflite", Recipe("static", static(spec)), list(grey[:, np.newaxis])
+    )
+    assert unlike.quantization["agreement_of_halves"]["fifth_percentile"] < 0.5
+    assert any("two halves" in note for note in unlike.notes)
+    assert agreement_of_halves([{"x": (-1.0, 1.0)}, {"x": (-1.0, 0.0)}, {"x": (0.0, 3.0)}])["median"] == 0.25
+    assert agreement_of_halves([{"x": (0.0, 1.0)}]) is None

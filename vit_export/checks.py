@@ -39,9 +39,11 @@ LIMITS: dict[tuple[Format, Precision, str | None], Limits] = {
     ("tflite", "int8", "dynamic"): Limits(worst_difference=0.05, cosine=0.998, sqnr_db=28.0, agreement=0.98),
     ("tflite", "int8", "static"): Limits(worst_difference=0.10, cosine=0.99, sqnr_db=20.0, agreement=0.98),
     ("tflite", "int8", "full"): Limits(worst_difference=0.25, cosine=0.97, sqnr_db=12.0, agreement=0.95),
+    ("tflite", "int8", "auto"): Limits(worst_difference=0.10, cosine=0.99, sqnr_db=20.0, agreement=0.98),
     ("onnx", "float32", None): _EXACT,
     ("onnx", "float16", None): _HALF,
     ("onnx", "int8", "dynamic"): Limits(worst_difference=0.05, cosine=0.995, sqnr_db=25.0, agreement=0.98),
+    ("onnx", "int8", "qdq"): Limits(worst_difference=0.10, cosine=0.99, sqnr_db=20.0, agreement=0.98),
 }
 """By format, precision and scheme. A file with no row here cannot pass."""
 

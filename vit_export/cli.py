@@ -70,9 +70,12 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--int8-scheme",
         type=click.Choice(_SCHEMES),
-        help="static: ranges from images (TFLite's default); dynamic: no images needed (ONNX's default); "
-        "full: integer in and out (TFLite).",
+        help="static: ranges from images (TFLite's default); dynamic: ranges found while running (ONNX's default); "
+        "full: integer in and out (TFLite); auto: the fastest mix within a budget (TFLite); "
+        "qdq: ranges in the graph, for accelerators (ONNX).",
     ),
+    click.option("--min-sqnr", type=float, metavar="DB", help="Budget of auto: signal to noise.  [35]"),
+    click.option("--min-agreement", type=float, metavar="P", help="Budget of auto: share with the same top class."),
     click.option(
         "--weights",
         type=Given(),

@@ -1,6 +1,7 @@
 """The step between the SavedModel and verification: every planned file, from the stored parameters alone."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from vit_export.calibration import DataSplit
 from vit_export.files import input_errors
 from vit_export.machine import release_memory
 from vit_export.pixels import feed, load_pixels
-from vit_export.plan import ExportRequest, PlannedFile
+from vit_export.plan import DEFAULT_MIN_SQNR, SEARCHED, ExportRequest, PlannedFile
 from vit_export.preprocess import Preprocessing, normalize
 from vit_export.quiet import import_tensorflow
 from vit_export.records import Artifact
@@ -41,8 +42,10 @@ def convert(
         say.step(f"Converting to {file.format} {file.precision}{scheme}")
         if file.format == "tflite":
             made.append(tflite.write(file))
+        elif file.scheme == "qdq":
+            made.append(_qdq(request, source, record, stage / file.path.name, data, say))
         else:
-            from vit_export.onnx.convert import DEFAULT_OPSET, write_onnx
+            from vit_export.onnx.convert import write_onnx
 
             made.append(
                 write_onnx(
@@ -51,7 +54,7 @@ def convert(
                     stage / file.path.name,
                     precision=file.precision,
                     scheme=file.scheme,
-                    opset=request.opset or DEFAULT_OPSET,
+                    opset=request.opset,
                     batch=request.batch,
                     input=request.input,
                 )
@@ -60,6 +63,35 @@ def convert(
             say.note(f"{file.path.name}: {note}")
         release_memory()
     return tuple(made)
+
+
+def _qdq(
+    request: ExportRequest,
+    source: SavedModelParameters,
+    record: ModelRecord,
+    path: Path,
+    data: DataSplit | None,
+    say: "Reporter",
+) -> Artifact:
+    from vit_export.int8.modes import static
+    from vit_export.int8.tune import images_wanted, tune
+    from vit_export.onnx.int8 import write_qdq_onnx
+
+    images = _Images.of(data, record.preprocessing, request)
+    say.step("Tuning int8 (qdq) layer by layer")
+    tuning = tune(source, images.normalized(images_wanted(record.spec)), static(record.spec), say.progress)
+    say.step(f"Calibrating on {len(images.paths)} images")
+    return write_qdq_onnx(
+        source,
+        record,
+        path,
+        tuning,
+        images,
+        opset=request.opset,
+        batch=request.batch,
+        input=request.input,
+        progress=say.progress,
+    )
 
 
 class _TFLite:
@@ -89,9 +121,9 @@ class _TFLite:
     def _int8(self, path: Path, scheme: str) -> Artifact:
         from vit_export.tflite.int8 import prepare, write_int8_tflite
 
-        if self.data is None:
-            raise AssertionError("int8 is tuned on images, and none were chosen")
-        images = _Images(self.data.representative.paths(), self.record.preprocessing, self.request)
+        images = _Images.of(self.data, self.record.preprocessing, self.request)
+        if scheme == SEARCHED:
+            return self._searched(path, images)
         self.say.step(f"Tuning int8 ({scheme}) layer by layer")
         recipe = prepare(self.source, scheme, images.normalized, progress=self.say.progress)
         if recipe.calibrates:
@@ -99,6 +131,25 @@ class _TFLite:
         return write_int8_tflite(
             self.source, self.record, path, recipe, images, **self._shape(), progress=self.say.progress
         )
+
+    def _searched(self, path: Path, images: "_Images") -> Artifact:
+        from vit_export.int8.search import Budget
+        from vit_export.tflite.auto import find_recipe
+        from vit_export.tflite.int8 import write_int8_tflite
+
+        request, say = self.request, self.say
+        sqnr = DEFAULT_MIN_SQNR if request.min_sqnr is request.min_agreement is None else request.min_sqnr
+        recipe, choice = find_recipe(
+            self.source, self.record, self.stage, images.normalized, images, Budget(sqnr, request.min_agreement),
+            **self._shape(), step=say.step, progress=say.progress,
+        )  # fmt: skip
+        for text in choice.explained():
+            say.note(f"{path.name}: {text}.")
+        say.step("Writing the mix that was chosen")
+        artifact = write_int8_tflite(
+            self.source, self.record, path, recipe, images, **self._shape(), progress=say.progress
+        )
+        return replace(artifact, quantization={**(artifact.quantization or {}), "search": choice.to_dict()})
 
     def _shape(self) -> dict[str, Any]:
         return {"batch": self.request.batch, "input": self.request.input}
@@ -112,6 +163,13 @@ class _Images(Sequence[np.ndarray]):
 
     def __init__(self, paths: tuple[Path, ...], preprocessing: Preprocessing, request: ExportRequest) -> None:
         self.paths, self.preprocessing, self.request = paths, preprocessing, request
+
+    @classmethod
+    def of(cls, data: DataSplit | None, preprocessing: Preprocessing, request: ExportRequest) -> "_Images":
+        """The representative dataset of `data`."""
+        if data is None:
+            raise AssertionError("int8 needs images, and none were chosen: see plan.NEEDS_IMAGES")
+        return cls(data.representative.paths(), preprocessing, request)
 
     def __len__(self) -> int:
         return (len(self.paths) + self.request.batch - 1) // self.request.batch

@@ -19,15 +19,23 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 INPUTS: tuple[InputKind, ...] = get_args(InputKind)
 
-INT8_SCHEMES: dict[Format, tuple[str, ...]] = {"tflite": ("static", "dynamic", "full"), "onnx": ("dynamic",)}
+INT8_SCHEMES: dict[Format, tuple[str, ...]] = {
+    "tflite": ("static", "dynamic", "full", "auto"),
+    "onnx": ("dynamic", "qdq"),
+}
 """int8 schemes by format, the default first."""
 
-NEEDS_IMAGES = (("tflite", "static"), ("tflite", "dynamic"), ("tflite", "full"))
+NEEDS_IMAGES = (*(("tflite", scheme) for scheme in INT8_SCHEMES["tflite"]), ("onnx", "qdq"))
 """int8 schemes that are chosen by images of the representative dataset, and mostly take ranges from them too."""
 
 REPORT_NAME = "report.json"
 SAVED_MODEL_NAME = "saved_model"
 LABELS_NAME = "labels.txt"
+SEARCHED = "auto"
+"""The int8 scheme that looks for the fastest mix within a budget."""
+DEFAULT_MIN_SQNR = 35.0
+"""Its budget in dB where none is given."""
+
 MAX_BATCH, MAX_THREADS = 1024, 256
 OPSETS = range(13, 24)
 
@@ -41,7 +49,9 @@ class ExportRequest:
     and classifier. `preprocessing` and `labels` replace the checkpoint's. `input` is what the files take as an image
     (see `pixels.KINDS`). `output` is the folder the files go to; `calibration` a folder of images, or None for the
     default photographs, of which `held_out_images` verify (None: as many as are quick to run). `formats` may be empty:
-    the SavedModel is always written. `trained` says whether the weights were learnt, None for what they say themselves.
+    the SavedModel is always written. `min_sqnr` (dB of the outputs) and `min_agreement` (share of images with the same
+    top class) are the budget of the int8 scheme `auto`. `trained` says whether the weights were learnt, None for what
+    they say themselves.
 
     Raises:
         InputError: on construction, when a value has another type, or a format or precision does not exist.
@@ -52,6 +62,8 @@ class ExportRequest:
     formats: tuple[Format, ...] = FORMATS
     precisions: tuple[Precision, ...] = ("float32",)
     int8_scheme: str | None = None
+    min_sqnr: float | None = None
+    min_agreement: float | None = None
     weights: "str | Path | Checkpoint | None" = None
     preprocessing: "Preprocessing | None" = None
     labels: tuple[str, ...] | None = None
@@ -122,6 +134,7 @@ def plan_files(
     _require("seed", request.seed, 0, 2**32 - 1)
     if request.input not in INPUTS:
         raise InputError(f"Unknown input {request.input!r}: choose one of {', '.join(INPUTS)}.")
+    _require_budget(request)
     if request.held_out_images is not None:
         _require("held_out_images", request.held_out_images, 1, 100_000)
     if request.opset is not None:
@@ -201,6 +214,19 @@ def _scheme(request: ExportRequest, file_format: Format) -> str:
             "export that format in a command of its own, or leave the scheme out."
         )
     return request.int8_scheme
+
+
+def _require_budget(request: ExportRequest) -> None:
+    for name, value, least, most in (
+        ("min_sqnr", request.min_sqnr, 0.0, 150.0),
+        ("min_agreement", request.min_agreement, 0.0, 1.0),
+    ):
+        if value is None:
+            continue
+        if request.int8_scheme != SEARCHED:
+            raise InputError(f"{name} is the budget of the int8 scheme '{SEARCHED}': ask for that, or leave it out.")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            raise InputError(f"{name} is {value!r}, expected a number from {least:g} to {most:g}.")
 
 
 def _require(name: str, value: int, least: int, most: int) -> None:

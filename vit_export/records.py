@@ -28,7 +28,11 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Artifact:
-    """One exported model. `path` is the file (or SavedModel folder); `extra_files` are those it needs beside it."""
+    """One exported model. `path` is the file (or SavedModel folder); `extra_files` are those it needs beside it.
+
+    `quantization` tells, JSON-ready, how an int8 file came about: what computes in what, what was tuned by which error,
+    how much the ranges of two halves of the representative dataset agree.
+    """
 
     path: str
     format: Format
@@ -41,6 +45,7 @@ class Artifact:
     extra_files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+    quantization: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict."""

@@ -32,6 +32,19 @@ class DeploymentParameter:
 
 DeploymentParameters = Mapping[str, DeploymentParameter]
 
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+"""Names and shapes of deployment parameters, in their order: all that a converter sees of them."""
+
+
+def placeholders(shapes: Shapes) -> DeploymentParameters:
+    """Parameters of `shapes` without values, to trace a graph from."""
+
+    def nothing() -> np.ndarray:
+        raise NotImplementedError
+
+    return {name: DeploymentParameter(name, shape, nothing) for name, shape in shapes}
+
+
 Rounding = Callable[[np.ndarray], np.ndarray]
 """A kernel [in, out], float32, as a file will hold it: the nearest values it can, in float32 again."""
 

@@ -17,7 +17,7 @@ MOST_FLOAT = 0.25
 """The part of the encoder's attentions and MLPs that may be left in float, rounded down; more is no int8 file."""
 
 _MOST_POINTS = 4096
-"""Mixes kept on the way; digits and S/16 have fewer, and each beyond differs from the next by a fraction of a percent."""
+"""Mixes kept on the way: ViT-H has fewer, and where there are more, neighbours differ by a fraction of a percent."""
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,15 @@ class Tuning:
         """`source` equalized and corrected."""
         return EqualizedParameters(source, self.factors)
 
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        return {
+            "images": self.images,
+            "layers": [layer.to_dict() for layer in self.layers],
+            "clips": {site: list(ends) for site, ends in self.clips.items()},
+            "corrected_biases": sorted(self.factors.corrections),
+        }
+
     @property
     def kept_norms(self) -> frozenset[str]:
         """LayerNorms whose scale and shift stay in the graph."""

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from vit_export.errors import InputError, StructureError
 from vit_export.files import digest_of_file, refuse_existing
 from vit_export.graph import INPUT_NAME
-from vit_export.onnx.fusion import fuse
+from vit_export.onnx.fusion import ATTENTION, fuse
 from vit_export.onnx.half import NOTE, to_float16
 from vit_export.onnx.names import name_nodes
+from vit_export.onnx.qdq import Ranges, through_pairs
 from vit_export.onnx.quantize import SCHEMES, through_int8
 from vit_export.onnx.structure import onnx_structure
 from vit_export.onnx.weights import Weight, float_weights, write_model
@@ -39,6 +40,10 @@ MultiHeadAttention, within the noise (medians on Zen 3, ms: S/32 float32 35.1, 3
 _PRODUCER = "vit-export"
 
 
+QDQ_OPSET = 20
+"""The first opset with Gelu: accelerators' runtimes follow ONNX at a distance, and nothing later is needed."""
+
+
 def _float32(model: "onnx.ModelProto", source: ParameterSource) -> list[Weight]:
     del model
     return float_weights(plain_parameters(source))
@@ -50,17 +55,23 @@ class _Form:
 
     precision: Precision
     scheme: str | None
-    apply: Callable[["onnx.ModelProto", ParameterSource], list[Weight]]
+    apply: Callable[..., list[Weight]]
+    """Called with the model, the parameters and, where the form takes them, the ranges."""
     stored: Rounding | None = None
     """What the form makes of the patch embedding's kernel, where it rounds."""
     notes: tuple[str, ...] = ()
+    opset: int = DEFAULT_OPSET
+    unfused: tuple[str, ...] = ()
+    """Operators that stay decomposed at every opset."""
+    takes_ranges: bool = False
 
 
 # The first form of a precision is the one meant when no scheme is asked for.
 _FORMS = (
     _Form("float32", None, _float32),
     _Form("float16", None, to_float16, through_float16, (NOTE,)),
-    *(_Form("int8", name, apply, through_int8) for name, apply in SCHEMES.items()),
+    _Form("int8", "dynamic", SCHEMES["dynamic"], through_int8),
+    _Form("int8", "qdq", SCHEMES["qdq"], through_pairs, opset=QDQ_OPSET, unfused=(ATTENTION,), takes_ranges=True),
 )
 
 
@@ -71,38 +82,49 @@ def write_onnx(
     *,
     precision: Precision = "float32",
     scheme: str | None = None,
-    opset: int = DEFAULT_OPSET,
+    opset: int | None = None,
     batch: int = 1,
     input: InputKind = "normalized",
+    ranges: Ranges | None = None,
     overwrite: bool = False,
 ) -> Artifact:
     """Write the ONNX file of `source` with a static batch; above 1.9 GB its weights go to `<path>.data` beside it.
 
     Input `images`, [batch, size, size, 3] of the kind `input` (`pixels.KINDS`: float32, or uint8 for "uint8"); output
     `logits` [batch, classes] or `features` [batch, width], in float32 whatever the precision. LayerNormalization
-    (opset 17), Gelu (20) and Attention (23) are single operators where `opset` has them, and decomposed below. `scheme`
-    belongs to int8 only: "dynamic".
+    (opset 17), Gelu (20) and Attention (23) are single operators where `opset` has them, and decomposed below; None is
+    20 for "qdq" and 23 for all others. `scheme` belongs to int8 only: "dynamic", or "qdq" (`onnx.qdq`), which leaves
+    Attention decomposed and needs `ranges` (`onnx.calibration.calibrate` of the same `source` and input).
 
     Raises:
-        InputError: an opset, batch, precision, scheme or input that does not exist; a weight that float16 cannot hold.
+        InputError: an opset, batch, precision, scheme or input that does not exist; ranges that are missing or belong
+            to another scheme; a weight that float16 cannot hold.
         OutputError: a file exists (and `overwrite` is false) or cannot be written.
         StructureError: a step of the conversion did not leave what it promises.
     """
     spec = source.spec
     form = _form(precision, scheme)
+    opset = form.opset if opset is None else opset
     if not isinstance(opset, int) or isinstance(opset, bool) or not MIN_OPSET <= opset <= MAX_OPSET:
         raise InputError(f"ONNX opset {opset!r} is out of range: expected {MIN_OPSET} to {MAX_OPSET}.")
     if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
         raise InputError(f"Batch {batch!r} is not a batch size: expected a whole number from 1.")
     if record.spec != spec:
         raise InputError(f"The record describes {record.spec}, the weights belong to {spec}: pass those of one model.")
+    if form.takes_ranges and ranges is None:
+        raise InputError(
+            f"The ONNX int8 scheme '{form.scheme}' needs the ranges of a representative dataset: give images "
+            "(vit_export.onnx.write_qdq_onnx), or choose the scheme 'dynamic'."
+        )
+    if ranges is not None and not form.takes_ranges:
+        raise InputError(f"ONNX {precision} ({form.scheme or 'no scheme'}) takes no ranges: give them to 'qdq' alone.")
     dtype = kind_of(input).dtype
     refuse_existing(path, overwrite=overwrite)
 
     source = FoldedInput(source, record.preprocessing, input, form.stored)
     model = onnx_structure(spec, plain_parameters(source), opset=opset, batch=batch, dtype=dtype)
-    fuse(model, spec, batch=batch)
-    weights = form.apply(model, source)
+    fuse(model, spec, batch=batch, without=form.unfused)
+    weights = form.apply(model, source, ranges) if form.takes_ranges else form.apply(model, source)
     name_nodes(model.graph)
     _describe(model, record, form, input)
     _check(model, spec, batch)

@@ -4,7 +4,7 @@ Each pass looks for its pattern where the spec says there must be one, and nowhe
 looks different, is an error, so no file ships with a part of it silently unfused.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,8 @@ from vit_export.spec import ViTSpec
 
 if TYPE_CHECKING:
     import onnx
+
+ATTENTION = "Attention"
 
 _HEADS_FIRST = (("perm", (0, 2, 1, 3)),)
 _HEADS_FIRST_TRANSPOSED = (("perm", (0, 2, 3, 1)),)
@@ -32,15 +34,15 @@ class Fusion:
     run: Callable[[Editor, ViTSpec, int], None]
 
 
-def fuse(model: "onnx.ModelProto", spec: ViTSpec, *, batch: int) -> None:
-    """Apply in place every fusion that the opset of `model` has an operator for.
+def fuse(model: "onnx.ModelProto", spec: ViTSpec, *, batch: int, without: Collection[str] = ()) -> None:
+    """Apply in place every fusion that the opset of `model` has an operator for, but for the operators `without`.
 
     Raises:
         StructureError: a decomposition is not where, or not what, the spec says it must be.
     """
     opset = model.opset_import[0].version
     for fusion in FUSIONS:
-        if opset < fusion.opset:
+        if opset < fusion.opset or fusion.operator in without:
             continue
         fusion.run(Editor(model.graph), spec, batch)
         drop_unused(model.graph)
@@ -55,6 +57,11 @@ def norm_names(spec: ViTSpec) -> Iterator[str]:
         yield f"{layer_name(index)}/attention_norm"
         yield f"{layer_name(index)}/mlp_norm"
     yield "encoder/norm"
+
+
+def dense_layers(spec: ViTSpec) -> int:
+    """Dense layers of `spec`: six per encoder layer, the patch embedding, the classifier."""
+    return 6 * spec.num_layers + 1 + (spec.pre_logits_size is not None) + (spec.num_classes is not None)
 
 
 def norm_pattern(epsilon: float, last_axis: int, *, axes_input: bool) -> Op:
@@ -174,5 +181,5 @@ def _require_shape(editor: Editor, value: str, wanted: tuple[int, ...], name: st
 FUSIONS = (
     Fusion("LayerNormalization", 17, lambda spec: 2 * spec.num_layers + 1, _fuse_norms),
     Fusion("Gelu", 20, lambda spec: spec.num_layers, _fuse_gelus),
-    Fusion("Attention", 23, lambda spec: spec.num_layers, _fuse_attentions),
+    Fusion(ATTENTION, 23, lambda spec: spec.num_layers, _fuse_attentions),
 )

@@ -21,12 +21,14 @@ def name_nodes(graph: "onnx.GraphProto") -> None:
     """
     sort_nodes(graph)
     outputs = {value.name for value in graph.output}
-    parameters = {value.name for value in graph.input}
+    owners = {value.name: os.path.dirname(value.name) for value in graph.input if "/" in value.name}
     scopes: dict[str, str] = {}
     taken: dict[str, int] = {}
     renamed = dict(_constant_names(graph))
     for node in graph.node:
-        scope = _scope(node, parameters, scopes)
+        scope = _scope(node, owners, scopes)
+        if node.op_type == "DequantizeLinear" and node.input[0] in owners:
+            owners[node.output[0]] = scope  # a weight in all but type
         node.name = _unique(f"{scope}/{node.op_type}", taken)
         for index, value in enumerate(node.output):
             scopes[value] = scope
@@ -57,8 +59,8 @@ def sort_nodes(graph: "onnx.GraphProto") -> None:
     graph.node.extend(ordered)
 
 
-def _scope(node: "onnx.NodeProto", parameters: set[str], scopes: dict[str, str]) -> str:
-    own = [os.path.dirname(value) for value in node.input if value in parameters and "/" in value]
+def _scope(node: "onnx.NodeProto", owners: dict[str, str], scopes: dict[str, str]) -> str:
+    own = [owners[value] for value in node.input if value in owners]
     if own:
         return own[0]
     sources = [scopes[value] for value in node.input if value in scopes]

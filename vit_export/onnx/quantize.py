@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vit_export.errors import StructureError
-from vit_export.onnx.balance import BalancedParameters
+from vit_export.int8.equalize import DataFreeParameters
 from vit_export.onnx.editing import count
+from vit_export.onnx.fusion import dense_layers
+from vit_export.onnx.qdq import qdq_int8
 from vit_export.onnx.weights import Weight, float_weights
 from vit_export.parameters import ParameterSource
 from vit_export.rewrites import plain_parameters
-from vit_export.spec import ViTSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -50,15 +51,10 @@ def dynamic_int8(model: "onnx.ModelProto", source: ParameterSource) -> list[Weig
     if found != expected or count(graph, "Gemm"):
         raise StructureError(f"ONNX quantization: {found} Dense layers became integer, expected {expected}.")
     weights = []
-    for weight in float_weights(plain_parameters(BalancedParameters(source))):
+    for weight in float_weights(plain_parameters(DataFreeParameters(source))):
         weights.extend(_quantized(weight) if weight.name in kernels else [weight])
     _declare(graph, weights)
     return weights
-
-
-def dense_layers(spec: ViTSpec) -> int:
-    """Dense layers of `spec`: six per encoder layer, the patch embedding, the classifier."""
-    return 6 * spec.num_layers + 1 + (spec.pre_logits_size is not None) + (spec.num_classes is not None)
 
 
 def quantize_kernel(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -134,8 +130,5 @@ def _quantized(weight: Weight) -> list[Weight]:
     ]
 
 
-SCHEMES: dict[str, Callable[["onnx.ModelProto", ParameterSource], list[Weight]]] = {
-    "dynamic": dynamic_int8,
-    # Static quantization in QuantizeLinear/DequantizeLinear pairs, with ranges from calibration, will be "qdq".
-}
+SCHEMES: dict[str, Callable[..., list[Weight]]] = {"dynamic": dynamic_int8, "qdq": qdq_int8}
 """Every way to make a model int8, by the name it has in a record."""

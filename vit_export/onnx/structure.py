@@ -8,12 +8,13 @@ import logging
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from vit_export import graph
 from vit_export.errors import StructureError
 from vit_export.onnx.editing import drop_unused, rename_values
-from vit_export.rewrites import DeploymentParameters
+from vit_export.rewrites import DeploymentParameters, Shapes, placeholders
 from vit_export.spec import ViTSpec
 
 if TYPE_CHECKING:
@@ -38,6 +39,16 @@ def onnx_structure(
     Raises:
         StructureError: the translation lost or invented an input or output, or `opset` redefines an operator in use.
     """
+    import onnx
+
+    shapes = tuple((name, parameter.shape) for name, parameter in parameters.items())
+    return onnx.ModelProto.FromString(_translated(spec, shapes, opset, batch, dtype))
+
+
+@lru_cache(maxsize=4)
+def _translated(spec: ViTSpec, shapes: Shapes, opset: int, batch: int, dtype: str) -> bytes:
+    """`onnx_structure` in bytes: without weights it is small, and the same for every precision."""
+    parameters = placeholders(shapes)
     function = graph.trace(spec, parameters, graph.ONNX, batch, dtype)
     names = [graph.INPUT_NAME, *parameters]
     model = translate(function, names, spec.output_name, opset=min(opset, TRANSLATOR_MAX_OPSET))
@@ -48,7 +59,7 @@ def onnx_structure(
             f"ONNX structure: the graph has {len(found)} inputs, expected images and {len(parameters)} parameters "
             f"(first difference: {_first_difference(found, names)})."
         )
-    return model
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def translate(function: Any, input_names: list[str], output_name: str, *, opset: int) -> "onnx.ModelProto":

@@ -28,6 +28,9 @@ SINGLE_FILE_LIMIT = 1_900_000_000
 ALIGNMENT = 4096
 """Offsets in a data file are multiples of a memory page, so that a runtime can map the tensors."""
 
+INLINE = 256
+"""Bytes up to which a tensor stays in the model file all the same: a page for each scale would be wasted."""
+
 # Field numbers and wire types of onnx.proto: tag = field << 3 | 2 (length-delimited).
 _MODEL_GRAPH = 7 << 3 | 2
 _GRAPH_INITIALIZER = 5 << 3 | 2
@@ -80,12 +83,17 @@ def data_path(path: Path) -> Path:
 
 
 def write_model(
-    structure: "onnx.ModelProto", weights: Sequence[Weight], path: Path, *, overwrite: bool = False
+    structure: "onnx.ModelProto",
+    weights: Sequence[Weight],
+    path: Path,
+    *,
+    overwrite: bool = False,
+    single_file: bool | None = None,
 ) -> tuple[Path, ...]:
     """Write `structure` to `path` with every graph input named in `weights` turned into an initializer.
 
-    `structure` is left as it is. Returns the files that `path` needs beside it: none, or the data file. Both appear
-    complete or not at all.
+    `structure` is left as it is. Whether it becomes a `single_file` goes by the size of the weights when None. Returns
+    the files that `path` needs beside it: none, or the data file. Both appear complete or not at all.
 
     Raises:
         OutputError: a file exists (and `overwrite` is false) or cannot be written.
@@ -93,7 +101,9 @@ def write_model(
     """
     model = _without_inputs(structure, weights)
     data = data_path(path)
-    if sum(weight.nbytes for weight in weights) <= SINGLE_FILE_LIMIT:
+    if single_file is None:
+        single_file = sum(weight.nbytes for weight in weights) <= SINGLE_FILE_LIMIT
+    if single_file:
         with publish(path, overwrite=overwrite) as temporary, open(temporary, "wb") as file:
             _write_single(model, weights, file)
         if overwrite:
@@ -159,6 +169,8 @@ def _write_single(model: "onnx.ModelProto", weights: Sequence[Weight], file: Bin
 
 def _write_external(model: "onnx.ModelProto", weights: Sequence[Weight], path: Path, data: Path, location: str) -> None:
     digest = hashlib.sha1(usedforsecurity=False)
+    inline = [weight for weight in weights if weight.nbytes <= INLINE]
+    weights = [weight for weight in weights if weight.nbytes > INLINE]
     with open(data, "wb") as file:
         for offset, weight in _offsets(weights):
             for part in (bytes(offset - file.tell()), weight.elements()):
@@ -177,6 +189,10 @@ def _write_external(model: "onnx.ModelProto", weights: Sequence[Weight], path: P
         }
         for key, value in entries.items():
             tensor.external_data.add(key=key, value=value)
+    for weight in inline:
+        tensor = model.graph.initializer.add()
+        tensor.CopyFrom(_header(weight))
+        tensor.raw_data = bytes(weight.elements())
     path.write_bytes(model.SerializeToString())
 
 

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,12 @@ from vit_export.parameters import ParameterSource
 from vit_export.records import Artifact, InputKind
 from vit_export.saved_model import ModelRecord
 from vit_export.tflite.convert import write_tflite
-from vit_export.tflite.quantize import Progress, calibrate, modes_of, rules_of, write_int8
+from vit_export.tflite.quantize import Progress, Ranges, calibrate, modes_of, rules_of, write_int8
+
+STEADY = 0.8
+"""Halves of a dataset agree less than this about 5 % of the tensors: then it says too little about their ranges.
+
+With the default photographs and ViT-S/32, 128 images reach 0.87, four 0.74 (random weights)."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,10 @@ def write_int8_tflite(
         exact = Path(folder) / "float32.tflite"
         tuned = recipe.tuning
         write_tflite(tuned.apply(source), record, exact, batch=batch, input=input, kept_norms=tuned.kept_norms)
-        ranges = calibrate(exact, batches, len(batches), progress=progress) if recipe.calibrates else None
-        return write_int8(
+        ranges, seen = None, list[Ranges]()
+        if recipe.calibrates:
+            ranges = calibrate(exact, batches, len(batches), progress=progress, each=seen.append)
+        artifact = write_int8(
             exact,
             record,
             path,
@@ -87,3 +94,35 @@ def write_int8_tflite(
             clips=tuned.clips,
             overwrite=overwrite,
         )
+    halves = agreement_of_halves(seen)
+    told = {
+        "modes": None if recipe.modes is None else recipe.modes.to_dict(),
+        "tuning": tuned.to_dict(),
+        "agreement_of_halves": halves,
+    }
+    notes = artifact.notes
+    if halves is not None and halves["fifth_percentile"] < STEADY:
+        notes += (
+            f"The ranges of two halves of the representative dataset differ by up to "
+            f"{100 * (1 - halves['fifth_percentile']):.0f} % (in all but one of twenty tensors): more images, or more "
+            "alike those the app will see, make int8 more reliable.",
+        )
+    return replace(artifact, notes=notes, quantization=told)
+
+
+def agreement_of_halves(seen: Sequence[Ranges]) -> dict[str, float] | None:
+    """How alike the ranges of two halves of a dataset are, `seen` being those of each of its batches.
+
+    For every tensor the narrower range of the two over the wider one: 1 where they are equally wide. None for a single
+    batch, which has no halves.
+    """
+    if len(seen) < 2:
+        return None
+    first, second = ({n: _width(half, n) for n in seen[0]} for half in (seen[::2], seen[1::2]))
+    ratios = [min(first[n], second[n]) / max(first[n], second[n]) for n in seen[0] if max(first[n], second[n]) > 0]
+    percentiles = dict(zip(("smallest", "fifth_percentile", "median"), np.percentile(ratios, (0, 5, 50)), strict=True))
+    return {name: float(value) for name, value in percentiles.items()}
+
+
+def _width(seen: Sequence[Ranges], name: str) -> float:
+    return max(ranges[name][1] for ranges in seen) - min(ranges[name][0] for ranges in seen)

@@ -5,6 +5,7 @@ fused into its FULLY_CONNECTED, and each such input becomes a buffer.
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from vit_export.errors import StructureError
 from vit_export.graph import INPUT_NAME, TFLITE, parameter_name, trace
 from vit_export.quiet import quiet
-from vit_export.rewrites import DeploymentParameters
+from vit_export.rewrites import DeploymentParameters, Shapes, placeholders
 from vit_export.spec import ViTSpec
 from vit_export.tflite.flatbuffer import Payload, operator_kinds, schema, unpack
 
@@ -30,12 +31,8 @@ def convert_structure(
     Only built-in operators, static shapes, nothing above rank 4; one signature, `serving_default`. `dtype` is that of
     the images, float32 or uint8 (which are pixels, not quantized numbers).
     """
-    import tensorflow as tf
-
-    function = trace(spec, parameters, TFLITE, batch, dtype)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
-    with quiet():
-        model = unpack(converter.convert())
+    shapes = tuple((name, parameter.shape) for name, parameter in parameters.items())
+    model = unpack(_converted(spec, shapes, batch, dtype))
     structure = Structure(model)
     structure.name_inputs(parameters)
     structure.fuse_biases(parameters)
@@ -46,6 +43,17 @@ def convert_structure(
     structure.write_signature()
     structure.check(batch)
     return model, payloads
+
+
+@lru_cache(maxsize=4)
+def _converted(spec: ViTSpec, shapes: Shapes, batch: int, dtype: str) -> bytes:
+    """What the converter makes of `spec`: without weights it is small, and the same for every precision."""
+    import tensorflow as tf
+
+    function = trace(spec, placeholders(shapes), TFLITE, batch, dtype)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
+    with quiet():
+        return bytes(converter.convert())
 
 
 class Structure:

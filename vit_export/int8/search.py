@@ -1,0 +1,286 @@
+"""The fastest mix of int8 modes that keeps a budget of noise or of changed answers.
+
+Start with everything in static int8. Where the file does not keep the budget, take the cheapest mix whose predicted
+noise (`vit_export.int8.sensitivity`) is within a target, measure its file, and move the target by how far that is from
+the budget. Nothing is timed, so that the same model and images lead to the same choice (`vit_export.int8.price`).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vit_export.errors import InputError
+from vit_export.int8.mixing import Mixes
+from vit_export.int8.modes import Modes, static
+from vit_export.int8.price import price, total
+from vit_export.int8.sensitivity import Component, Option, Progress, Sensitivity, components, measure_sensitivity
+from vit_export.int8.tune import Tuning
+from vit_export.metrics import json_ready
+from vit_export.parameters import ParameterSource
+from vit_export.spec import ViTSpec
+
+MOST_ROUNDS = 6
+"""Files that are written and measured, the first with everything static."""
+
+CLOSE_DB = 0.5
+"""A mix that keeps the budget is not made faster where less than this is left of it."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A file against the reference: `metrics.overall_sqnr_db`, and with a classifier `Comparison.agreement`."""
+
+    sqnr_db: float
+    agreement: float | None = None
+
+    def __str__(self) -> str:
+        agreement = "" if self.agreement is None else f", {100 * self.agreement:.1f} % of the top classes"
+        return f"{self.sqnr_db:.1f} dB{agreement}"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a file has to keep: `min_sqnr` in dB, `min_agreement` as a share of images, or both.
+
+    Raises:
+        InputError: on construction, when there is neither or a value that nothing can be measured against.
+    """
+
+    min_sqnr: float | None = None
+    min_agreement: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.min_sqnr is None and self.min_agreement is None:
+            raise InputError(
+                "The int8 scheme 'auto' needs to know what to keep: give a least signal-to-noise ratio in dB, or a "
+                "least share of images whose top class stays."
+            )
+        if self.min_sqnr is not None and not 0 < self.min_sqnr < math.inf:
+            raise InputError(f"The least signal-to-noise ratio is {self.min_sqnr:g}, expected dB above 0, such as 35.")
+        if self.min_agreement is not None and not 0 < self.min_agreement <= 1:
+            raise InputError(
+                f"The least agreement is {self.min_agreement:g}, expected a share above 0 and up to 1, such as 0.99."
+            )
+
+    def check(self, spec: ViTSpec) -> None:
+        """Raise InputError when outputs of `spec` cannot be judged so."""
+        if self.min_agreement is not None and spec.num_classes is None:
+            raise InputError(
+                f"{spec.name} has no classifier, so there is no top class to agree on: give a least signal-to-noise "
+                "ratio instead."
+            )
+
+    def sqnr_kept(self, measured: Measured) -> bool:
+        """Whether the noise is low enough, or not asked for."""
+        return self.min_sqnr is None or measured.sqnr_db >= self.min_sqnr
+
+    def agreement_kept(self, measured: Measured) -> bool:
+        """Whether enough answers stay, or it is not asked for."""
+        return self.min_agreement is None or (measured.agreement or 0.0) >= self.min_agreement
+
+    def kept(self, measured: Measured) -> bool:
+        """Whether a file passes."""
+        return self.sqnr_kept(measured) and self.agreement_kept(measured)
+
+    def __str__(self) -> str:
+        wanted = [] if self.min_sqnr is None else [f"{self.min_sqnr:g} dB"]
+        wanted += [] if self.min_agreement is None else [f"{100 * self.min_agreement:g} % of the top classes"]
+        return " and ".join(wanted)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One component that is not in static int8; what is predicted for the model with this step and those before it.
+
+    `price` is what they cost in time, as a part of that of the model's int8 Dense layers.
+    """
+
+    component: Component
+    before: Option
+    after: Option
+    sqnr_db: float
+    price: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        layer = None if self.component.layer < 0 else self.component.layer
+        modes = {"from": _words(self.component, self.before), "to": _words(self.component, self.after)}
+        return json_ready(
+            {"layer": layer, "part": self.component.part, **modes, "predicted_db": self.sqnr_db, "price": self.price}
+        )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was found: `modes`, with the `tuning` to write them with, and how the file made so `measured`.
+
+    `start` is the measurement with everything static, and `steps` lead from there to `modes`, the first buying the most
+    for its price; `start_db` is what was predicted before the first (NaN without steps). `rounds` files were measured.
+    """
+
+    budget: Budget
+    modes: Modes
+    tuning: Tuning
+    steps: tuple[Step, ...]
+    start: Measured
+    start_db: float
+    measured: Measured
+    met: bool
+    rounds: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        return json_ready(
+            {
+                "budget": vars(self.budget),
+                "met": self.met,
+                "measured": vars(self.measured),
+                "measured_static": vars(self.start),
+                "predicted_static_db": self.start_db if self.steps else None,
+                "steps": [step.to_dict() for step in self.steps],
+                "modes": self.modes.to_dict(),
+                "files_measured": self.rounds,
+            }
+        )
+
+    def explained(self) -> list[str]:
+        """Sentences for people: what was measured, each step with its price, how it ended."""
+        met = "which is enough" if self.met and not self.steps else f"{self.budget} wanted"
+        found = [f"everything static: {self.start} measured, {met}"]
+        sqnr_db, paid = self.start_db, 0.0
+        for step in self.steps:
+            before, after = (_words(step.component, option) for option in (step.before, step.after))
+            part = {"patch": "patch embedding", "head": "head"}.get(step.component.part)
+            name = part or f"encoder layer {step.component.layer} {step.component.part}"
+            found.append(
+                f"{name}: {before} → {after}: {sqnr_db:.1f} → {step.sqnr_db:.1f} dB predicted, "
+                f"time {100 * (step.price - paid):+.1f} % of the int8 Dense layers'"
+            )
+            sqnr_db, paid = step.sqnr_db, step.price
+        if self.steps:
+            found.append(f"this mix: {self.measured} measured, {self.budget} wanted")
+        if not self.met:
+            found.append(f"no int8 mix that was found keeps {self.budget}: lower it, or choose float16")
+        return found
+
+
+def search(
+    source: ParameterSource,
+    images: np.ndarray,
+    tuning: Tuning,
+    measure: Callable[[Modes, Tuning], Measured],
+    budget: Budget,
+    progress: Progress | None = None,
+) -> Choice:
+    """The fastest modes for the parameters of `source` that keep `budget`, or else the best that were found.
+
+    `images` are representative ones, float32 [n, size, size, 3], normalized. `tuning` is that of `modes.static`.
+    `measure` writes the file of `source` in the given modes with the given tuning, and runs it, best on images that
+    `tuning` was not made by: at most `MOST_ROUNDS` times. `progress` counts encoder layers while noise is measured,
+    which is skipped where everything static is enough.
+
+    Raises:
+        InputError: the model has no classes to agree on; whatever `measure` raises.
+    """
+    spec = source.spec
+    budget.check(spec)
+    first = static(spec)
+    start = measure(first, tuning)
+    if budget.kept(start):
+        return Choice(budget, first, tuning, (), start, math.nan, start, True, 1)
+    sensitivity = measure_sensitivity(source, images, tuning, progress)
+    mixes = Mixes(spec, sensitivity)
+    trials = [_Trial(first, sensitivity.predicted(first), 0.0, start)]
+    while len(trials) < MOST_ROUNDS:
+        target = _next_target(trials, budget)
+        if target is None:
+            break
+        modes = mixes.cheapest(target)
+        if any(modes == trial.modes for trial in trials):
+            break
+        measured = measure(modes, sensitivity.tuning(modes))
+        trials.append(_Trial(modes, sensitivity.predicted(modes), total(spec, modes), measured))
+    kept = [trial for trial in trials if budget.kept(trial.measured)]
+    if kept:
+        best = min(kept, key=lambda trial: trial.price)
+    else:
+        best = max(trials, key=lambda trial: (budget.agreement_kept(trial.measured), trial.measured.sqnr_db))
+    return Choice(
+        budget,
+        best.modes,
+        tuning if best.modes == first else sensitivity.tuning(best.modes),
+        _steps(spec, sensitivity, best.modes),
+        start,
+        _decibels(trials[0].predicted),
+        best.measured,
+        bool(kept),
+        len(trials),
+    )
+
+
+@dataclass(frozen=True)
+class _Trial:
+    modes: Modes
+    predicted: float
+    price: float
+    measured: Measured
+
+
+def _next_target(trials: list[_Trial], budget: Budget) -> float | None:
+    """The predicted noise to try next, None when the best trial is close enough to what the budget allows."""
+    kept = [trial for trial in trials if budget.kept(trial.measured)]
+    missed = [trial for trial in trials if not budget.kept(trial.measured)]
+    nearest = min(missed, key=lambda trial: trial.predicted)
+    if not kept:
+        targets = []
+        if budget.min_sqnr is not None and not budget.sqnr_kept(nearest.measured):
+            targets.append(_scaled(nearest, budget.min_sqnr))
+        if not budget.agreement_kept(nearest.measured):
+            targets.append(nearest.predicted / 2)
+        return min(targets)
+    best = max(kept, key=lambda trial: trial.predicted)
+    targets = [nearest.predicted]
+    if budget.min_sqnr is not None:
+        targets.append(_scaled(best, budget.min_sqnr))
+    if budget.min_agreement is not None and not budget.agreement_kept(nearest.measured):
+        targets.append(math.sqrt(best.predicted * nearest.predicted))
+    room = _decibels(best.predicted) - _decibels(min(targets))
+    return min(targets) if room > CLOSE_DB else None
+
+
+def _steps(spec: ViTSpec, sensitivity: Sensitivity, modes: Modes) -> tuple[Step, ...]:
+    """The steps from everything static to `modes`, the best bargains first."""
+    start = now = static(spec)
+
+    def bargain(part: Component) -> float:
+        before, after = part.of(start), part.of(modes)
+        saved = sensitivity.of(part, before) - sensitivity.of(part, after)
+        return saved / max(price(spec, part, after) - price(spec, part, before), 1e-12)
+
+    steps = []
+    for part in sorted(components(spec), key=bargain, reverse=True):
+        before, after = part.of(start), part.of(modes)
+        if before != after:
+            now = part.put(now, after)
+            paid = total(spec, now) - total(spec, start)
+            steps.append(Step(part, before, after, _decibels(sensitivity.predicted(now)), paid))
+    return tuple(steps)
+
+
+def _scaled(trial: _Trial, min_sqnr: float) -> float:
+    """The noise to predict for a file to measure `min_sqnr` dB, if predictions err as much as for `trial`."""
+    return trial.predicted * 10 ** ((trial.measured.sqnr_db - min_sqnr) / 10)
+
+
+def _decibels(noise: float) -> float:
+    return -10 * math.log10(noise) if noise > 0 else math.inf
+
+
+def _words(component: Component, option: Option) -> str:
+    """An option in words: what of attention is what, or the one mode of everything else."""
+    if component.part != "attention" or option.dense == option.products:
+        return option.dense
+    return f"{option.dense} Dense, {option.products} products"

@@ -1,0 +1,65 @@
+"""A statically quantized .onnx file from parameters: calibrated in float, then written in "qdq" form."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vit_export.files import refuse_existing
+from vit_export.int8.tune import Tuning
+from vit_export.onnx.calibration import calibrate
+from vit_export.onnx.convert import write_onnx
+from vit_export.parameters import ParameterSource
+from vit_export.records import Artifact, InputKind
+from vit_export.saved_model import ModelRecord
+
+
+def write_qdq_onnx(
+    source: ParameterSource,
+    record: ModelRecord,
+    path: Path,
+    tuning: Tuning,
+    batches: Sequence[np.ndarray],
+    *,
+    opset: int | None = None,
+    batch: int = 1,
+    input: InputKind = "normalized",
+    progress: Callable[[int, int], None] | None = None,
+    overwrite: bool = False,
+) -> Artifact:
+    """Write the "qdq" file of `source`, equalized, corrected and clipped as `tuning` says.
+
+    `batches` are the representative dataset as the file takes it (`pixels.feed`), each [batch, size, size, 3]; read one
+    at a time. A `tuning` that was made for a TFLite file serves this one too: what TFLite folds away, the scale and
+    shift of LayerNorms, is equalized from the weights (`int8.equalize.DataFreeParameters`). On a model trained on
+    digits a tuning made for this form is 0.3 to 0.6 dB better, and none at all 0.6 dB worse.
+
+    Raises:
+        InputError: there are no images, or not such as the file takes; see also `write_onnx`.
+        OutputError: `path` exists (and `overwrite` is false) or cannot be written.
+    """
+    refuse_existing(path, overwrite=overwrite)
+    tuned = tuning.apply(source)
+    ranges = calibrate(
+        tuned,
+        record.preprocessing,
+        batches,
+        len(batches),
+        path.parent,
+        batch=batch,
+        input=input,
+        clips=tuning.clips,
+        progress=progress,
+    )
+    return write_onnx(
+        tuned,
+        record,
+        path,
+        precision="int8",
+        scheme="qdq",
+        opset=opset,
+        batch=batch,
+        input=input,
+        ranges=ranges,
+        overwrite=overwrite,
+    )
