@@ -43,11 +43,13 @@ def test_the_fixture_is_trained(test_set):
 @pytest.mark.parametrize(
     ("formats", "scheme", "agreement", "least_db"),
     [
-        (("tflite", "onnx"), None, 0.995, 33),
-        (("tflite", "onnx"), "dynamic", 0.995, 38),
-        (("tflite",), "full", 0.99, 28),
+        (("tflite",), None, 0.995, 37.5),
+        (("tflite",), "dynamic", 0.995, 42),
+        (("onnx",), "dynamic", 0.995, 38),
+        (("onnx",), "qdq", 0.995, 35),
+        (("tflite",), "full", 0.995, 30),
     ],
-    ids=["default", "dynamic", "full"],
+    ids=["default", "dynamic", "onnx", "qdq", "full"],
 )
 def test_every_file_keeps_the_answers(trained, test_set, formats, scheme, agreement, least_db, tmp_path):
     precisions = ("float32", "float16", "int8") if scheme is None else ("int8",)

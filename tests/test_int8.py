@@ -257,7 +257,7 @@ def test_bias_correction_takes_the_mean_error_away():
 def test_images_are_fewer_for_larger_models():
     counts = [images_wanted(ViTSpec.of(name)) for name in ("vit_s32", "vit_b16", "vit_h14")]
     assert counts == sorted(counts, reverse=True)
-    assert counts[0] == MOST_IMAGES
+    assert images_wanted(SPEC) == MOST_IMAGES
     assert counts[-1] >= 2
 
 
@@ -276,7 +276,7 @@ def digits():
     return seen, unseen, build(DigitsParameters()).predict_output(unseen)
 
 
-@pytest.mark.parametrize(("scheme", "least"), [("static", 37.5), ("dynamic", 42.0), ("full", 30.0)])
+@pytest.mark.parametrize(("scheme", "least"), [("static", 38.0), ("dynamic", 42.5), ("full", 30.0)])
 def test_outliers_cost_a_trained_model_nothing(scheme, least, digits, tmp_path):
     seen, unseen, wanted = digits
     source = Outliers(DigitsParameters(), 30)

@@ -181,10 +181,14 @@ class _Images(Sequence[np.ndarray]):
         chosen = [paths[i % len(paths)] for i in range(first, first + self.request.batch)]
         return feed(self._pixels(chosen), self.request.input, self.preprocessing)
 
-    def normalized(self, count: int) -> np.ndarray:
-        """At most `count` of the images, spread over the dataset: float32 [n, size, size, 3], normalized."""
-        count = min(count, len(self.paths))
-        chosen = [self.paths[i * len(self.paths) // count] for i in range(count)]
+    def normalized(self, count: int, leaving: int = 0) -> np.ndarray:
+        """At most `count` images, spread over all but the last `leaving`: float32 [n, size, size, 3], normalized.
+
+        At least one, whatever is left.
+        """
+        paths = self.paths[: max(1, len(self.paths) - leaving)]
+        count = min(count, len(paths))
+        chosen = [paths[i * len(paths) // count] for i in range(count)]
         return normalize(self._pixels(chosen), self.preprocessing)
 
     def _pixels(self, paths: Sequence[Path]) -> np.ndarray:

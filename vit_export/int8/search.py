@@ -265,8 +265,7 @@ def _steps(spec: ViTSpec, sensitivity: Sensitivity, modes: Modes) -> tuple[Step,
         before, after = part.of(start), part.of(modes)
         if before != after:
             now = part.put(now, after)
-            paid = total(spec, now) - total(spec, start)
-            steps.append(Step(part, before, after, _decibels(sensitivity.predicted(now)), paid))
+            steps.append(Step(part, before, after, _decibels(sensitivity.predicted(now)), total(spec, now)))
     return tuple(steps)
 
 

@@ -41,7 +41,7 @@ SIGNIFICANT = 3.0
 FEWEST_ROWS = 8
 """Rows without which not even the spread of a mean is known."""
 
-MOST_IMAGES, FEWEST_IMAGES, MACS = 16, 2, 4e10
+MOST_IMAGES, FEWEST_IMAGES, MACS = 64, 2, 2e10
 """Images to choose by: as many as `MACS` pay for, within these bounds."""
 
 Progress = Callable[[int, int], None]

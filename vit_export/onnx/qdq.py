@@ -1,20 +1,22 @@
 """int8 for accelerators: QuantizeLinear/DequantizeLinear pairs with ranges from calibration ("qdq").
 
-The standard form of a statically quantized model: every Dense reads its input and its weights through a pair, and so
-do both products of attention; LayerNorm, softmax, GELU, the residual stream and the output stay float. Runtimes turn
-each pattern into their integer operator: ONNX Runtime's CPU provider into QGemm, MatMulIntegerToFloat and
-QLinearMatMul. Attention is left decomposed at every opset, because nothing can stand between the products of the single
-operator; 1/√d is in the query's weights.
+The standard form of a statically quantized model: every Dense reads its input and its weights through a pair and
+writes its output through one, and both products of attention read theirs so; LayerNorm, softmax, GELU and the residual
+stream stay float, and so do the logits. Runtimes turn each pattern into their integer operator: ONNX Runtime's CPU
+provider into QGemm, MatMulIntegerToFloat and QLinearMatMul, OpenVINO into integer FullyConnected, Qualcomm's HTP into
+FullyConnected and MatMul. The last takes no FullyConnected with a float output: for its sake outputs are rounded, and
+the head runs elsewhere there. Attention is left decomposed at every opset, because nothing can stand between the
+products of the single operator; 1/√d is in the query's weights.
 
 Activations are uint8 with a zero point, weights int8 per output channel with zero point 0, biases int32 with the
 product of both scales.
 
 int8 weights meet the 16-bit sums described in `quantize`: 255·w₀ + 255·w₁ of two adjacent inputs must stay within
 ±32,768. So an output channel's scale is made for its largest pair of weights, not only for its largest weight: no sum
-of a pair exceeds 128 levels, and the product is exact on every processor. Heavy-tailed weights lose next to nothing by
-it, the neighbour of a large weight being small. Signal to noise of the logits, in dB, on Zen 3 with default session
+of a pair exceeds 128 levels, and the product is exact on every processor. Heavy-tailed weights lose little by it, the
+neighbour of a large weight being small. Signal to noise of the logits, in dB, on Zen 3 with default session
 options, for a model trained on digits and for S/32 with heavy-tailed random weights, and latency of S/32 on one thread
-(float32 36.4 ms, "dynamic" 26.3 ms):
+(float32 36.4 ms, "dynamic" 26.3 ms); outputs of Dense layers in float, which are worth 0.5 dB on the digits:
 
     weights                         digits  heavy-tailed      ms
     int8                               8.9          22.4    23.5
@@ -22,8 +24,8 @@ options, for a model trained on digits and for S/32 with heavy-tailed random wei
     int8 with 7 bits                  36.4          19.3    23.5
     uint8 with zero point 128         37.1          24.9    27.5
 
-Accelerators commonly refuse the last one. int8 activations are as exact, but of the Dense layers ONNX Runtime leaves
-those that share their input in float (52.9 ms).
+What accelerators ask for is int8 with zero point 0. int8 activations are as exact, but of the Dense layers ONNX Runtime
+leaves those that share their input in float (52.9 ms).
 """
 
 from collections.abc import Mapping
@@ -83,17 +85,18 @@ def qdq_parameters(source: ParameterSource) -> DeploymentParameters:
 def sites(graph: "onnx.GraphProto", spec: ViTSpec) -> dict[str, str]:
     """Site -> value of `graph` (attention decomposed) that is rounded there.
 
-    `<dense>:input`, which query, key and value share; `…/attention/query`, `/key`, `/value` as the products read them,
-    and `…/attention/scores/softmax` (the names of `vit_export.graph.Graph.visit`).
+    `<dense>:input`, which query, key and value share; `…/attention/query`, `/key`, `/value` as the products read them;
+    `…/attention/scores/softmax`; `<dense>`, the output, of every other Dense but the one that gives the logits (the
+    names of `vit_export.graph.Graph.visit`).
 
     Raises:
         StructureError: a Dense or a product of attention is not where the spec says.
     """
     editor = Editor(graph)
-    read_by = {node.input[1]: str(node.input[0]) for node in graph.node if node.op_type == "Gemm"}
+    gemms = {node.input[1].removesuffix("/kernel"): node for node in graph.node if node.op_type == "Gemm"}
     # In the order of the parameters: that of the nodes is not the same in every process.
-    kernels = [value.name for value in graph.input if value.name in read_by]
-    found = {f"{kernel.removesuffix('/kernel')}:input": read_by[kernel] for kernel in kernels}
+    names = [name for value in graph.input if (name := value.name.removesuffix("/kernel")) in gemms]
+    found = {f"{name}:input": str(gemms[name].input[0]) for name in names}
     if len(found) != dense_layers(spec):
         raise StructureError(f"ONNX qdq: the graph has {len(found)} Dense layers, expected {dense_layers(spec)}.")
     for index in range(spec.num_layers):
@@ -106,7 +109,9 @@ def sites(graph: "onnx.GraphProto", spec: ViTSpec) -> dict[str, str]:
         if product is None or list(product.input) != operands[:2]:
             raise StructureError(f"ONNX qdq: {attention} is not softmax(QKᵀ)V.")
         found[f"{attention}/scores/softmax"] = softmax
-    return found
+    outputs = {name: str(gemms[name].output[0]) for name in names if name not in found}
+    answer = {value.name for value in graph.output}
+    return found | {name: value for name, value in outputs.items() if value not in answer}
 
 
 def fold_query_scale(graph: "onnx.GraphProto", spec: ViTSpec) -> None:
@@ -142,23 +147,25 @@ def qdq_int8(model: "onnx.ModelProto", source: ParameterSource, ranges: Ranges) 
 
     graph, spec = model.graph, source.spec
     fold_query_scale(graph, spec)
-    steps = _Activations(sites(graph, spec), ranges)
+    values = sites(graph, spec)
+    steps = _Activations(values, ranges)
+    rounded = {value for site, value in values.items() if ":" not in site}
     nodes: list[onnx.NodeProto] = []
     dense = set()
     for original in graph.node:
         node = type(original)()
         node.CopyFrom(original)
+        for index, value in enumerate(node.input):
+            # What a Dense reads may be read in float as well: the last layer takes the class token's row out of it.
+            if value in rounded or (node.op_type == "Gemm" and index == 0):
+                node.input[index] = steps.rounded(value, nodes)
         if node.op_type == "Gemm":
             name = node.input[1].removesuffix("/kernel")
             dense.add(name)
-            node.input[0] = steps.rounded(node.input[0], nodes)
             for index, (part, axis) in enumerate((("kernel", 1), ("bias", 0)), start=1):
                 node.input[index] = f"{name}/{part}:float"
                 stored = [f"{name}/{part}_{kind}" for kind in ("quantized", "scale", "zero_point")]
                 nodes.append(helper.make_node("DequantizeLinear", stored, [node.input[index]], axis=axis))
-        elif node.op_type == "MatMul":
-            for index, value in enumerate(node.input):
-                node.input[index] = steps.rounded(value, nodes)
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)

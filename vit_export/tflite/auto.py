@@ -29,7 +29,7 @@ def find_recipe(
     source: ParameterSource,
     record: ModelRecord,
     folder: Path,
-    images: Callable[[int], np.ndarray],
+    images: Callable[[int, int], np.ndarray],
     batches: Sequence[np.ndarray],
     budget: Budget,
     *,
@@ -40,18 +40,19 @@ def find_recipe(
 ) -> tuple[Recipe, Choice]:
     """The fastest recipe that keeps `budget`, or the best that was found, and how it was found.
 
-    `images` and `batches` are the representative dataset, as for `tflite.int8.prepare` and `write_int8_tflite`; a file
-    is judged on the end of it, against the float file. Trial files go to `folder` and are gone afterwards.
+    `batches` are the representative dataset, as for `write_int8_tflite`. Files are judged on the end of it, against the
+    float file, so that what they were tuned by does not flatter them: `images(n, m)` gives at most n of the others,
+    without the last m, normalized. Trial files go to `folder` and are gone afterwards.
 
     Raises:
         InputError: a budget that cannot be judged; see also `write_int8_tflite`.
     """
     spec = source.spec
     budget.check(spec)
-    count = -(-images_judged(spec) // batch)
-    judged = np.concatenate([batches[i] for i in range(max(0, len(batches) - count), len(batches))])
+    count = min(-(-images_judged(spec) // batch), max(1, len(batches) // 2))
+    judged = np.concatenate([batches[i] for i in range(len(batches) - count, len(batches))])
     step("Tuning int8 (static) layer by layer")
-    tuning = tune.tune(source, images(tune.images_wanted(spec)), static(spec), progress)
+    tuning = tune.tune(source, images(tune.images_wanted(spec), count * batch), static(spec), progress)
     with tempfile.TemporaryDirectory(prefix=".auto-", dir=folder) as work:
         exact, trial = Path(work) / "float32.tflite", Path(work) / "trial.tflite"
         write_tflite(source, record, exact, batch=batch, input=input)
@@ -75,7 +76,9 @@ def find_recipe(
             if progress:
                 progress(done, total)
 
-        choice = search(source, images(sensitivity.images_wanted(spec)), tuning, measure, budget, measuring)
+        choice = search(
+            source, images(sensitivity.images_wanted(spec), count * batch), tuning, measure, budget, measuring
+        )
     return Recipe("auto", choice.modes, choice.tuning), choice
 
 

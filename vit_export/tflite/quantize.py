@@ -120,7 +120,7 @@ def write_int8(
         InputError: unknown scheme, or one that needs ranges without any.
         OutputError: `path` exists (and `overwrite` is false) or cannot be written.
     """
-    rules = rules or rules_of(modes_of(scheme, record.spec))
+    rules = rules_of(modes_of(scheme, record.spec)) if rules is None else rules
     needed = any(rule.mode == "static" for rule in rules)
     if needed and not ranges:
         raise InputError(
