@@ -178,13 +178,34 @@ def measure_model(name: str, factors: list[float], work: Path) -> dict[str, dict
 
 
 def measure_speed(name: str, work: Path) -> dict[str, float]:
-    """Median ms of one call on one thread: each int8 file, and the default without its rewrites."""
+    """Median ms of one call on one thread: each int8 file, what a part of it costs, and the floor."""
+    from int8_latency import dense_alone
+
+    from vit_export.int8.modes import LayerModes, uniform
+    from vit_export.onnx.convert import write_onnx
+    from vit_export.tflite.int8 import Recipe, write_int8_tflite
+
     plain, seen, _ = subject(name, work)
+    spec, batches = plain.spec, list(seen[:32, np.newaxis])
+    record = ModelRecord(spec, Preprocessing(spec.image_size))
+    mixes = {
+        "static, float products": LayerModes("static", "float", "static"),
+        "dynamic, int8 products": LayerModes("dynamic", "int8", "dynamic"),
+    }
     with tempfile.TemporaryDirectory(dir=work) as folder:
         made = {label: make() for label, make in files_of(plain, seen[:32], Path(folder), stock=False).items()}
+        for label, layer in mixes.items():
+            made[label] = Path(folder) / f"{label}.tflite"
+            recipe = Recipe("mixed", uniform(spec, layer, patch="dynamic", head="dynamic"))
+            write_int8_tflite(plain, record, made[label], recipe, batches)
+        made["onnx dynamic, decomposed"] = Path(folder) / "opset13.onnx"
+        write_onnx(plain, record, made["onnx dynamic, decomposed"], precision="int8", opset=13)
+        made["Dense layers alone"] = dense_alone(spec, Path(folder), seen)["dense_alone_int8"]
         subjects = {label: Subject(str(p), p.suffix[1:], p.stat().st_size) for label, p in made.items()}
-        measured = measure(subjects["plain"], list(subjects.values()), seen[0], threads=1, time_limit=90)
-        return {label: measured.files[s.path].median_ms for label, s in subjects.items()}
+        basis = subjects.pop("plain")
+        measured = measure(basis, list(subjects.values()), seen[0], threads=1, time_limit=90)
+        medians = {label: measured.files[s.path].median_ms for label, s in subjects.items()}
+        return {"plain": measured.reference.median_ms, **medians}
 
 
 @click.command()
@@ -209,8 +230,9 @@ def main(models: str, factors: str, speed: str, as_json: bool) -> None:
             goal = f"   target {TARGETS[label]:g}" if name == "digits" and label in TARGETS else ""
             click.echo(f"{label:14}{text}{goal}")
     for name, medians in times.items():
-        ratios = ", ".join(f"{label} {ms:.1f} ({ms / medians['plain']:.2f})" for label, ms in medians.items())
-        click.echo(f"\n{name}, median ms of one call, one thread (of plain's): {ratios}")
+        click.echo(f"\n{name}: median ms of one call on one thread; of plain's, of the Dense layers alone")
+        for label, ms in medians.items():
+            click.echo(f"{label:26}{ms:8.1f}{ms / medians['plain']:8.2f}{ms / medians['Dense layers alone']:8.2f}")
 
 
 if __name__ == "__main__":

@@ -100,6 +100,7 @@ def test_trained_model_keeps_40_db_for_less_than_dynamic(digits):
     choice = search(
         digits.source, digits.images, digits.tuning, digits.measure, budget, lambda done, total: seen.append(done)
     )
+    print("\n".join(choice.explained()))
     assert choice.met
     assert choice.start.sqnr_db < 40 <= choice.measured.sqnr_db
     assert choice.measured.agreement >= 0.99

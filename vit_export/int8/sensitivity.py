@@ -24,8 +24,8 @@ from vit_export.spec import ViTSpec
 MOST_IMAGES, FEWEST_IMAGES, MACS = 64, 2, 1e12
 """Images to measure by: as many as `MACS` multiply-accumulates pay for, within these bounds.
 
-More than `vit_export.int8.tune` looks at, whose clips and corrections flatter the images that they were chosen by: on a
-model trained on digits those 16 promise 40.5 dB, 64 promise 39.1, and the file has 38.4 on other images.
+Mostly more than `vit_export.int8.tune` looks at, whose clips and corrections flatter the images that they were chosen
+by: of a model trained on digits and tuned on 16, those promise 40.5 dB, 64 promise 39.1; the file has 38.4 on others.
 """
 
 STREAM_BYTES = 2**29
