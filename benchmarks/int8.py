@@ -19,13 +19,14 @@ from typing import Any
 
 import click
 import numpy as np
+from stock import stock_full_int8
 
 from vit_export.calibration import split
 from vit_export.int8.modes import static
 from vit_export.latency import Subject, cpu, measure
 from vit_export.photographs import write_photographs
 from vit_export.preprocess import Preprocessing, load_batch, normalize
-from vit_export.quiet import import_tensorflow, quiet
+from vit_export.quiet import import_tensorflow
 from vit_export.runners import open_runner
 from vit_export.saved_model import ModelRecord
 from vit_export.spec import ViTSpec
@@ -112,36 +113,18 @@ def files_of(source: Any, seen: np.ndarray, folder: Path, *, stock: bool) -> dic
     }
     made["plain"] = lambda: tflite("plain", lambda: plain)
     if stock:
-        made["stock"] = lambda: stock_full_int8(source, folder, seen)
+        made["stock"] = lambda: stock_of(source, folder, seen)
     return {**made, "onnx dynamic": onnx_dynamic, "onnx qdq": onnx_qdq}
 
 
-def stock_full_int8(source: Any, folder: Path, images: np.ndarray) -> Path:
-    """What TFLiteConverter's full-integer mode makes of the Keras model: the usual recipe, every default."""
-    import keras
-    import tensorflow as tf
-
+def stock_of(source: Any, folder: Path, images: np.ndarray) -> Path:
+    """The file of the stock converter, of the same parameters."""
     from vit_export.model import build_model
     from vit_export.saved_model import assign_parameters
 
     model = build_model(source.spec)
     assign_parameters(model, source.read)
-    size = source.spec.image_size
-    with quiet():
-        archive = keras.export.ExportArchive()
-        archive.track(model)
-        signature = [tf.TensorSpec((1, size, size, 3), tf.float32)]
-        archive.add_endpoint("serve", lambda x: model(x, training=False), input_signature=signature)
-        archive.write_out(str(folder / "stock_saved_model"), verbose=False)
-        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "stock_saved_model"))
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([image[np.newaxis]] for image in images)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = converter.inference_output_type = tf.int8
-        data = converter.convert()
-    path = folder / "stock.tflite"
-    path.write_bytes(data)
-    return path
+    return stock_full_int8(model, folder, images)
 
 
 def answers(path: Path, images: np.ndarray) -> np.ndarray:

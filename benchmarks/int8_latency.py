@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+from stock import stock_full_int8
 
 from vit_export.calibration import split
 from vit_export.latency import Subject, cpu, measure
@@ -30,33 +31,6 @@ TARGETS = (
     ("int8 ONNX against own float32", "onnx_float32", "onnx_int8", {"vit_s32": 2.7, "vit_s16": 2.7}),
 )
 """What is compared, the slower file, the faster one, how many times faster it should be."""
-
-
-def stock_full_int8(spec: ViTSpec, folder: Path, images: np.ndarray) -> Path:
-    """The file that the usual recipe makes: Keras' own export, then TFLiteConverter with a representative dataset."""
-    import tensorflow as tf
-
-    from vit_export.model import build_model
-
-    model = build_model(spec, seed=0)
-    with quiet():
-        archive = folder / "stock_saved_model"
-        import keras
-
-        export = keras.export.ExportArchive()
-        export.track(model)
-        signature = [tf.TensorSpec((1, spec.image_size, spec.image_size, 3), tf.float32)]
-        export.add_endpoint("serve", lambda x: model(x, training=False), input_signature=signature)
-        export.write_out(str(archive), verbose=False)
-        converter = tf.lite.TFLiteConverter.from_saved_model(str(archive))
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([image[np.newaxis]] for image in images)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = converter.inference_output_type = tf.int8
-        data = converter.convert()
-    path = folder / "stock_full_int8.tflite"
-    path.write_bytes(data)
-    return path
 
 
 def dense_alone(spec: ViTSpec, folder: Path, images: np.ndarray) -> dict[str, Path]:
@@ -102,8 +76,11 @@ def measure_variant(name: str, threads: int, calibration: Path, folder: Path) ->
     spec = ViTSpec.of(name)
     paths = split(calibration, CALIBRATION_IMAGES).representative.paths()
     images = load_batch(paths, Preprocessing(spec.image_size))
+    from vit_export.model import build_model
+
+    model = build_model(spec, seed=0)
     files = {
-        "stock_full_int8": Subject(str(path := stock_full_int8(spec, folder, images)), "tflite", path.stat().st_size)
+        "stock_full_int8": Subject(str(path := stock_full_int8(model, folder, images)), "tflite", path.stat().st_size)
     }
     for label, path in dense_alone(spec, folder, images).items():
         files[label] = Subject(str(path), "tflite", path.stat().st_size)

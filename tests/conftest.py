@@ -62,6 +62,18 @@ def record_of(spec: ViTSpec, *, trained: bool = False):
     return ModelRecord(spec, Preprocessing(spec.image_size), {"source": "test", "trained": trained})
 
 
+def write_pictures(folder, count, size):
+    """`count` small pictures of `size` (width, height) that differ from each other, in `folder`, which is made."""
+    from PIL import Image
+
+    folder.mkdir(exist_ok=True)
+    random = np.random.default_rng(1)
+    for index in range(count):
+        coarse = random.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(folder / f"{index:02}.png")
+    return folder
+
+
 class InProcess(RunnerProcess):
     """Stands for a process of its own where a test is about what a file computes: a second TensorFlow takes seconds."""
 

@@ -9,11 +9,9 @@ from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import RandomParameters, toy_spec
-from PIL import Image
+from conftest import RandomParameters, toy_spec, write_pictures
 from rich.console import Console
 
 from vit_export.cli import _wanted, main
@@ -173,7 +171,7 @@ def test_listing_rounds_up_and_shows_small_figures():
     [
         (KeyboardInterrupt(), 130, "Interrupted: "),
         (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 999), 2, "Error: A path cannot be used (file name"),
-        (PermissionError(errno.EACCES, "Permission denied", "/root/x"), 2, "(permission denied: /root/x)"),
+        (PermissionError(errno.EACCES, "Permission denied", "/srv/x"), 2, "(permission denied: /srv/x)"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "Error: The disk takes no more (no space left"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
@@ -295,12 +293,7 @@ def test_what_is_exported_of_a_checkpoint_with_a_pooler(source, classes, asked, 
 
 @pytest.fixture
 def photos(tmp_path):
-    folder = tmp_path / "my photos"
-    folder.mkdir()
-    random = np.random.default_rng(1)
-    for index in range(8):
-        Image.fromarray(random.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{index}.png")
-    return folder
+    return write_pictures(tmp_path / "my photos", 8, (40, 40))
 
 
 def test_the_next_command_works_as_it_is_printed(photos, tmp_path, monkeypatch):

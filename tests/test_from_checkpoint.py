@@ -10,7 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
+from conftest import write_pictures
 from test_weights import CLASSIFIERS, ORIGINALS, STUDENT, fabricated, golden, worst  # noqa: F401
 
 from vit_export.cli import main
@@ -50,12 +50,7 @@ def test_both_files_compute_what_the_original_computes(name, golden, tmp_path): 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    random = np.random.default_rng(1)
-    for index in range(12):
-        coarse = random.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((48, 40), Image.Resampling.BICUBIC).save(folder / f"{index:02}.png")
-    return folder
+    return write_pictures(tmp_path_factory.mktemp("photos"), 12, (48, 40))
 
 
 def refused(*arguments):

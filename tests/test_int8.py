@@ -157,7 +157,7 @@ def simulated(source, modes, images, tuning=None):
     tokens = graph.embed(images)
     for index in range(source.spec.num_layers):
         tokens = graph.encoder_layer(tokens, layer_name(index), last=index == source.spec.num_layers - 1)
-    return graph.dense(graph.layer_norm(tokens, "encoder/norm"), "head").numpy()
+    return graph.answer(tokens).numpy()
 
 
 def file_of(source, recipe, images, folder):

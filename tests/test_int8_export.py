@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import RandomParameters, build, record_of, toy_spec
-from PIL import Image
+from conftest import RandomParameters, build, record_of, toy_spec, write_pictures
 
 from vit_export.errors import InputError
 from vit_export.pipeline import Silent, export
@@ -31,12 +30,7 @@ class Heard(Silent):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    random = np.random.default_rng(1)
-    for index in range(32):
-        coarse = random.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((32, 32), Image.Resampling.BICUBIC).save(folder / f"{index:02}.png")
-    return folder
+    return write_pictures(tmp_path_factory.mktemp("photos"), 32, (32, 32))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import RandomParameters, build, toy_spec
+from conftest import RandomParameters, build, toy_spec, write_pictures
 from test_weights import ORIGINALS, worst
 
 import vit_export
@@ -45,15 +45,7 @@ def fit(model, images, labels, from_logits=True):
 
 @pytest.fixture
 def photos(tmp_path):
-    from PIL import Image
-
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    random = np.random.default_rng(1)
-    for index in range(12):
-        coarse = random.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((40, 40), Image.Resampling.BICUBIC).save(folder / f"{index:02}.png")
-    return folder
+    return write_pictures(tmp_path / "photos", 12, (40, 40))
 
 
 # Building

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import RandomParameters, build, record_of, toy_spec
-from PIL import Image
+from conftest import RandomParameters, build, record_of, toy_spec, write_pictures
 
 from vit_export import pipeline
 from vit_export.errors import InputError, OutputError
@@ -22,12 +21,7 @@ from vit_export.saved_model import SavedModelParameters, read_record, write_save
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """A folder of 24 small pictures that differ from each other."""
-    folder = tmp_path_factory.mktemp("photos")
-    random = np.random.default_rng(1)
-    for index in range(24):
-        coarse = random.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"{index:02}.png")
-    return folder
+    return write_pictures(tmp_path_factory.mktemp("photos"), 24, (64, 64))
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import RandomParameters, build, toy_spec
-from PIL import Image
+from conftest import RandomParameters, build, toy_spec, write_pictures
 
 import vit_export
 from vit_export import photographs, pipeline
@@ -50,12 +49,7 @@ class Notes(pipeline.Silent):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    random = np.random.default_rng(1)
-    for index in range(12):
-        pixels = random.integers(0, 256, (40, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index:02}.png")
-    return folder
+    return write_pictures(tmp_path_factory.mktemp("photos"), 12, (40, 40))
 
 
 @pytest.fixture(params=["mixed_bfloat16", "channels_first", "float64"])

@@ -80,10 +80,7 @@ def deployment_graph(spec: ViTSpec, images: Any, weights: Mapping[str, Any], dia
     tokens = graph.embed(images)
     for index in range(spec.num_layers):
         tokens = graph.encoder_layer(tokens, layer_name(index), last=index == spec.num_layers - 1)
-    tokens = graph.layer_norm(tokens, "encoder/norm")
-    if spec.pre_logits_size is not None:
-        tokens = tf.tanh(graph.dense(tokens, "pre_logits"))
-    return tokens if spec.num_classes is None else graph.dense(tokens, "head")
+    return graph.answer(tokens)
 
 
 class Graph:
@@ -138,6 +135,13 @@ class Graph:
         """What the MLP adds to the residual stream."""
         hidden = self.dense(self.layer_norm(tokens, f"{prefix}/mlp_norm"), f"{prefix}/mlp/dense_1")
         return self.dense(self.gelu(hidden), f"{prefix}/mlp/dense_2")
+
+    def answer(self, tokens: Any) -> Any:
+        """Logits [batch, classes] or features [batch, width] of the class tokens [batch, width]."""
+        found = self.layer_norm(tokens, "encoder/norm")
+        if self.spec.pre_logits_size is not None:
+            found = self.tf.tanh(self.dense(found, "pre_logits"))
+        return found if self.spec.num_classes is None else self.dense(found, "head")
 
     def attention(self, tokens: Any, queries: Any, prefix: str) -> Any:
         """Multi-head attention of `queries` (rows of `tokens`, or all of them) over `tokens`."""

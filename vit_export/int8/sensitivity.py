@@ -242,24 +242,20 @@ class _Measurement:
         """Note the noise of each stream at the output, and with `head` that of the head."""
         exact, integer = self._weights("encoder/norm/", "pre_logits/", "head/")
         graph, part = self._graph(exact), Component(-1, "head")
-        reference = self._output(graph, tokens)
+        reference = _output(graph, tokens)
         power = max(float(np.square(reference).sum()), 1e-30)
-        found = [(s.component, s.option, self._output(graph, s.tokens)) for s in streams]
+        found = [(s.component, s.option, _output(graph, s.tokens)) for s in streams]
         if head and part in components(self.spec):
             for option in _quantized(part):
-                found.append((part, option, self._output(self._simulation(integer, part, option), tokens)))
+                found.append((part, option, _output(self._simulation(integer, part, option), tokens)))
         for component, option, output in found:
             # The last digits differ between processors and thread counts; the choice shall not.
             self.noise[component, option] = float(f"{np.square(output - reference).sum() / power:.4g}")
 
-    def _output(self, graph: Graph, tokens: Any) -> np.ndarray:
-        """Logits or features, float64 [n, k], of the class tokens [n, width] that leave the last layer."""
-        found = graph.layer_norm(tokens, "encoder/norm")
-        if self.spec.pre_logits_size is not None:
-            found = graph.tf.tanh(graph.dense(found, "pre_logits"))
-        if self.spec.num_classes is not None:
-            found = graph.dense(found, "head")
-        return np.asarray(found, np.float64)
+
+def _output(graph: Graph, tokens: Any) -> np.ndarray:
+    """Logits or features, float64 [n, k], of the class tokens [n, width] that leave the last layer."""
+    return np.asarray(graph.answer(tokens), np.float64)
 
 
 def _quantized(component: Component) -> Iterator[Option]:
