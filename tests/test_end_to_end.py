@@ -68,7 +68,8 @@ def test_another_variant_than_the_weights_is_refused(exported, folder):
     saved_model = "exports/vit_s32-224/saved_model"
     result = vit_export("vit_s16", "--weights", saved_model, "--tflite", folder=folder)
     assert result.returncode == 2
-    assert "holds variant vit_s32, vit_s16 was asked for" in result.stderr
+    assert "holds vit_s32 (patch 32, " in result.stderr
+    assert "but vit_s16 is patch 16" in result.stderr
 
 
 def test_own_sizes_classes_and_features(exported, folder):
