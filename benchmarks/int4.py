@@ -13,12 +13,12 @@ from pathlib import Path
 import click
 import numpy as np
 
-from vit_export.latency import Subject, cpu, measure
 from vit_export.preprocess import Preprocessing, normalize
 from vit_export.quiet import import_tensorflow, quiet
-from vit_export.runners import open_runner
 from vit_export.saved_model import ModelRecord
 from vit_export.spec import ViTSpec
+from vit_export.verification.latency import Subject, cpu, measure
+from vit_export.verification.runners import open_runner
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 

@@ -23,13 +23,13 @@ from stock import stock_full_int8
 
 from vit_export.calibration import split
 from vit_export.int8.modes import static
-from vit_export.latency import Subject, cpu, measure
 from vit_export.photographs import write_photographs
 from vit_export.preprocess import Preprocessing, load_batch, normalize
 from vit_export.quiet import import_tensorflow
-from vit_export.runners import open_runner
 from vit_export.saved_model import ModelRecord
 from vit_export.spec import ViTSpec
+from vit_export.verification.latency import Subject, cpu, measure
+from vit_export.verification.runners import open_runner
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 

@@ -15,13 +15,13 @@ import numpy as np
 from stock import stock_full_int8
 
 from vit_export.calibration import split
-from vit_export.latency import Subject, cpu, measure
 from vit_export.photographs import write_photographs
 from vit_export.pipeline import export
 from vit_export.plan import ExportRequest
 from vit_export.preprocess import Preprocessing, load_batch
 from vit_export.quiet import import_tensorflow, quiet
 from vit_export.spec import ViTSpec
+from vit_export.verification.latency import Subject, cpu, measure
 
 CALIBRATION_IMAGES = 32
 

@@ -9,10 +9,10 @@ import pytest
 from vit_export.parameters import parameter_specs
 from vit_export.preprocess import Preprocessing
 from vit_export.quiet import import_tensorflow
-from vit_export.runners import open_runner
 from vit_export.spec import ViTSpec
 from vit_export.variants import Variant
-from vit_export.workers import RunnerProcess
+from vit_export.verification.runners import open_runner
+from vit_export.verification.workers import RunnerProcess
 
 TOY = Variant("vit_toy", patch_size=8, num_layers=3, hidden_size=48, mlp_size=96, num_heads=4, use="tests")
 
@@ -91,7 +91,7 @@ class InProcess(RunnerProcess):
 @pytest.fixture
 def in_process(monkeypatch):
     """Verification in this process; what is special about a process of its own is tested where it is not asked for."""
-    from vit_export import verifier
+    from vit_export.verification import verifier
 
     monkeypatch.setattr(verifier, "RunnerProcess", InProcess)
 

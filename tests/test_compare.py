@@ -25,11 +25,11 @@ from vit_export.comparison import RandomWeights
 from vit_export.errors import InputError, OutputError
 from vit_export.listing import listing
 from vit_export.parameters import parameter_specs
-from vit_export.runners import RunnerError
 from vit_export.spec import ViTSpec
 from vit_export.tflite.convert import write_tflite
 from vit_export.variants import VARIANTS
-from vit_export.workers import RunnerProcess
+from vit_export.verification.runners import RunnerError
+from vit_export.verification.workers import RunnerProcess
 
 SMALL = replace(TOY, name="toy_small", hidden_size=96, mlp_size=192)
 # Its patch does not divide the size: it is compared at 36 pixels where the baseline has 32.

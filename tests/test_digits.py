@@ -9,8 +9,8 @@ from PIL import Image
 from vit_export.pipeline import export
 from vit_export.plan import ExportRequest
 from vit_export.preprocess import normalize
-from vit_export.runners import open_runner
 from vit_export.saved_model import ModelRecord, write_saved_model
+from vit_export.verification.runners import open_runner
 
 
 @pytest.fixture(scope="module")

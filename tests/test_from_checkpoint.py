@@ -16,8 +16,8 @@ from test_weights import CLASSIFIERS, ORIGINALS, STUDENT, fabricated, golden, wo
 from vit_export.cli import main
 from vit_export.pixels import feed
 from vit_export.preprocess import normalize
-from vit_export.runners import open_runner
 from vit_export.saved_model import read_record
+from vit_export.verification.runners import open_runner
 from vit_export.weights.sources import open_checkpoint
 
 

@@ -19,8 +19,8 @@ from test_weights import worst
 from vit_export.cli import main
 from vit_export.parameters import parameter_specs
 from vit_export.preprocess import prepare
-from vit_export.runners import open_runner
 from vit_export.spec import ViTSpec
+from vit_export.verification.runners import open_runner
 from vit_export.weights.sources import open_checkpoint
 
 EXACT = {"layer_norm_epsilon": 1e-6, "gelu": "erf"}

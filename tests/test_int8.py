@@ -18,10 +18,10 @@ from vit_export.parameters import layer_name, parameter_specs
 from vit_export.preprocess import normalize
 from vit_export.quiet import import_tensorflow
 from vit_export.rewrites import folded_parameters
-from vit_export.runners import open_runner
 from vit_export.spec import ViTSpec
 from vit_export.tflite.flatbuffer import MappedModel, operator_kinds
 from vit_export.tflite.int8 import Recipe, agreement_of_halves, prepare, write_int8_tflite
+from vit_export.verification.runners import open_runner
 
 import_tensorflow()
 

@@ -9,8 +9,8 @@ from conftest import RandomParameters, build, record_of, toy_spec, write_picture
 from vit_export.errors import InputError
 from vit_export.pipeline import Silent, export
 from vit_export.plan import ExportRequest
-from vit_export.runners import open_runner
 from vit_export.saved_model import write_saved_model
+from vit_export.verification.runners import open_runner
 
 SPEC = toy_spec().with_(num_layers=2)
 

@@ -20,14 +20,14 @@ from vit_export.int8.price import DYNAMIC_MS, INT8_MS, PRODUCTS_MS, price, total
 from vit_export.int8.search import MOST_ROUNDS, Budget, Measured, search
 from vit_export.int8.sensitivity import Component, Option, Sensitivity, components, measure_sensitivity
 from vit_export.int8.tune import Tuning, tune
-from vit_export.metrics import overall_sqnr_db
 from vit_export.preprocess import normalize
 from vit_export.rewrites import folded_parameters
-from vit_export.runners import open_runner
 from vit_export.saved_model import ModelRecord
 from vit_export.spec import ViTSpec
 from vit_export.tflite.flatbuffer import MappedModel, operator_kinds
 from vit_export.tflite.int8 import Recipe, write_int8_tflite
+from vit_export.verification.metrics import overall_sqnr_db
+from vit_export.verification.runners import open_runner
 
 
 def decibels(noise):

@@ -13,9 +13,9 @@ import vit_export
 from vit_export.errors import InputError
 from vit_export.preprocess import Preprocessing
 from vit_export.quiet import import_tensorflow
-from vit_export.runners import open_runner
 from vit_export.saved_model import ModelParameters, read_record
 from vit_export.variants import VARIANTS
+from vit_export.verification.runners import open_runner
 
 import_tensorflow()
 

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from vit_export import metrics
+from vit_export.verification import metrics
 
 REFERENCE = np.array([[1.0, 2.0, 3.0], [4.0, -2.0, 0.0]], np.float32)
 

@@ -254,7 +254,7 @@ def test_a_saved_model_that_is_not_the_model_fails(in_process, photos, tmp_path,
 
 
 def test_every_format_and_scheme_has_limits():
-    from vit_export.verifier import LIMITS
+    from vit_export.verification.verifier import LIMITS
 
     for kind, schemes in INT8_SCHEMES.items():
         assert {(kind, "float32", None), (kind, "float16", None), *((kind, "int8", s) for s in schemes)} <= set(LIMITS)

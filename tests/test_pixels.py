@@ -17,13 +17,13 @@ from vit_export.onnx import DEFAULT_OPSET, write_onnx
 from vit_export.pixels import KINDS, affine, feed, kind_of, left_to_do, load_pixels, notes_on
 from vit_export.preprocess import Preprocessing, load_batch, normalize
 from vit_export.records import InputKind
-from vit_export.runners import RunnerError, open_runner
 from vit_export.saved_model import ModelRecord
 from vit_export.tflite.convert import write_tflite
 from vit_export.tflite.flatbuffer import MappedModel, operator_kinds
 from vit_export.tflite.quantize import calibrate, write_int8
 from vit_export.tflite.structure import get_metadata
-from vit_export.workers import RunnerProcess
+from vit_export.verification.runners import RunnerError, open_runner
+from vit_export.verification.workers import RunnerProcess
 
 PREPROCESSING = Preprocessing(32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.3, 0.225))
 RECORD = ModelRecord(toy_spec(), PREPROCESSING, {"source": "test", "trained": False})

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from vit_export.checks import Check
 from vit_export.errors import OutputError
-from vit_export.latency import Cpu, Latency
-from vit_export.metrics import compare
 from vit_export.records import Artifact, TensorSpec
-from vit_export.report import SCHEMA_VERSION, build_report, render_table, write_report
-from vit_export.verdict import FileResult, Reference, Verification
-from vit_export.workers import Memory
+from vit_export.report.content import SCHEMA_VERSION, build_report, write_report
+from vit_export.report.table import render_table
+from vit_export.verification.checks import Check
+from vit_export.verification.latency import Cpu, Latency
+from vit_export.verification.metrics import compare
+from vit_export.verification.verdict import FileResult, Reference, Verification
+from vit_export.verification.workers import Memory
 
 FAILURE = "worst difference 0.31 of the range on held_out/coffee_3.jpg, limit 0.05"
 
@@ -183,7 +184,7 @@ def test_a_report_that_cannot_be_written_is_an_output_error(tmp_path):
 
 def test_importing_the_verifier_loads_no_runtime_and_no_converter():
     code = (
-        "import sys, vit_export.verifier, vit_export.report; "
+        "import sys, vit_export.verification.verifier, vit_export.report.content, vit_export.report.table; "
         "heavy = {'tensorflow', 'keras', 'onnx', 'onnxruntime', 'tf2onnx', 'ai_edge_litert', 'ai_edge_quantizer'}; "
         "own = {'vit_export.tflite', 'vit_export.onnx', 'vit_export.saved_model', 'vit_export.graph'}; "
         "loaded = sorted((heavy | own) & set(sys.modules)); "

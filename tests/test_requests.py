@@ -18,7 +18,6 @@ from vit_export.parameters import parameter_specs
 from vit_export.plan import ExportRequest, plan_files
 from vit_export.preprocess import Preprocessing
 from vit_export.quiet import import_tensorflow
-from vit_export.runners import open_runner
 from vit_export.saved_model import (
     RECORD_FILE,
     ModelParameters,
@@ -27,6 +26,7 @@ from vit_export.saved_model import (
     read_record,
     write_saved_model,
 )
+from vit_export.verification.runners import open_runner
 from vit_export.weights.sources import open_checkpoint
 
 import_tensorflow()

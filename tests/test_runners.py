@@ -13,8 +13,8 @@ import pytest
 import verifier_toys as toys
 
 from vit_export.records import TensorSpec
-from vit_export.runners import Runner, RunnerError, SavedModelRunner, open_runner
-from vit_export.workers import RunnerProcess
+from vit_export.verification.runners import Runner, RunnerError, SavedModelRunner, open_runner
+from vit_export.verification.workers import RunnerProcess
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -203,7 +203,7 @@ def test_close_ends_the_child_and_may_be_repeated(files):
 USER_SCRIPT = """
 from pathlib import Path
 import numpy as np
-from vit_export.workers import RunnerProcess
+from vit_export.verification.workers import RunnerProcess
 
 print("started", flush=True)  # once: the child must not run this script again
 with RunnerProcess(Path({path!r}), "tflite") as process:

@@ -13,17 +13,17 @@ import verifier_toys as toys
 from conftest import RandomParameters, toy_spec
 from verifier_toys import CLASSES, NAMES, artifact_of
 
-from vit_export import checks, latency, verifier
 from vit_export.errors import InputError
-from vit_export.latency import Latency, Subject, plan_of
-from vit_export.metrics import compare
 from vit_export.onnx import write_onnx
 from vit_export.pixels import feed
 from vit_export.preprocess import Preprocessing, normalize
 from vit_export.records import Artifact, Format, Precision, TensorSpec
-from vit_export.runners import RunnerError, open_runner
 from vit_export.saved_model import ModelRecord
-from vit_export.workers import RunnerProcess
+from vit_export.verification import checks, latency, verifier
+from vit_export.verification.latency import Latency, Subject, plan_of
+from vit_export.verification.metrics import compare
+from vit_export.verification.runners import RunnerError, open_runner
+from vit_export.verification.workers import RunnerProcess
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 
 from vit_export.files import digest_of_file, digest_of_folder, size_of_folder
 from vit_export.records import Artifact, TensorSpec
-from vit_export.runners import open_runner
+from vit_export.verification.runners import open_runner
 
 SIZE, PATCH, WIDTH, CLASSES = 16, 4, 8, 10
 NAMES = tuple(f"held_out/{name}.jpg" for name in ("coffee_1", "coffee_2", "coffee_3", "cat", "rocket", "coins"))

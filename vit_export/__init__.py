@@ -21,7 +21,7 @@ _HOMES = {
     "export": "vit_export.library",
     "Preprocessing": "vit_export.preprocess",
     "open_checkpoint": "vit_export.weights.sources",
-    "verify": "vit_export.verifier",
+    "verify": "vit_export.verification.verifier",
     "write_saved_model": "vit_export.saved_model",
     "InputError": "vit_export.errors",
     "OutputError": "vit_export.errors",

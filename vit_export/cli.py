@@ -213,7 +213,7 @@ def _export(variant: Variant | None, *, as_json: bool, quiet: bool, **options: A
     if as_json:
         click.echo(json.dumps(result.report, indent=2, ensure_ascii=False))
     elif not quiet:
-        from vit_export.report import render_table
+        from vit_export.report.table import render_table
 
         if result.verification is not None:
             render_table(result.verification, Console())

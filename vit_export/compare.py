@@ -84,7 +84,7 @@ def compare(
     """
     from vit_export.pipeline import Silent
     from vit_export.plan import MAX_THREADS
-    from vit_export.report import machine
+    from vit_export.report.content import machine
 
     chosen = _chosen(variants, baseline)
     _require("image_size", image_size, 1, MAX_IMAGE_SIZE)

@@ -17,9 +17,9 @@ from vit_export.spec import ViTSpec
 if TYPE_CHECKING:
     import numpy as np
 
-    from vit_export.latency import Latency, Subject
     from vit_export.pipeline import Reporter
-    from vit_export.workers import Memory, RunnerProcess
+    from vit_export.verification.latency import Latency, Subject
+    from vit_export.verification.workers import Memory, RunnerProcess
 
 DISK_MARGIN = 1.05
 """Files are a little larger than their weights."""
@@ -140,7 +140,7 @@ class _Running:
         import numpy as np
 
         from vit_export.machine import release_memory
-        from vit_export.workers import RunnerProcess
+        from vit_export.verification.workers import RunnerProcess
 
         self.process = RunnerProcess(self.path, "tflite", self.threads)
         try:
@@ -162,7 +162,7 @@ class _Running:
     @property
     def subject(self) -> "Subject":
         """The file as `latency.measure` names it."""
-        from vit_export.latency import Subject
+        from vit_export.verification.latency import Subject
 
         return Subject(str(self.path), "tflite", self.path.stat().st_size)
 
@@ -214,9 +214,9 @@ def measure_variants(
     say: "Reporter",
 ) -> tuple[list[ComparedVariant], ComparedVariant]:
     """`rows` and `basis` with what was measured; the baseline's process stays for all of it, another's for its turn."""
-    from vit_export.latency import measure
     from vit_export.quiet import import_tensorflow
-    from vit_export.runners import RunnerError
+    from vit_export.verification.latency import measure
+    from vit_export.verification.runners import RunnerError
 
     _require_disk([basis, *rows], basis, precisions)
     say.step("Loading TensorFlow")

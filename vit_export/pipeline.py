@@ -33,14 +33,14 @@ from vit_export.plan import (
 from vit_export.preprocess import Preprocessing, load_batch, normalize
 from vit_export.quiet import import_tensorflow
 from vit_export.records import Artifact
-from vit_export.report import build_report, write_report
+from vit_export.report.content import build_report, write_report
 from vit_export.saved_model import ModelRecord, describe_saved_model, read_record
 from vit_export.spec import ViTSpec
 from vit_export.weights.checkpoint import Checkpoint
 from vit_export.weights.sources import open_checkpoint
 
 if TYPE_CHECKING:
-    from vit_export.verdict import Verification
+    from vit_export.verification.verdict import Verification
 
 DEFAULT_CALIBRATION = Path("calibration")
 HELD_OUT_IMAGES = 32
@@ -322,7 +322,7 @@ def _verify(
     spot_check: np.ndarray | None,
     say: Reporter,
 ) -> "Verification":
-    from vit_export.verifier import verify
+    from vit_export.verification.verifier import verify
 
     held_out: ImageSet = data.held_out
     with input_errors(held_out.folder):

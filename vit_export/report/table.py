@@ -1,90 +1,16 @@
-"""What is left to read: report.json for machines and the closing table for people."""
+"""The closing table of a verification, for a terminal."""
 
-import json
-import platform
-from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vit_export.checks import LIMITS
-from vit_export.files import publish
-from vit_export.latency import cpu
-from vit_export.metrics import Accuracy, json_ready
-from vit_export.records import Artifact
-from vit_export.verdict import FileResult, Verification
-from vit_export.versions import versions
+from vit_export.verification.metrics import Accuracy
+from vit_export.verification.verdict import FileResult, Verification
 
-SCHEMA_VERSION = 1
 MEGABYTE = 1e6
 NONE = "–"
-
-
-def build_report(
-    *,
-    spec: dict[str, Any],
-    preprocessing: dict[str, Any],
-    weights: dict[str, Any],
-    datasets: dict[str, Any],
-    settings: dict[str, Any],
-    verification: Verification | None,
-    artifacts: Sequence[Artifact],
-    labels: Sequence[str] | None = None,
-) -> dict[str, Any]:
-    """The content of report.json, JSON-ready.
-
-    `spec`, `preprocessing`, `weights`, `labels` of the classes (None where unknown),
-    `datasets` (calibration and held-out images with their digests) and `settings`
-    are taken as given. `verdict` is 'pass', 'fail' or, without `verification`, 'not verified'. Floats that are not
-    finite are the strings 'NaN', 'Infinity' and '-Infinity', which JSON itself lacks.
-    """
-    return dict(
-        json_ready(
-            {
-                "schema_version": SCHEMA_VERSION,
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "verdict": "not verified" if verification is None else verification.verdict,
-                "versions": {"python": platform.python_version(), **versions()},
-                "machine": machine(),
-                "spec": spec,
-                "preprocessing": preprocessing,
-                "weights": weights,
-                "labels": None if labels is None else list(labels),
-                "datasets": datasets,
-                "settings": settings,
-                "artifacts": [artifact.to_dict() for artifact in artifacts],
-                "limits": [{"file": " ".join(filter(None, key)), **asdict(row)} for key, row in LIMITS.items()],
-                "verification": None if verification is None else verification.to_dict(),
-            }
-        )
-    )
-
-
-def machine() -> dict[str, Any]:
-    """What ran the verification: processor, its features that matter, usable cores, memory in bytes, system."""
-    import psutil
-
-    return {
-        "cpu": cpu().to_dict(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "platform": platform.platform(),
-    }
-
-
-def write_report(report: dict[str, Any], path: Path) -> None:
-    """Write `report` to `path` as JSON, complete or not at all; an older report there is replaced.
-
-    Raises:
-        OutputError: `path` cannot be written.
-    """
-    text = json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    with publish(path, overwrite=True) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def render_table(verification: Verification, console: Console) -> None:

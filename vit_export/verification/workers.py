@@ -25,7 +25,7 @@ from typing import IO, Any, Self
 import numpy as np
 
 from vit_export.records import Format, TensorSpec
-from vit_export.runners import RUNNERS, Runner, RunnerError, first_line, open_runner, require
+from vit_export.verification.runners import RUNNERS, Runner, RunnerError, first_line, open_runner, require
 
 _LENGTH = struct.Struct("<Q")
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", "GLOG_minloglevel": "3", "ABSL_MIN_LOG_LEVEL": "3"}
@@ -90,7 +90,7 @@ class RunnerProcess:
         self._chatter = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child does
         # -P keeps the current folder, which may hold a tensorflow.py of its own, out of the child's path.
         self._child = subprocess.Popen(
-            [sys.executable, "-P", "-c", "from vit_export.workers import serve; serve()"],
+            [sys.executable, "-P", "-c", "from vit_export.verification.workers import serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._chatter,
@@ -209,7 +209,7 @@ def _end(child: "subprocess.Popen[bytes]", patience: float = 5.0) -> int:
 
 def _environment() -> dict[str, str]:
     """The parent's environment and import path; quiet, and without a GPU: threads and times are the CPU's."""
-    package_root = str(Path(__file__).resolve().parents[1])
+    package_root = str(Path(__file__).resolve().parents[2])
     path = dict.fromkeys([package_root, *(entry or os.getcwd() for entry in sys.path)])
     return {**os.environ, **_QUIET, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": os.pathsep.join(path)}
 

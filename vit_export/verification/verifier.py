@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_export import metrics
-from vit_export.checks import (
+from vit_export.errors import InputError
+from vit_export.files import size_of_folder
+from vit_export.records import Artifact, Format
+from vit_export.verification import metrics
+from vit_export.verification.checks import (
     LIMITS,
     Check,
     Limits,
@@ -23,14 +26,11 @@ from vit_export.checks import (
     stored,
     varies,
 )
-from vit_export.errors import InputError
-from vit_export.files import size_of_folder
-from vit_export.latency import Measurement, Subject, cpu, measure, plan_of
-from vit_export.metrics import Accuracy, Comparison
-from vit_export.records import Artifact, Format
-from vit_export.runners import RunnerError, takes_pixels
-from vit_export.verdict import FileResult, Reference, Verification
-from vit_export.workers import Memory, RunnerProcess
+from vit_export.verification.latency import Measurement, Subject, cpu, measure, plan_of
+from vit_export.verification.metrics import Accuracy, Comparison
+from vit_export.verification.runners import RunnerError, takes_pixels
+from vit_export.verification.verdict import FileResult, Reference, Verification
+from vit_export.verification.workers import Memory, RunnerProcess
 
 __all__ = ["LIMITS", "Check", "FileResult", "Limits", "Reference", "Verification", "verify"]
 

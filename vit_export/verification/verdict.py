@@ -3,18 +3,20 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vit_export.checks import Check, label
-from vit_export.latency import Cpu, Latency, Plan
-from vit_export.metrics import Accuracy, Comparison, json_ready
 from vit_export.records import Artifact, TensorSpec
-from vit_export.workers import Memory
+from vit_export.verification.checks import Check, label
+from vit_export.verification.evidence import Cause, Location, TopClasses
+from vit_export.verification.latency import Cpu, Latency, Plan
+from vit_export.verification.metrics import Accuracy, Comparison, json_ready
+from vit_export.verification.workers import Memory
 
 
 @dataclass(frozen=True)
 class FileResult:
     """Everything learnt about one file. `comparison` is None when its outputs could not be compared at all.
 
-    `accuracy` is None unless the images are labelled.
+    `accuracy` is None unless the images are labelled, `top` (per image) without classifier. `causes` are explanations
+    that were found to fit a failed file; `location` is None unless layers were compared.
     """
 
     artifact: Artifact
@@ -25,6 +27,9 @@ class FileResult:
     load_seconds: float | None = None
     first_run_seconds: float | None = None
     accuracy: Accuracy | None = None
+    top: tuple[TopClasses, ...] | None = None
+    causes: tuple[Cause, ...] = ()
+    location: Location | None = None
 
     @property
     def passed(self) -> bool:
@@ -59,6 +64,9 @@ class FileResult:
             "load_seconds": self.load_seconds,
             "first_run_seconds": self.first_run_seconds,
             "accuracy": self.accuracy and asdict(self.accuracy),
+            "top": self.top and [asdict(image) for image in self.top],
+            "causes": [asdict(cause) for cause in self.causes],
+            "location": self.location and asdict(self.location),
         }
         return dict(json_ready(values))
 
@@ -76,6 +84,7 @@ class Reference:
     memory: Memory | None = None
     load_seconds: float | None = None
     accuracy: Accuracy | None = None
+    top: tuple[TopClasses, ...] | None = None
 
     @property
     def passed(self) -> bool:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from vit_export import metrics
 from vit_export.files import digest_of_file, digest_of_folder, size_of_folder
-from vit_export.metrics import Comparison
 from vit_export.records import Artifact, Format, Precision, TensorSpec
-from vit_export.runners import RunnerError
-from vit_export.workers import RunnerProcess
+from vit_export.verification import metrics
+from vit_export.verification.metrics import Comparison
+from vit_export.verification.runners import RunnerError
+from vit_export.verification.workers import RunnerProcess
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import numpy as np
 
 from vit_export.machine import usable_cores
 from vit_export.records import Format
-from vit_export.runners import RunnerError
-from vit_export.workers import RunnerProcess
+from vit_export.verification.runners import RunnerError
+from vit_export.verification.workers import RunnerProcess
 
 RUNS = 30
 """Recorded calls of each process."""

@@ -1,0 +1,1 @@
+"""What is left to read: report.json, report.html, the closing table."""
