@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import foreign
 import numpy as np
 import psutil
 import pytest
@@ -136,6 +137,128 @@ def test_tensorflow_that_runs_already_cannot_change_its_threads(files):
     threads = tf.config.threading.get_intra_op_parallelism_threads() + 3
     with pytest.raises(RunnerError, match="cannot change"):
         SavedModelRunner(files["saved_model"], threads).load()
+
+
+# Files of other tools.
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    return foreign.two_signatures(tmp_path_factory.mktemp("foreign"))
+
+
+OPEN = ("batch", "num_channels", "height", "width")
+
+
+@pytest.mark.parametrize("dimensions", [(1, 3, 16, 16), (4, 3, 16, 16), (-1, 3, 16, 16), ("n", 3, "h", "w"), OPEN])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_nchw_files_are_fed_nhwc_images(tmp_path, dimensions, dtype):
+    runner = open_runner(foreign.write_onnx(tmp_path / "x.onnx", dimensions, dtype=dtype), "onnx", 1)
+    assert runner.inputs[0].layout == "NCHW"
+    assert runner.inputs[0].dtype == dtype
+    assert runner.batch == (dimensions[0] if dimensions[0] in (1, 4) else None)
+    images = toys.images(6)
+    outputs = runner.run(images)
+    assert outputs.dtype == np.float32
+    np.testing.assert_allclose(outputs, by_numpy(images), atol=1e-2 if dtype == "float16" else 1e-5)
+    assert len(runner.time(images[: runner.batch or 2], 3)) == 3
+
+
+def test_uint8_pixels_are_transposed_too(tmp_path):
+    runner = open_runner(foreign.write_onnx(tmp_path / "x.onnx", dtype="uint8"), "onnx")
+    pixels = np.random.default_rng(3).integers(0, 256, (3, 16, 16, 3), np.uint8)
+    np.testing.assert_allclose(runner.run(pixels), by_numpy(pixels.astype(np.float64)), rtol=1e-4, atol=1e-3)
+    with pytest.raises(RunnerError, match="takes uint8 pixels"):
+        runner.run(toys.images(1))
+
+
+def test_images_of_another_size_are_told_in_one_layout(tmp_path):
+    runner = open_runner(foreign.write_onnx(tmp_path / "x.onnx"), "onnx")
+    with pytest.raises(RunnerError, match=r"takes images of \[1, 16, 16, 3\], given \[1, 8, 8, 3\]"):
+        runner.run(np.zeros((1, 8, 8, 3), np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int32"])
+def test_inputs_that_are_no_images_are_refused(tmp_path, dtype):
+    runner = open_runner(foreign.write_onnx(tmp_path / "x.onnx", dtype=dtype), "onnx")
+    with pytest.raises(RunnerError, match=r"takes bool, expected|int32 without one scale"):
+        runner.run(toys.images(1))
+
+
+def test_an_output_is_read_by_its_name(tmp_path):
+    path = foreign.write_onnx(tmp_path / "x.onnx", ("n", 3, 16, 16), outputs=("features", "logits", "pooled", "answer"))
+    images = toys.images(3)
+    first, logits, pooled = (open_runner(path, "onnx", 1, name).run(images) for name in (None, "logits", "pooled"))
+    assert first.shape == (3, toys.WIDTH)
+    np.testing.assert_allclose(logits, by_numpy(images), atol=1e-5)
+    assert pooled.shape == (3, toys.WIDTH, 1, 1)
+    np.testing.assert_array_equal(pooled[:, :, 0, 0], first)
+    with pytest.raises(RunnerError, match="no output 'logit': choose one of features, logits, pooled, answer"):
+        open_runner(path, "onnx", 1, "logit")
+    with pytest.raises(RunnerError, match="answer is int64 without one scale"):
+        open_runner(path, "onnx", 1, "answer").run(images)
+
+
+def test_one_answer_without_batch_dimension_is_given_one(tmp_path):
+    images = toys.images(3)
+    runner = open_runner(foreign.write_onnx(tmp_path / "x.onnx", outputs=("mean",)), "onnx")
+    np.testing.assert_allclose(runner.run(images), by_numpy(images), atol=1e-5)
+    runner = open_runner(foreign.write_onnx(tmp_path / "y.onnx", ("n", 3, 16, 16), outputs=("mean",)), "onnx")
+    with pytest.raises(RunnerError, match=r"gives mean of \[10\] for 3 images, expected one row for each"):
+        runner.run(images)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({"ir": 99}, "Unsupported model IR version: 99"), ({"opset": 99}, "Opset 99")]
+)
+def test_a_version_that_is_not_known_yet_is_said_in_one_line(tmp_path, options, said):
+    folder = tmp_path / ("a" * 200) / ("b" * 200)
+    folder.mkdir(parents=True)
+    with pytest.raises(RunnerError) as error:
+        open_runner(foreign.write_onnx(folder / "x.onnx", **options), "onnx")
+    assert str(error.value).startswith("x.onnx cannot be loaded by onnxruntime: ")
+    assert said in str(error.value)
+    assert "/" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["open", "bare"])
+def test_tflite_files_of_open_size_take_what_comes(others, name):
+    runner = open_runner(others[name], "tflite", 1)
+    assert runner.inputs[0].shape == (None, None, None, 3)
+    read = {spec.shape[-1]: spec.name for spec in runner.outputs}
+    runner = open_runner(others[name], "tflite", 1, read[toys.CLASSES])
+    for count in (1, 5, 2):
+        images = toys.images(count)
+        np.testing.assert_allclose(runner.run(images), by_numpy(images), atol=1e-5)
+    wide = np.concatenate([toys.images(2)] * 2, axis=2)
+    np.testing.assert_allclose(runner.run(wide), by_numpy(toys.images(2)), atol=1e-5)
+
+
+def test_the_signature_that_serves_is_run_in_its_own_subgraph(others):
+    images = toys.images(3)
+    runner = open_runner(others["both"], "tflite", 1)
+    assert [spec.name for spec in runner.outputs] == ["features", "logits"]
+    assert runner.run(images).shape == (3, toys.WIDTH)
+    np.testing.assert_allclose(
+        open_runner(others["both"], "tflite", 1, "logits").run(images), by_numpy(images), atol=1e-5
+    )
+    assert len(runner.time(images, 3)) == 3
+
+
+def test_a_tflite_file_may_take_nchw(others):
+    runner = open_runner(others["nchw"], "tflite", 1)
+    assert runner.inputs == (TensorSpec("pixels", (1, 3, 16, 16), "float32", "NCHW"),)
+    np.testing.assert_allclose(runner.run(toys.images(3)), by_numpy(toys.images(3)), atol=1e-5)
+
+
+def test_a_batch_that_fails_does_not_spoil_the_next_call(tmp_path):
+    runner = open_runner(foreign.stubborn_tflite(tmp_path / "x.tflite"), "tflite", 1)
+    images = toys.images(3)
+    alone = runner.run(images[:1])
+    with pytest.raises(RunnerError, match="cannot be run by ai-edge-litert"):
+        runner.run(images)
+    np.testing.assert_array_equal(runner.run(images[:1]), alone)
 
 
 # A process of its own.

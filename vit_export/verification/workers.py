@@ -28,6 +28,8 @@ from vit_export.records import Format, TensorSpec
 from vit_export.verification.runners import RUNNERS, Runner, RunnerError, first_line, open_runner, require
 
 _LENGTH = struct.Struct("<Q")
+_SERVE = "from vit_export.verification.workers import serve; serve()"
+_PATIENCE, _PATIENCE_EMULATED = 900.0, 6 * 3600.0
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", "GLOG_minloglevel": "3", "ABSL_MIN_LOG_LEVEL": "3"}
 
 
@@ -51,13 +53,28 @@ class RunnerProcess:
     Every request raises RunnerError when the file cannot be loaded or run, when the child died (the message names the
     signal) or gave no answer within `timeout` seconds (it is then killed). The child ends when its parent does,
     however that ends. Not to be shared between threads.
+
+    `emulate="arm64"` runs a TFLite or ONNX file by the runtimes' arm64 builds instead (`vit_export.emulation`): what
+    it computes is an arm64 machine's, what times and memory say is not. `timeout` is 900 s, or six hours emulated (a
+    float call takes some 500 times as long), unless it is given.
     """
 
-    def __init__(self, path: Path, format: Format, threads: int = 1, *, timeout: float = 900.0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        format: Format,
+        threads: int = 1,
+        *,
+        timeout: float | None = None,
+        emulate: str | None = None,
+        output: str | None = None,
+    ) -> None:
         self.path = path
         self.format = format
         self.threads = threads
-        self.timeout = timeout
+        self.emulate = emulate
+        self.output = output
+        self.timeout = timeout if timeout is not None else _PATIENCE if emulate is None else _PATIENCE_EMULATED
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
         self.load_seconds: float | None = None
@@ -85,19 +102,13 @@ class RunnerProcess:
 
     def start(self) -> None:
         """Start the child and load the file; `inputs`, `outputs` and `load_seconds` are known afterwards."""
-        if not sys.executable:
-            raise RunnerError("This Python does not know its own executable, so no file can be run in its own process.")
+        command, environment = self._launch()
         self._chatter = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child does
-        # -P keeps the current folder, which may hold a tensorflow.py of its own, out of the child's path.
         self._child = subprocess.Popen(
-            [sys.executable, "-P", "-c", "from vit_export.verification.workers import serve; serve()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._chatter,
-            env=_environment(),
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._chatter, env=environment
         )
         try:
-            answer = self._ask("load", str(self.path.absolute()), self.format, self.threads)
+            answer = self._ask("load", str(self.path.absolute()), self.format, self.threads, self.output)
         except BaseException:
             self.close()
             raise
@@ -142,6 +153,24 @@ class RunnerProcess:
     def memory(self) -> Memory:
         """The child's memory up to now."""
         return Memory(*self._ask("memory"))
+
+    def _launch(self) -> tuple[list[str], dict[str, str]]:
+        """The child's command line and environment."""
+        if self.emulate is not None:
+            return self._launch_emulated(self.emulate)
+        if not sys.executable:
+            raise RunnerError("This Python does not know its own executable, so no file can be run in its own process.")
+        # -P keeps the current folder, which may hold a tensorflow.py of its own, out of the child's path.
+        return [sys.executable, "-P", "-c", _SERVE], _environment()
+
+    def _launch_emulated(self, architecture: str) -> tuple[list[str], dict[str, str]]:
+        from vit_export.emulation import launch
+
+        if self.format == "saved_model":
+            raise RunnerError(f"{self.path.name} is a SavedModel: only TFLite and ONNX files are run under emulation.")
+        if reason := launch.available(architecture):
+            raise RunnerError(reason)
+        return launch.command(launch.folder(), _SERVE), {**launch.environment(), **_QUIET}
 
     def _ask(self, request: str, *arguments: Any) -> Any:
         child = self._child
@@ -274,13 +303,14 @@ def _listen(requests: IO[bytes], inbox: "queue.SimpleQueue[Any]") -> None:
 class _Worker:
     """The child's side: one method per request."""
 
-    def load(self, path: str, format: Format, threads: int) -> tuple[Any, Any, float]:
+    def load(self, path: str, format: Format, threads: int, output: str | None) -> tuple[Any, Any, float]:
         require(Path(path))  # before seconds go into importing the runtime
         _import_runtime(format)
         self._baseline = _resident()[0]
         start = time.perf_counter()
-        self._runner: Runner = open_runner(Path(path), format, threads)
-        return self._runner.inputs, self._runner.outputs, time.perf_counter() - start
+        self._runner: Runner = open_runner(Path(path), format, threads, output)
+        outputs = self._runner.outputs if output is None else (self._runner.output,)
+        return self._runner.inputs, outputs, time.perf_counter() - start
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, float]:
         start = time.perf_counter()
