@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup export test test-slow test-originals calibration lint types bench clean
+.PHONY: help setup export test test-slow test-originals calibration arm64 lint types bench clean
 
 help:  ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(SETUP)  ## make a virtual environment in .venv and install the package with its development tools
 
@@ -22,6 +22,9 @@ export: $(SETUP) calibration  ## export vit_s32 to int8 TFLite and verify it on 
 
 calibration: $(SETUP)  ## make the default representative dataset in calibration/
 	$(BIN)/vit-export calibration
+
+arm64: $(SETUP)  ## set up the runtimes' arm64 builds, to verify files with them under emulation
+	$(BIN)/python -m vit_export.emulation
 
 test: lint types  ## lint, types and the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
