@@ -269,7 +269,7 @@ def _closing(comparison: "VariantComparison") -> Iterator[str]:
     spread = f"{' to '.join(ends)} ms{' in the course of it' if len(ends) > 1 else ''}"
     yield (
         f"Measured: one call of the float32 .tflite file with random weights, {_conditions(comparison)}. "
-        f"Each took turns with {name}, whose median was {spread}; speed is the ratio of the medians of the same turns."
+        f"Each took turns with {name}, whose median was {spread}; speed is the median of the ratios within a round."
     )
     before = max(m.memory.baseline for m in (*timed, comparison.baseline.measured)) / MEGABYTE
     yield (
