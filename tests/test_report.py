@@ -2,20 +2,33 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
+import reports
+from conftest import toy_spec, write_pictures
 from rich.console import Console
 
+from vit_export.calibration import ImageSet
 from vit_export.errors import OutputError
+from vit_export.pipeline import export
+from vit_export.plan import ExportRequest
+from vit_export.preprocess import Preprocessing
 from vit_export.records import Artifact, TensorSpec
 from vit_export.report.content import SCHEMA_VERSION, build_report, write_report
+from vit_export.report.page import render_page
+from vit_export.report.schema import report_schema
 from vit_export.report.table import render_table
-from vit_export.verification.checks import Check
+from vit_export.spec import ViTSpec
+from vit_export.verification.checks import Check, Limits
+from vit_export.verification.evidence import Cause, LayerPoint, Location, TopClasses
 from vit_export.verification.latency import Cpu, Latency
-from vit_export.verification.metrics import compare
+from vit_export.verification.metrics import Accuracy, Comparison, compare
 from vit_export.verification.verdict import FileResult, Reference, Verification
+from vit_export.verification.verifier import verify
 from vit_export.verification.workers import Memory
 
 FAILURE = "worst difference 0.31 of the range on held_out/coffee_3.jpg, limit 0.05"
@@ -37,8 +50,8 @@ def artifact(name: str, format: str, precision: str, scheme: str | None = None) 
 @pytest.fixture
 def verification():
     outputs = np.array([[1, 2, 3], [3, 1, 2]], np.float32)
-    timing = Latency(72.5, 80.1, 30, 1, 1, True, 72.5, 1, 1.0)
-    fast = Latency(17.25, 18.0, 30, 1, 1, True, 72.5, 1, 72.5 / 17.25)
+    timing = Latency(median_ms=72.5, p90_ms=80.1, runs=30, reference_median_ms=72.5, speedup=1.0)
+    fast = Latency(median_ms=17.25, p90_ms=18.0, runs=30, reference_median_ms=72.5, speedup=72.5 / 17.25)
     memory = Memory(312_000_000, 120_000_000, 40_000_000)
     files = (
         FileResult(
@@ -125,8 +138,9 @@ def report_of(verification, **changes):
         "spec": {"name": "vit_s16", "image_size": 224},
         "preprocessing": {"mean": (0.5, 0.5, 0.5)},
         "weights": {"trained": False},
-        "datasets": {"held_out": {"images": 2, "sha256": "cd" * 32}},
+        "datasets": {"held_out": {"folder": "held_out", "files": ["a.jpg", "b.jpg"], "digest": "cd" * 32}},
         "settings": {"threads": 1},
+        "commands": ["vit-export vit_s16"],
         "verification": verification,
         "artifacts": [file.artifact for file in verification.files] if verification else [],
     }
@@ -143,7 +157,8 @@ def test_report_holds_everything_and_is_strict_json(verification, tmp_path):
     assert {"python", "tensorflow", "ai-edge-litert", "onnxruntime"} <= set(report["versions"])
     assert report["machine"]["cpu"]["cores"] >= 1
     assert report["machine"]["memory_bytes"] > 0
-    assert report["datasets"]["held_out"]["images"] == 2
+    assert report["datasets"]["held_out"]["files"] == ["a.jpg", "b.jpg"]
+    assert report["commands"] == ["vit-export vit_s16"]
     assert [a["format"] for a in report["artifacts"]] == ["tflite", "tflite", "onnx"]
     first, second, third = report["verification"]["files"]
     assert first["comparison"]["worst_sqnr_db"] == "Infinity"
@@ -168,6 +183,124 @@ def test_numbers_json_lacks_are_refused_rather_than_written_wrong(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def definition(name):
+    schema = report_schema()
+    return schema if name == "" else schema["$defs"][name]
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("artifact", Artifact), ("tensor", TensorSpec), ("check", Check), ("memory", Memory),
+        ("accuracy", Accuracy), ("top", TopClasses), ("layer", LayerPoint), ("location", Location), ("cause", Cause),
+        ("preprocessing", Preprocessing), ("spec", ViTSpec), ("image_set", ImageSet), ("cpu", Cpu),
+    ],
+)  # fmt: skip
+def test_the_schema_describes_each_field_of_the_records_and_no_other(name, known):
+    described = definition(name)
+    assert set(described["properties"]) == {field.name for field in fields(known)}
+    assert described["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "made"),
+    [
+        ("comparison", Comparison,
+         {"worst_relative", "worst_image", "median_relative", "worst_cosine", "worst_sqnr_db", "agreement"}),
+        ("latency", Latency, {"settled"}),
+        ("file", FileResult, {"verdict", "failures"}),
+        ("reference", Reference, {"passed"}),
+        ("verification", Verification, {"verdict", "failures", "explanations"}),
+        ("limits", Limits, {"file"}),
+    ],
+)  # fmt: skip
+def test_the_schema_describes_what_is_made_of_records_too(name, known, made):
+    described = definition(name)
+    assert set(described["properties"]) == {field.name for field in fields(known)} | made
+    assert described["additionalProperties"] is False
+
+
+def problems(report):
+    validator = jsonschema.Draft202012Validator(report_schema())
+    found = [jsonschema.exceptions.best_match([error]) for error in validator.iter_errors(report)]
+    return [f"{'/'.join(map(str, error.absolute_path))}: {error.message}" for error in found]
+
+
+def test_the_schema_is_one():
+    schema = report_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["$id"] == f"urn:vit-export:report:{SCHEMA_VERSION}"
+    assert schema["properties"]["schema_version"] == {"const": SCHEMA_VERSION}
+
+
+def test_reports_of_records_fulfil_the_schema():
+    assert problems(reports.report_of(reports.verification())) == []
+    assert problems(reports.report_of(None, labels=None)) == []
+    never_ran = reports.verification().files[-1:]
+    assert problems(reports.report_of(reports.verification(files=never_ran), datasets={}, commands=())) == []
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        (), ("machine",), ("spec",), ("datasets",), ("verification",), ("verification", "reference"),
+        ("verification", "files", 0), ("verification", "files", 0, "artifact"),
+        ("verification", "files", 0, "checks", 0), ("verification", "files", 0, "comparison"),
+        ("verification", "files", 0, "latency"), ("verification", "files", 3, "location", "points", 0),
+    ],
+)  # fmt: skip
+def test_the_schema_refuses_keys_it_does_not_know(where):
+    report = reports.report_of(reports.verification())
+    part = report
+    for key in where:
+        part = part[key]
+    part["surprise"] = 1
+    assert len(problems(report)) >= 1
+
+
+def test_the_schema_refuses_wrong_values_and_missing_ones():
+    for path, value in (
+        (("verdict",), "maybe"), (("schema_version",), 1), (("versions",), {"numpy": 2}),
+        (("verification", "files", 0, "comparison", "sqnr_db"), [1.0, "infinite"]),
+        (("verification", "files", 0, "artifact", "bytes"), -1),
+        (("verification", "files", 0, "accuracy", "share"), 1.5),
+    ):  # fmt: skip
+        report = reports.report_of(reports.verification())
+        part = report
+        for key in path[:-1]:
+            part = part[key]
+        part[path[-1]] = value
+        assert problems(report), path
+        del part[path[-1]]
+        assert problems(report), path
+
+
+@pytest.fixture
+def exported(in_process, tmp_path):
+    """A real export of a toy, and its request."""
+    photos = write_pictures(tmp_path / "photos", 8, (64, 64))
+    spec = toy_spec().with_(num_layers=1)
+    request = ExportRequest(spec, tmp_path / "out", formats=("tflite",), calibration=photos)
+    return export(request)
+
+
+def test_a_real_export_fulfils_the_schema_whether_it_passes_or_fails(exported, images):
+    report = json.loads(exported.report_path.read_text(encoding="utf-8"))
+    assert report["verdict"] == "pass"
+    assert problems(report) == []
+    good = exported.artifacts[0]
+    spoilt = [replace(good, sha256="0" * 64), replace(good, path=f"{good.path}.gone")]
+    result = verify(Path(exported.saved_model.path), spoilt, images, [f"{i}.png" for i in range(len(images))])
+    assert not result.passed
+    again = build_report(**{key: report[key] for key in GIVEN}, verification=result, artifacts=spoilt)
+    assert again["verdict"] == "fail"
+    assert problems(json.loads(json.dumps(again))) == []
+    assert "has changed" in render_page(again, {})
+
+
+GIVEN = ("spec", "preprocessing", "weights", "labels", "datasets", "settings")
+
+
 def test_an_older_report_is_replaced_and_nothing_is_left_beside_it(verification, tmp_path):
     path = tmp_path / "report.json"
     path.write_text("old")
@@ -186,7 +319,7 @@ def test_importing_the_verifier_loads_no_runtime_and_no_converter():
     code = (
         "import sys, vit_export.verification.verifier, vit_export.report.content, vit_export.report.table; "
         "heavy = {'tensorflow', 'keras', 'onnx', 'onnxruntime', 'tf2onnx', 'ai_edge_litert', 'ai_edge_quantizer'}; "
-        "own = {'vit_export.tflite', 'vit_export.onnx', 'vit_export.saved_model', 'vit_export.graph'}; "
+        "own = {'vit_export.tflite', 'vit_export.onnx', 'vit_export.conversion', 'vit_export.graph'}; "
         "loaded = sorted((heavy | own) & set(sys.modules)); "
         "sys.exit(str(loaded) if loaded else 0)"
     )

@@ -16,7 +16,7 @@ from vit_export.verification.metrics import json_ready
 from vit_export.verification.verdict import Verification
 from vit_export.versions import versions
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def build_report(
@@ -29,13 +29,15 @@ def build_report(
     verification: Verification | None,
     artifacts: Sequence[Artifact],
     labels: Sequence[str] | None = None,
+    commands: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The content of report.json, JSON-ready.
 
-    `spec`, `preprocessing`, `weights`, `labels` of the classes (None where unknown),
-    `datasets` (calibration and held-out images with their digests) and `settings`
-    are taken as given. `verdict` is 'pass', 'fail' or, without `verification`, 'not verified'. Floats that are not
-    finite are the strings 'NaN', 'Infinity' and '-Infinity', which JSON itself lacks.
+    `spec`, `preprocessing`, `weights`, `labels` of the classes (None where unknown), `datasets` (calibration and
+    held-out images with their digests), `settings` and `commands`, the shell commands that reproduce the result, are
+    taken as given; `report.schema.report_schema` describes the whole. `verdict` is 'pass', 'fail' or, without
+    `verification`, 'not verified'. Floats that are not finite are the strings 'NaN', 'Infinity' and '-Infinity', which
+    JSON itself lacks.
     """
     return dict(
         json_ready(
@@ -51,6 +53,7 @@ def build_report(
                 "labels": None if labels is None else list(labels),
                 "datasets": datasets,
                 "settings": settings,
+                "commands": list(commands),
                 "artifacts": [artifact.to_dict() for artifact in artifacts],
                 "limits": [{"file": " ".join(filter(None, key)), **asdict(row)} for key, row in LIMITS.items()],
                 "verification": None if verification is None else verification.to_dict(),

@@ -30,6 +30,8 @@ def render_table(verification: Verification, console: Console) -> None:
     console.print(Text(_legend(verification), style="dim"))
     for failure in verification.failures:
         console.print(Text.assemble(("FAIL  ", "bold red"), f"{failure}."), soft_wrap=True)
+    for explanation in verification.explanations:
+        console.print(Text.assemble(("why   ", "bold"), f"{explanation}."), soft_wrap=True)
     for warning in verification.warnings:
         console.print(Text.assemble(("note  ", "yellow"), warning), soft_wrap=True)
     good = sum(file.passed for file in verification.files)

@@ -1,0 +1,373 @@
+"""report.html: one file, made of a report and thumbnails alone, to be read without network, fonts or scripts."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from vit_export.errors import InputError
+from vit_export.files import publish
+from vit_export.report import charts, trade_off
+from vit_export.report.text import NONE, figure, megabytes, number, percent, sentence, shortened, visible
+from vit_export.report.view import (
+    COLUMNS,
+    EMPTY,
+    Cell,
+    File,
+    RankedClass,
+    Record,
+    base_name,
+    image_names,
+    listed,
+    notable_images,
+    ranked_classes,
+    read_files,
+    record,
+    records,
+    text,
+)
+
+LONGEST_FACT = 400
+"""Characters of one value in the lists of settings; report.json has the whole."""
+
+
+_LIMITS = ("worst_difference", "cosine", "sqnr_db", "agreement")
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """An image on the page, what the reference sees in it, and the files it is shown for."""
+
+    name: str
+    picture: str | None
+    reference: list[RankedClass]
+    candidates: list["Candidate"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What a file makes of a shown image; `departs` says that its top class is not the reference's."""
+
+    file: File
+    difference: str
+    bad: bool
+    sqnr: str
+    departs: bool
+    margin: str
+    classes: list[RankedClass]
+
+
+def render_page(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+    """The page of `report`, the content of a report.json, with JPEG `pictures` by image name where there are any.
+
+    Whatever a report lacks is left out. `images_shown` names the images that a picture is used of.
+
+    Raises:
+        InputError: `report` is no JSON object.
+    """
+    if not isinstance(report, Mapping):
+        raise InputError(f"A report is of type {type(report).__name__}, expected the JSON object of a report.json.")
+    style, script = _asset("page.css"), _asset("page.js")
+    page = _environment().get_template("page.html")
+    return page.render(
+        style=Markup(style), script=Markup(script), policy=_policy(style, script), **_content(report, pictures)
+    )
+
+
+def write_page(report: Mapping[str, Any], pictures: Mapping[str, bytes], path: Path) -> None:
+    """Write `render_page` to `path`, complete or not at all; an older page there is replaced.
+
+    Raises:
+        InputError: `report` is no JSON object.
+        OutputError: `path` cannot be written.
+    """
+    page = render_page(report, pictures)
+    with publish(path, overwrite=True) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def images_shown(report: Mapping[str, Any]) -> list[str]:
+    """The images, as the report names them, that its page shows: those worth making thumbnails of."""
+    names = image_names(report)
+    return [names[index] for index in notable_images(read_files(report)[1], len(names))]
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("vit_export", "data"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # Whatever a report holds passes here on its way to the page, before it is escaped.
+        finalize=lambda value: value if isinstance(value, Markup) or not isinstance(value, str) else visible(value),
+    )
+
+
+@cache
+def _asset(name: str) -> str:
+    return (resources.files("vit_export") / "data" / name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    """A content security policy that allows these two texts and embedded pictures, and nothing else at all."""
+
+    def digest(content: str) -> str:
+        return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+
+    return (
+        f"default-src 'none'; style-src {digest(style)}; script-src {digest(script)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _content(report: Record, pictures: Mapping[str, bytes]) -> dict[str, Any]:
+    verification = record(report.get("verification"))
+    reference, files = read_files(report)
+    names = image_names(report)
+    trained = verification.get("trained") is True
+    verdict = text(report.get("verdict"), "not verified")
+    verdict = verdict if verdict in ("pass", "fail") else "not verified"
+    measure = trade_off.measure_of(files, trained=trained)
+    commands = [text(command) for command in listed(report.get("commands")) if text(command)]
+    return {
+        "model": _model(report),
+        "verdict": verdict,
+        "verdict_word": {"pass": "PASS", "fail": "FAIL"}.get(verdict, "NOT VERIFIED"),
+        "summary": _summary(verdict, files, len(names)),
+        "basics": _basics(report, reference, names),
+        "reference": reference,
+        "files": files,
+        "trouble": _trouble(reference, files),
+        "warnings": [sentence(w) for w in listed(verification.get("warnings")) if text(w)],
+        "table": _table(reference, files),
+        "measure": trade_off.MEASURES[measure],
+        "labelled": measure == "accuracy",
+        "size_chart": trade_off.trade_off(
+            files, reference, measure, lambda f: None if f.bytes is None else f.bytes / 1e6, "size in MB", "by-size"
+        ),
+        "speed_chart": trade_off.trade_off(
+            files, reference, measure, lambda f: f.milliseconds, "milliseconds for one image", "by-time"
+        ),
+        "difference_chart": charts.differences(files, names),
+        "images": _images(report, reference, files, names, pictures),
+        "layer_charts": [(file, chart) for file in files if (chart := charts.layers(file))],
+        "latency_chart": charts.latencies(reference, files),
+        "latency_basis": _latency_basis(report, verification),
+        "checks": [_checked(file) for file in [*([reference] if reference else []), *files] if file.checks],
+        "datasets": _datasets(report),
+        "made": _made(report),
+        "limits": [
+            (text(row.get("file")), *(_shown_value(row.get(key, NONE)) for key in _LIMITS))
+            for row in records(report.get("limits"))
+        ],
+        "commands": [Markup.escape(visible(command, keep="\n")) for command in commands],
+        "percent": percent,
+        "shortened": shortened,
+    }
+
+
+def _model(report: Record) -> str:
+    spec = record(report.get("spec"))
+    name, size = text(spec.get("name"), "A model"), number(spec.get("image_size"))
+    return name if size is None else f"{name}, {size:.0f} px"
+
+
+def _summary(verdict: str, files: Sequence[File], images: int) -> str:
+    if verdict == "not verified":
+        made = "1 file was" if len(files) == 1 else f"{len(files)} files were"
+        return f"{made} made; none has been compared with the reference."
+    good, on = sum(file.verdict == "pass" for file in files), f"{images} image{'' if images == 1 else 's'}"
+    if good == len(files) == 1:
+        return f"The file is the reference’s model on {on}."
+    if good == len(files):
+        return f"All {good} files are the reference’s model on {on}."
+    return f"{good} of {len(files)} files {'is' if good == 1 else 'are'} the reference’s model on {on}."
+
+
+def _basics(report: Record, reference: File | None, names: Sequence[str]) -> list[tuple[str, str]]:
+    """What was verified against what, when, and on which machine."""
+    machine, weights = record(report.get("machine")), record(report.get("weights"))
+    cpu, memory = _cpu(report), number(machine.get("memory_bytes"))
+    cores, features = number(cpu.get("cores")), [text(f) for f in listed(cpu.get("features"))]
+    held_out = record(record(report.get("datasets")).get("held_out"))
+    processor = text(cpu.get("model"))
+    if features:
+        processor += f" ({', '.join(filter(None, features))})"
+    if cores is not None:
+        processor += f", {cores:.0f} core{'' if cores == 1 else 's'}"
+    if memory is not None and processor:
+        processor += f", {memory / 1e9:.0f} GB"
+    origin = text(weights.get("location")) or text(weights.get("source"))
+    if origin:
+        origin += "" if weights.get("trained") is True else " (untrained)" if weights.get("trained") is False else ""
+    images = f"{len(names)} held-out" + (f" from {text(held_out.get('folder'))}" if held_out else "") if names else ""
+    rows = [
+        ("Reference", f"{reference.name}, {megabytes(reference.bytes)}" if reference else ""),
+        ("Weights", origin),
+        ("Images", images),
+        ("When", text(report.get("created")).replace("T", " ").replace("+00:00", " UTC")),
+        ("Machine", processor),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def _cpu(report: Record) -> Record:
+    """The processor that the files ran on, or that of the export where none did."""
+    return record(record(report.get("verification")).get("cpu")) or record(record(report.get("machine")).get("cpu"))
+
+
+def _trouble(reference: File | None, files: Sequence[File]) -> list[dict[str, Any]]:
+    """Each file at fault with its failures, the causes that fit, and where it departs, as sentences."""
+    found = []
+    for file in [*([reference] if reference else []), *files]:
+        if file.failed:
+            causes = [sentence(cause["detail"]) for cause in records(file.entry.get("causes")) if cause.get("detail")]
+            departure = text(file.part("location").get("detail"))
+            found.append(
+                {
+                    "file": file,
+                    "failures": [sentence(failure) for failure in file.failures],
+                    "causes": causes,
+                    "departure": sentence(departure) if departure else "",
+                }
+            )
+    return found
+
+
+def _table(reference: File | None, files: Sequence[File]) -> dict[str, Any]:
+    rows = [*([reference] if reference else []), *files]
+    size = reference.bytes if reference else None
+    cells = [file.cells(size) for file in rows]
+    filled = [key for key in COLUMNS if any(row[key] not in (Cell(NONE), Cell("")) for row in cells)]
+    return {
+        "columns": [(key, COLUMNS[key]) for key in filled],
+        "rows": [(file, [(COLUMNS[key], row[key]) for key in filled]) for file, row in zip(rows, cells, strict=True)],
+    }
+
+
+def _images(
+    report: Record, reference: File | None, files: Sequence[File], names: Sequence[str], pictures: Mapping[str, bytes]
+) -> list[ShownImage]:
+    labels = listed(report.get("labels"))
+    shown = []
+    for index, chosen in notable_images(files, len(names)).items():
+        picture = pictures.get(names[index])
+        source = None if not picture else f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
+        shown.append(
+            ShownImage(
+                base_name(names[index]) or names[index],
+                source,
+                ranked_classes(reference, index, labels) if reference else [],
+                [_candidate(file, index, labels, reference) for file in chosen],
+            )
+        )
+    return shown
+
+
+def _candidate(file: File, index: int, labels: Sequence[Any], reference: File | None) -> Candidate:
+    size, limit = file.differences[index], file.limit("worst_difference")
+    margin, bounds = file.image("reference_margin", index), number(file.part("comparison").get("range"))
+    departs = index < len(file.agrees) and not file.agrees[index]
+    return Candidate(
+        file=file,
+        difference=figure(size),
+        bad=limit is not None and size is not None and not size <= limit,
+        sqnr=figure(file.image("sqnr_db", index)),
+        departs=departs,
+        margin=figure(margin / bounds) if departs and margin is not None and bounds else "",
+        classes=ranked_classes(file, index, labels, reference),
+    )
+
+
+def _checked(file: File) -> dict[str, Any]:
+    """A file's checks with what was measured and the limit, then what else its record says."""
+
+    def shown(value: Any) -> str:
+        return NONE if value is None else shortened(_shown_value(value), 40)
+
+    return {
+        "file": file,
+        "rows": [
+            {
+                "name": text(check.get("name")),
+                "passed": check.get("passed") is not False,
+                "value": shown(check.get("value")),
+                "limit": shown(check.get("limit")),
+                "detail": sentence(text(check.get("detail"))),
+            }
+            for check in file.checks
+        ],
+        "notes": [sentence(note) for note in listed(file.artifact.get("notes")) if text(note)],
+        "facts": _facts({"sha256": file.artifact.get("sha256"), **record(file.artifact.get("quantization"))}),
+    }
+
+
+def _latency_basis(report: Record, verification: Record) -> str:
+    """What a call is and how the files were timed."""
+    threads = number(verification.get("threads"))
+    plans = {
+        "together": "All files were resident and took turns.",
+        "pairs": "The reference took turns with one file at a time.",
+        "blocks": "The reference was too big to be resident beside another file: they took turns in blocks.",
+    }
+    plan = plans.get(text(verification.get("latency_plan")), "")
+    on = "" if threads is None else f"One call on {threads:.0f} thread{'' if threads == 1 else 's'}"
+    model = text(_cpu(report).get("model"))
+    return " ".join(filter(None, (f"{on}{f', {model}' if model else ''}." if on else "", plan)))
+
+
+def _datasets(report: Record) -> list[dict[str, Any]]:
+    """The image sets with their digests and names."""
+    titles = {"representative": "Calibration set", "held_out": "Held-out set"}
+    sets = record(report.get("datasets"))
+    return [
+        {
+            "title": titles.get(key, str(key)),
+            "folder": text(value.get("folder")),
+            "digest": text(value.get("digest")),
+            "files": [text(name) for name in listed(value.get("files"))],
+        }
+        for key, value in sets.items()
+        if isinstance(value, Mapping) and value
+    ]
+
+
+def _made(report: Record) -> list[tuple[str, list[tuple[str, str]]]]:
+    """How the files came about, as titled lists of facts; empty ones are left out."""
+    datasets = record(report.get("datasets"))
+    skipped = [": ".join(map(str, listed(item))) for item in listed(datasets.get("skipped"))]
+    groups = {
+        "Model": _facts(report.get("spec")),
+        "Weights": _facts(report.get("weights")),
+        "Preprocessing": _facts(report.get("preprocessing")),
+        "Settings": _facts(report.get("settings")),
+        "Images left out": [(str(n), reason) for n, reason in enumerate(skipped, 1)],
+        "Versions": _facts(report.get("versions")),
+        "Machine": _facts(report.get("machine")),
+    }
+    return [(title, rows) for title, rows in groups.items() if rows]
+
+
+def _facts(value: Any) -> list[tuple[str, str]]:
+    return [(str(key).replace("_", " "), _shown_value(v)) for key, v in record(value or EMPTY).items() if v is not None]
+
+
+def _shown_value(value: Any) -> str:
+    """A value of the report as text: numbers with the digits they have, lists with commas, the rest as JSON."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple) and all(isinstance(item, str | int | float) for item in value):
+        return shortened(", ".join(_shown_value(item) for item in value), LONGEST_FACT)
+    return shortened(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), LONGEST_FACT)
