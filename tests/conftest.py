@@ -79,8 +79,11 @@ class InProcess(RunnerProcess):
 
     def start(self):
         # TensorFlow has started with settings of its own, which are not a runner's to change.
-        self._runner = open_runner(self.path, self.format, None if self.format == "saved_model" else self.threads)
+        threads = None if self.format == "saved_model" else self.threads
+        self._runner = open_runner(self.path, self.format, threads, self.output)
         self.inputs, self.outputs, self.load_seconds = self._runner.inputs, self._runner.outputs, 0.0
+        if self.output is not None:
+            self.outputs = (self._runner.output,)
 
     def _ask(self, request, *arguments):
         if request == "memory":

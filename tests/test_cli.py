@@ -177,7 +177,7 @@ def test_listing_rounds_up_and_shows_small_figures():
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
 def test_what_the_system_refuses_is_one_line(error, code, words, tmp_path, monkeypatch):
-    def refused(*arguments):
+    def refused(*arguments, **options):
         raise error
 
     monkeypatch.chdir(tmp_path)
@@ -190,7 +190,7 @@ def test_what_the_system_refuses_is_one_line(error, code, words, tmp_path, monke
 
 
 def test_a_bug_is_not_taken_for_a_refusal(tmp_path, monkeypatch):
-    def buggy(*arguments):
+    def buggy(*arguments, **options):
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", "what/we/forgot")
 
     monkeypatch.chdir(tmp_path)
@@ -314,7 +314,14 @@ def test_the_next_command_works_as_it_is_printed(photos, tmp_path, monkeypatch):
     report = json.loads((tmp_path / "my out" / "report.json").read_text(encoding="utf-8"))
     assert report["spec"]["pre_logits_size"] == 32
     assert {artifact["inputs"][0]["dtype"] for artifact in report["artifacts"][1:]} == {"uint8"}
-    assert sorted(p.suffix for p in (tmp_path / "my out").iterdir()) == ["", ".json", ".onnx", ".tflite", ".tflite"]
+    assert sorted(p.suffix for p in (tmp_path / "my out").iterdir()) == [
+        "",
+        ".html",
+        ".json",
+        ".onnx",
+        ".tflite",
+        ".tflite",
+    ]
     # Both small files are there: what is named last is one that exists.
     assert Path(shlex.split(line)[-1].rstrip(".")).is_file()
 
@@ -343,7 +350,7 @@ def test_the_next_command_repeats_what_it_needs(there, asked, made, suggested, o
     artifacts = tuple(SimpleNamespace(format=f, precision=p, path=str(folder / "x y")) for f, p in made)
     result = SimpleNamespace(passed=True, artifacts=artifacts, report_path=folder / "report.json")
     lines = closing(ExportRequest(toy_spec(), folder, **asked), result).splitlines()
-    assert lines[0] == f"Files and report.json: {folder}/"
+    assert lines[0] == f"Files, report.html and report.json: {folder}/"
     if suggested is None:
         assert lines[1:] == [f"Next: run one of them, for example {shlex.quote(str(folder / 'x y'))}."]
         return
@@ -378,7 +385,7 @@ def test_nothing_is_left_of_an_interrupted_export(tmp_path, monkeypatch):
 def test_failures_are_told_beside_the_json(tmp_path, monkeypatch):
     verification = SimpleNamespace(failures=("a.tflite: image 3 differs",))
     result = SimpleNamespace(report={"verdict": "fail"}, verification=verification, passed=False)
-    monkeypatch.setattr("vit_export.pipeline.export", lambda *arguments: result)
+    monkeypatch.setattr("vit_export.pipeline.export", lambda *arguments, **options: result)
     monkeypatch.chdir(tmp_path)
     found = invoke("vit_s32", "--json")
     assert (found.exit_code, json.loads(found.stdout)) == (1, {"verdict": "fail"})

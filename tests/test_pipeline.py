@@ -62,7 +62,7 @@ def everything(random_saved_model, photos, tmp_path_factory):
 def test_everything_is_made_and_passes(everything):
     folder = everything.report_path.parent
     assert sorted(p.name for p in folder.iterdir()) == sorted(
-        ["report.json", "saved_model"]
+        ["report.html", "report.json", "saved_model"]
         + [f"vit_toy_{precision}.{kind}" for precision in ("float32", "float16", "int8") for kind in ("tflite", "onnx")]
     )
     assert everything.passed, everything.verification.failures
@@ -115,7 +115,7 @@ def test_other_tflite_schemes(scheme, random_saved_model, photos, tmp_path):
 
 def test_saved_model_alone_stops_there(photos, tmp_path):
     result = export(ask(tmp_path / "out", photos, formats=("saved_model",)))
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["report.json", "saved_model"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["report.html", "report.json", "saved_model"]
     assert result.verification is None
     assert result.report["verdict"] == "not verified"
 
@@ -221,7 +221,12 @@ def test_overwrite_replaces_and_nothing_is_lost_before(small_saved_model, photos
         with pytest.raises(OutputError, match="No space left"):
             again(batch=2, overwrite=True)
     assert (output / "vit_toy_float32.tflite").read_bytes() == first
-    assert sorted(p.name for p in output.iterdir()) == ["report.json", "saved_model", "vit_toy_float32.tflite"]
+    assert sorted(p.name for p in output.iterdir()) == [
+        "report.html",
+        "report.json",
+        "saved_model",
+        "vit_toy_float32.tflite",
+    ]
     again(batch=2, overwrite=True)
     assert (output / "vit_toy_float32.tflite").read_bytes() != first
 

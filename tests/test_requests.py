@@ -262,7 +262,13 @@ def earlier(saved_model, tmp_path):
 def test_another_model_takes_the_old_ones_files_with_it(earlier):
     say = Notes()
     pipeline.export(alone(earlier, overwrite=True), say)
-    assert sorted(p.name for p in earlier.iterdir()) == ["mine.tflite", "mine.txt", "report.json", "saved_model"]
+    assert sorted(p.name for p in earlier.iterdir()) == [
+        "mine.tflite",
+        "mine.txt",
+        "report.html",
+        "report.json",
+        "saved_model",
+    ]
     assert any("a_float32.onnx, a_float32.onnx.data, labels.txt, a_int8.tflite" in note for note in say.notes)
     assert [report.get("labels") for report in earlier_reports(earlier)] == [None, ["cat"], None]
 
@@ -436,7 +442,7 @@ def test_interrupted_while_verifying(photos, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         pipeline.export(request, say)
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
-    assert names == ["report.json", "saved_model", "vit_toy_float32.tflite"]
+    assert names == ["report.html", "report.json", "saved_model", "vit_toy_float32.tflite"]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert (report["verdict"], report["verification"]) == ("not verified", None)
     assert any("complete, but not verified" in note for note in say.notes)

@@ -19,9 +19,10 @@ from vit_export.pixels import feed
 from vit_export.preprocess import Preprocessing, normalize
 from vit_export.records import Artifact, Format, Precision, TensorSpec
 from vit_export.saved_model import ModelRecord
-from vit_export.verification import checks, latency, verifier
+from vit_export.verification import checks, latency, timing, verifier
 from vit_export.verification.latency import Latency, Subject, plan_of
 from vit_export.verification.metrics import compare
+from vit_export.verification.noise import Noise
 from vit_export.verification.runners import RunnerError, open_runner
 from vit_export.verification.workers import RunnerProcess
 
@@ -107,7 +108,7 @@ def spoilt_files(folder: Path, good_files: dict[str, Artifact]) -> dict[str, Art
             extra=wide, outputs=wide_outputs, record=good_files["onnx"],
         ),
         "wrong name": onnx("wrong name", tail=(helper.make_node("Identity", ["raw"], ["scores"]),),
-                           outputs=(("scores", [None, CLASSES]),)),
+                           outputs=(("scores", [None, CLASSES]),), record=good_files["onnx"]),
         "two outputs": onnx("two outputs", tail=tail("Identity"),
                             outputs=(("logits", [None, CLASSES]), ("raw", [None, CLASSES]))),
         "cut": artifact_of(cut),
@@ -137,8 +138,8 @@ FAULTS = {
     "random": ({"deterministic", "order"}, "coffee_1.jpg gives different outputs when it is run again"),
     "batch turned round": (NUMBERS | {"order", "batch", "agreement"}, r"differs by \d\S* when fed in reverse order"),
     "wrong shape": ({"outputs", "output_shape"}, r"shape \[6, 12\], the reference's \[6, 10\]"),
-    "wrong name": ({"outputs"}, r"output is scores \[1, 10\], the reference's logits \[None, 10\]"),
-    "two outputs": ({"outputs"}, "2 outputs, expected the reference's one"),
+    "wrong name": ({"outputs"}, "output logits has name scores, recorded logits"),
+    "two outputs": ({"outputs"}, "2 outputs \\(logits, raw\\), expected the reference's one"),
     "cut": ({"runs"}, r"cut\.tflite cannot be loaded by ai-edge-litert"),
     "cut onnx": ({"runs"}, r"cut\.onnx cannot be loaded by onnxruntime"),
     "bad scale": (
@@ -150,7 +151,7 @@ FAULTS = {
     "bytes": ({"bytes"}, r"\d+ bytes on disk, \d+ recorded"),
     "extra file missing": ({"exists"}, "weights.bin does not exist"),
     "missing": ({"exists"}, "nothing.tflite does not exist"),
-    "no limits": ({"limits"}, "no limits for such a file"),
+    "no limits": ({"limits", "precision"}, "no limits for such a file"),
 }
 
 
@@ -207,6 +208,7 @@ def test_good_files_pass(good):
 def test_good_files_were_asked_everything(good):
     files, _ = good
     always = {"exists", "bytes", "sha256", "inputs", "outputs", "runs", "finite", "varies", "class_order"}
+    always |= {"precision"}
     always |= NUMBERS | {"agreement", "deterministic", "order"}
     for name, file in files.items():
         asked = {check.name for check in file.checks}
@@ -218,7 +220,9 @@ def test_latency_and_memory_come_with_their_circumstances(good):
     files, result = good
     assert result.latency_plan == "together"
     for name, file in files.items():
-        assert file.latency.runs >= latency.MIN_RUNS
+        assert file.latency.runs >= timing.RUNS
+        assert file.latency.rounds >= timing.MIN_ROUNDS
+        assert file.latency.low_ms is None or file.latency.low_ms <= file.latency.median_ms <= file.latency.high_ms
         assert 0 < file.latency.median_ms <= file.latency.p90_ms
         assert file.latency.threads == 1
         assert file.latency.interleaved
@@ -279,7 +283,7 @@ def test_agreement_is_judged_for_trained_weights_only():
     (failed,) = [c for c in checks.figures(comparison, limits, NAMES[:3], trained=True) if not c.passed]
     assert failed.name == "agreement"
     assert failed.detail == (
-        "top class agrees on 0.6667 of the images, limit 0.99: "
+        "top class agrees on 0.6667 of the images (at most 0.939 with 95 % confidence), limit 0.99: "
         "differs on held_out/coffee_1.jpg (margin 0.00014 of the range)"
     )
 
@@ -337,7 +341,7 @@ def test_a_child_that_is_killed_is_a_failed_check(reference, good_files, fake_re
 
 
 def test_a_file_that_cannot_be_timed_fails(reference, good_files, fake_reference, monkeypatch):
-    timing = Latency(1.0, 1.0, 5, 1, 1, True, 1.0, 1, 1.0)
+    timing = Latency(median_ms=1.0, p90_ms=1.0, runs=5, reference_median_ms=1.0, speedup=1.0)
     path = good_files["onnx"].path
     found = latency.Measurement("together", timing, {path: RunnerError("The process was killed by SIGILL.")})
     monkeypatch.setattr(verifier, "measure", lambda *args, **options: found)
@@ -346,16 +350,19 @@ def test_a_file_that_cannot_be_timed_fails(reference, good_files, fake_reference
 
 
 def test_a_busy_machine_and_a_slow_file_are_warned_about(reference, good_files, fake_reference, monkeypatch):
-    slow = Latency(20.0, 70.0, 30, 1, 1, True, 10.0, 1, 0.5)
+    slow = Latency(median_ms=20.0, p90_ms=70.0, runs=30, reference_median_ms=10.0, speedup=0.5, speedup_high=0.6)
     path = good_files["onnx float16"].path
-    found = latency.Measurement("blocks", replace(slow, speedup=1.0, p90_ms=21.0), {path: slow})
+    noise = Noise(unrest=3.5, drift=1.0, others=0.0, steal=0.0, load=0.0, governor=None)
+    steady = replace(slow, speedup=1.0, p90_ms=21.0)
+    found = latency.Measurement("blocks", steady, {path: slow}, noise=noise)
     monkeypatch.setattr(verifier, "measure", lambda *args, **options: found)
     result = verifier.verify(reference, [good_files["onnx float16"]], toys.images(), NAMES, trained=True)
     assert result.passed
-    busy, blocks = result.warnings[-2:]
-    assert "onnx float16 is slower than the reference on this CPU: float16 is for GPUs and NPUs" in result.warnings[0]
-    assert "p90 is up to 3.5 times the median" in busy
-    assert "alternating blocks" in blocks
+    said = "\n".join(result.warnings)
+    assert "onnx float16 is slower than the reference on this CPU: float16 is for GPUs and NPUs" in said
+    assert "did other work while latency was measured: p90 is up to 3.5 times the median" in said
+    assert "alternating blocks" in said
+    assert result.to_dict()["noise"]["unrest"] == 3.5
 
 
 def test_a_missing_reference_fails_everything(folder, good_files):
@@ -434,7 +441,7 @@ def test_each_file_is_fed_its_own_numbers(verify_pixels, pixel_files, monkeypatc
 
     def measured(basis, subjects, image, *, own_images, **options):
         given.update(own_images, reference=image)
-        timing = Latency(1.0, 1.0, 5, 1, 1, True, 1.0, 1, 1.0)
+        timing = Latency(median_ms=1.0, p90_ms=1.0, runs=5, reference_median_ms=1.0, speedup=1.0)
         return latency.Measurement("together", timing, {subject.path: timing for subject in subjects})
 
     monkeypatch.setattr(verifier, "measure", measured)
@@ -501,7 +508,7 @@ def test_every_plan_measures_every_file_and_keeps_to_its_memory(good_files, fold
                 resident.remove(self.path)
             super().close()
 
-    monkeypatch.setattr(latency, "RunnerProcess", Watched)
+    monkeypatch.setattr(timing, "RunnerProcess", Watched)
     (folder / "broken.tflite").write_bytes(b"broken")
     paths = [good_files["tflite"].path, good_files["tflite batch 4"].path, str(folder / "broken.tflite")]
     base = Subject(good_files["onnx"].path, "onnx", 1)

@@ -22,6 +22,8 @@ _HOMES = {
     "Preprocessing": "vit_export.preprocess",
     "open_checkpoint": "vit_export.weights.sources",
     "verify": "vit_export.verification.verifier",
+    "verify_files": "vit_export.verify_files",
+    "VerifyRequest": "vit_export.verify_files",
     "write_saved_model": "vit_export.saved_model",
     "InputError": "vit_export.errors",
     "OutputError": "vit_export.errors",

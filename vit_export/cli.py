@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vit_export.bench import bench_command
 from vit_export.closing import closing, default_output
-from vit_export.commands import CONTEXT, EXPORT, Command, Commands, Given, GivenPath, weights_hint
+from vit_export.commands import CONTEXT, EXPORT, Command, Commands, Given, GivenPath, typed, weights_hint
 from vit_export.compare import compare_command
 from vit_export.errors import InputError
 from vit_export.plan import FORMATS, INPUTS, INT8_SCHEMES, OPSETS, PRECISIONS, ExportRequest
 from vit_export.spec import ViTSpec
 from vit_export.variants import VARIANTS, Variant, get_variant
+from vit_export.verify_command import verify_command
 
 if TYPE_CHECKING:
     from vit_export.preprocess import Preprocessing
@@ -184,7 +186,9 @@ def list_command(as_json: bool, image_size: int) -> None:
         render_listing(rows)
 
 
+main.add_command(verify_command)
 main.add_command(compare_command)
+main.add_command(bench_command)
 
 
 @main.command("calibration", cls=Command, short_help="Write photographs for calibration and verification.")
@@ -209,7 +213,7 @@ def _export(variant: Variant | None, *, as_json: bool, quiet: bool, **options: A
         request = _request(variant, reporter, **options)
         from vit_export.pipeline import export
 
-        result = export(request, reporter)
+        result = export(request, reporter, commands=(typed(),))
     if as_json:
         click.echo(json.dumps(result.report, indent=2, ensure_ascii=False))
     elif not quiet:
@@ -291,27 +295,17 @@ def _request(
 def _opened(
     weights: str, variant: Variant | None, num_heads: int | None, reporter: "ConsoleReporter | None"
 ) -> "Checkpoint":
+    from vit_export.weights.fetch import shown
     from vit_export.weights.sources import open_checkpoint
 
     if reporter is None:
         return open_checkpoint(weights, variant=variant, num_heads=num_heads)
-    reporter.step(f"Opening {_shown(weights)}")
+    reporter.step(f"Opening {shown(weights)}")
     checkpoint = open_checkpoint(
         weights, variant=variant, num_heads=num_heads, progress=reporter.progress, note=reporter.note
     )
     reporter.done()
     return checkpoint
-
-
-def _shown(weights: str) -> str:
-    """`weights` without what an address may hide: a password, a token."""
-    if "://" not in weights:
-        return weights
-    if not weights.lower().startswith(("https://", "http://")):
-        return "the checkpoint"
-    from vit_export.weights.connections import address_of
-
-    return address_of(weights).shown
 
 
 def _wanted(

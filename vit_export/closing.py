@@ -24,7 +24,7 @@ def default_output(spec: ViTSpec) -> Path:
 
 def closing(request: ExportRequest, result: "ExportResult") -> str:
     """Where the result is and what one would type next, in lines."""
-    lines = [f"Files and report.json: {result.report_path.parent}/"]
+    lines = [f"Files, report.html and report.json: {result.report_path.parent}/"]
     if not result.passed:
         lines.append("At least one file is not the same model: see the failures above before shipping any of them.")
     elif command := _next(request, result):

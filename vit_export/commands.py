@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -14,6 +15,7 @@ from vit_export.errors import InputError, VitExportError, nearest
 from vit_export.files import shortened
 
 EXPORT = "export"
+_TYPED = "vit_export.typed"
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -76,6 +78,7 @@ class Commands(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Options without a command in front of them are those of `export`: `vit-export --weights FILE --tflite`."""
+        ctx.meta[_TYPED] = list(args)
         own = {option for parameter in self.get_params(ctx) for option in parameter.opts}
         if args and args[0].startswith("-") and args[0].partition("=")[0] not in own:
             args = [EXPORT, *args]
@@ -117,6 +120,17 @@ class Commands(click.Group):
             message, code = _refusal(error), 2
         click.echo(f"Error: {message}", err=True)
         ctx.exit(code)
+
+
+def typed() -> str:
+    """The command as it was typed, to be typed again; of an address that may hold a password, what may be shown."""
+    from vit_export.weights.fetch import shown
+
+    words = []
+    for word in click.get_current_context().meta[_TYPED]:
+        option, is_, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        words.append(f"{option}{is_}{shown(value)}")
+    return shlex.join(["vit-export", *words])
 
 
 def weights_hint(name: str) -> str | None:

@@ -216,7 +216,7 @@ class VisionTransformer(keras.Model):
         weights = {**self.record.weights, "trained": self.record.trained}
         if was_fitted(self):
             weights |= {"trained": True, "fitted_in": "python"}
-        return replace(self.record, spec=self.spec, weights=weights)
+        return replace(self.record, spec=self.spec, weights=weights, fingerprint=None)
 
     @property
     def is_float32(self) -> bool:

@@ -3,6 +3,7 @@
 Dense kernels are [in, out], the patch embedding's kernel is [height, width, channel, out], as Keras keeps them.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -46,6 +47,18 @@ def layer_name(index: int) -> str:
 def parameter_specs(spec: ViTSpec) -> tuple[ParameterSpec, ...]:
     """Every parameter of `spec`, in the order in which the model uses them."""
     return tuple(ParameterSpec(name, shape) for name, shape in _rows(spec))
+
+
+def fingerprint_of(source: ParameterSource) -> str:
+    """sha256, in hex, over the name and the float32 little-endian values of every parameter, in the model's order.
+
+    Two models that share it are the same to the last bit, whatever file they came from.
+    """
+    digest = hashlib.sha256()
+    for parameter in parameter_specs(source.spec):
+        digest.update(f"{parameter.name}\0".encode())
+        digest.update(np.ascontiguousarray(source.read(parameter.name), "<f4").data)
+    return digest.hexdigest()
 
 
 def _rows(spec: ViTSpec) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from vit_export.calibration import DataSplit, ImageSet, split
+from vit_export.calibration import DataSplit, split
 from vit_export.conversion import convert
 from vit_export.errors import InputError, OutputError
 from vit_export.files import input_errors, move_into, output_errors
@@ -18,10 +18,11 @@ from vit_export.labels import check_labels
 from vit_export.leftovers import earlier_reports, outdated
 from vit_export.machine import release_memory
 from vit_export.photographs import write_photographs
-from vit_export.pixels import feed, load_pixels
+from vit_export.pictures import Pictures, classes_of
 from vit_export.plan import (
     LABELS_NAME,
     NEEDS_IMAGES,
+    PAGE_NAME,
     REPORT_NAME,
     SAVED_MODEL_NAME,
     ExportRequest,
@@ -30,10 +31,12 @@ from vit_export.plan import (
     require_outside,
     reuses_saved_model,
 )
-from vit_export.preprocess import Preprocessing, load_batch, normalize
+from vit_export.preprocess import Preprocessing, load_batch
 from vit_export.quiet import import_tensorflow
 from vit_export.records import Artifact
 from vit_export.report.content import build_report, write_report
+from vit_export.report.page import images_shown, write_page
+from vit_export.report.pictures import thumbnails
 from vit_export.saved_model import ModelRecord, describe_saved_model, read_record
 from vit_export.spec import ViTSpec
 from vit_export.weights.checkpoint import Checkpoint
@@ -94,12 +97,12 @@ class ExportResult:
         return self.verification is None or self.verification.passed
 
 
-def export(request: ExportRequest, reporter: Reporter | None = None) -> ExportResult:
+def export(request: ExportRequest, reporter: Reporter | None = None, *, commands: Sequence[str] = ()) -> ExportResult:
     """Build, save, convert, verify and report as `request` asks.
 
     The files appear in `request.output` together, when all of them are complete, with a report that says 'not
     verified'; verification follows. With `overwrite`, files that earlier reports there list and that were made of
-    another model go.
+    another model go. `commands` are shell commands that the report names to do it all again.
 
     Raises:
         InputError: the request cannot be fulfilled.
@@ -112,6 +115,38 @@ def export(request: ExportRequest, reporter: Reporter | None = None) -> ExportRe
         raise InputError("There is nothing to export: name a variant, or give --weights.")
     if checkpoint is None and request.trained:
         raise InputError("trained is True, but the weights are random: give weights, or leave it out.")
+    made = _make(request, spec, checkpoint, say)
+    earlier = earlier_reports(request.output)
+    verification = None
+    if request.verify and made.artifacts and made.data is not None:
+        # The files are there already: if this ends before verification does, they are not nameless.
+        _report(request, made, None, commands, earlier)
+        try:
+            verification = _verify(request, made, made.data, say)
+        except BaseException:
+            say.note(f"Ended before verification did: the files in {request.output}/ are complete, but not verified.")
+            raise
+    say.step("Writing the report")
+    report = _report(request, made, verification, commands, earlier)
+    return ExportResult(made.saved_model, made.artifacts, verification, report, request.output / REPORT_NAME)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The files in their place, and what verification and the report need to know of them.
+
+    `spot_check` are the Keras model's own outputs on the first held-out images, where it was in memory.
+    """
+
+    saved_model: Artifact
+    artifacts: tuple[Artifact, ...]
+    record: ModelRecord
+    data: DataSplit | None
+    spot_check: np.ndarray | None
+
+
+def _make(request: ExportRequest, spec: ViTSpec, checkpoint: Checkpoint | None, say: Reporter) -> _Made:
+    """Build, save and convert; everything appears in the output together or not at all."""
     labels = checkpoint.labels if checkpoint else request.labels
     if labels is not None:
         _check_labels(labels, spec)
@@ -138,34 +173,35 @@ def export(request: ExportRequest, reporter: Reporter | None = None) -> ExportRe
         say.note(f"Removed from {request.output}/ what an earlier export had made of another model: {names}.")
     saved_model = _at(saved_model, request.output)
     artifacts = tuple(_at(artifact, request.output) for artifact in artifacts)
-    report_path, earlier = request.output / REPORT_NAME, earlier_reports(request.output)
+    return _Made(saved_model, artifacts, record, data, spot_check)
 
-    def reported(verification: "Verification | None") -> dict[str, Any]:
-        report = build_report(
-            spec=spec.to_dict(),
-            preprocessing=record.preprocessing.to_dict(),
-            weights=record.weights,
-            labels=record.labels,
-            datasets=data.to_dict() if data else {},
-            settings=_settings(request),
-            verification=verification,
-            artifacts=(saved_model, *artifacts),
-        )
-        if earlier:
-            report["earlier_reports"] = earlier
-        write_report(report, report_path)
-        return report
 
-    verification = None
-    if request.verify and artifacts and data is not None:
-        reported(None)  # the files are there already: if this ends before verification does, they are not nameless
-        try:
-            verification = _verify(request, record, saved_model, artifacts, data, spot_check, say)
-        except BaseException:
-            say.note(f"Ended before verification did: the files in {request.output}/ are complete, but not verified.")
-            raise
-    say.step("Writing the report")
-    return ExportResult(saved_model, artifacts, verification, reported(verification), report_path)
+def _report(
+    request: ExportRequest,
+    made: _Made,
+    verification: "Verification | None",
+    commands: Sequence[str],
+    earlier: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Write report.json and report.html; the content of the former. `earlier` are reports that it replaces."""
+    record, data = made.record, made.data
+    report = build_report(
+        spec=record.spec.to_dict(),
+        preprocessing=record.preprocessing.to_dict(),
+        weights=record.weights,
+        labels=record.labels,
+        datasets=data.to_dict() if data else {},
+        settings=_settings(request),
+        verification=verification,
+        artifacts=(made.saved_model, *made.artifacts),
+        commands=commands,
+    )
+    if earlier:
+        report["earlier_reports"] = earlier
+    write_report(report, request.output / REPORT_NAME)
+    pictures = thumbnails(Path(data.held_out.folder), images_shown(report)) if data else {}
+    write_page(report, pictures, request.output / PAGE_NAME)
+    return report
 
 
 def _checked(reporter: Reporter | None) -> Reporter:
@@ -216,10 +252,10 @@ def _images(request: ExportRequest, spec: ViTSpec, files: tuple[PlannedFile, ...
     if not calibrates and not (request.verify and files):
         return None
     say.step("Choosing images")
-    count = request.held_out_images or (HELD_OUT_IMAGES_LARGE if spec.num_macs > LARGE_MACS else HELD_OUT_IMAGES)
+    count = request.held_out_images or images_to_verify(spec)
     folder = request.calibration
     if folder is None:
-        folder = _default_photographs(say)
+        folder = default_photographs(say)
     with input_errors(folder):
         data = split(folder, request.calibration_images, count, request.seed)
     for name, reason in data.skipped:
@@ -227,15 +263,20 @@ def _images(request: ExportRequest, spec: ViTSpec, files: tuple[PlannedFile, ...
     if data.note:
         say.note(data.note)
     if not data.held_out:
-        others = split(_default_photographs(say), 1, count, request.seed)
+        others = split(default_photographs(say), 1, count, request.seed)
         data = replace(data, held_out=others.held_out)
     if request.verify and len(data.held_out) < count:
         say.note(f"Verification runs on {len(data.held_out)} held-out images instead of {count}: there are no more.")
     return data
 
 
-def _default_photographs(say: Reporter) -> Path:
-    """The folder with the default set, made if it is not there yet."""
+def images_to_verify(spec: ViTSpec) -> int:
+    """How many images verification runs on where nobody says: as many as are quick to run."""
+    return HELD_OUT_IMAGES_LARGE if spec.num_macs > LARGE_MACS else HELD_OUT_IMAGES
+
+
+def default_photographs(say: Reporter) -> Path:
+    """The folder with the default set of photographs, made if it is not there yet."""
     folder = DEFAULT_CALIBRATION
     try:
         if write_photographs(folder, progress=say.progress):
@@ -313,45 +354,22 @@ def _save(
     return artifact, spot_check
 
 
-def _verify(
-    request: ExportRequest,
-    record: ModelRecord,
-    saved_model: Artifact,
-    artifacts: tuple[Artifact, ...],
-    data: DataSplit,
-    spot_check: np.ndarray | None,
-    say: Reporter,
-) -> "Verification":
+def _verify(request: ExportRequest, made: _Made, data: DataSplit, say: Reporter) -> "Verification":
     from vit_export.verification.verifier import verify
 
-    held_out: ImageSet = data.held_out
-    with input_errors(held_out.folder):
-        pixels = load_pixels(held_out.paths(), record.preprocessing)
-    images = normalize(pixels, record.preprocessing)
-
-    def feeds(artifact: Artifact) -> np.ndarray:
-        values = artifact.inputs[0].values
-        return images if values in ("", "normalized") else feed(pixels, values, record.preprocessing)
-
+    pictures = Pictures.of(data.held_out, made.record.preprocessing)
     return verify(
-        Path(saved_model.path),
-        artifacts,
-        images,
-        held_out.files,
+        Path(made.saved_model.path),
+        made.artifacts,
+        pictures.images,
+        pictures.names,
         threads=request.threads,
-        trained=record.trained,
-        known_outputs=spot_check,
-        feeds=feeds,
-        classes=_classes(held_out, record.labels),
+        trained=made.record.trained,
+        known_outputs=made.spot_check,
+        feeds=pictures.fed,
+        classes=classes_of(data.held_out, made.record.labels),
         progress=lambda text: say.step(f"Verifying: {text}"),
     )
-
-
-def _classes(images: ImageSet, labels: tuple[str, ...] | None) -> list[int] | None:
-    """The class of each image where every one lies in a folder called like a label, else None."""
-    index = {label: number for number, label in enumerate(labels or ())}
-    folders = [Path(name).parent.name for name in images.files]
-    return [index[folder] for folder in folders] if folders and all(folder in index for folder in folders) else None
 
 
 def _drop(folder: Path, artifacts: tuple[Artifact, ...], outdated: tuple[Path, ...]) -> None:

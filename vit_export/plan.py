@@ -29,6 +29,8 @@ NEEDS_IMAGES = (*(("tflite", scheme) for scheme in INT8_SCHEMES["tflite"]), ("on
 """int8 schemes that are chosen by images of the representative dataset, and mostly take ranges from them too."""
 
 REPORT_NAME = "report.json"
+PAGE_NAME = "report.html"
+"""The same for people."""
 SAVED_MODEL_NAME = "saved_model"
 LABELS_NAME = "labels.txt"
 SEARCHED = "auto"
@@ -157,7 +159,8 @@ def plan_files(
         refuse_existing(request.output / SAVED_MODEL_NAME, overwrite=request.overwrite, folder=True)
         if labelled:
             refuse_existing(request.output / LABELS_NAME, overwrite=request.overwrite, folder=False)
-    refuse_existing(request.output / REPORT_NAME, overwrite=True, folder=False)
+    for name in (REPORT_NAME, PAGE_NAME):
+        refuse_existing(request.output / name, overwrite=True, folder=False)
     return tuple(files)
 
 

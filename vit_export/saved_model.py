@@ -6,7 +6,7 @@ names, and `assets.extra/vit_export.json`, the record that says what model it is
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from vit_export.errors import InputError
 from vit_export.files import digest_of_folder, input_errors, publish_folder, size_of_folder
-from vit_export.parameters import parameter_specs
+from vit_export.parameters import fingerprint_of, parameter_specs
 from vit_export.preprocess import Preprocessing
 from vit_export.records import Artifact, TensorSpec
 from vit_export.spec import ViTSpec
@@ -39,7 +39,8 @@ class ModelRecord:
     """What a SavedModel is: the model's spec, the pixels it takes, where its weights come from.
 
     `labels` are the names of the classes in their order, None where nobody said; `positions` is the rule by which the
-    position embedding is to be resampled for another image size.
+    position embedding is to be resampled for another image size; `fingerprint` (`parameters.fingerprint_of`) tells the
+    very weights, None until they are written.
     """
 
     spec: ViTSpec
@@ -47,6 +48,7 @@ class ModelRecord:
     weights: dict[str, Any] = field(default_factory=dict)
     labels: tuple[str, ...] | None = None
     positions: Rule = DEFAULT_POSITIONS
+    fingerprint: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict."""
@@ -57,6 +59,7 @@ class ModelRecord:
             "weights": dict(self.weights),
             "labels": None if self.labels is None else list(self.labels),
             "positions": self.positions,
+            "fingerprint": self.fingerprint,
         }
 
     @classmethod
@@ -86,12 +89,16 @@ class ModelRecord:
         if positions not in get_args(Rule):
             rules = ", ".join(get_args(Rule))
             raise InputError(f"positions is {positions!r} in the record, expected one of {rules}: {_AGAIN}.")
+        fingerprint = values.get("fingerprint")
+        if fingerprint is not None and not isinstance(fingerprint, str):
+            raise InputError(f"fingerprint is {fingerprint!r} in the record, expected text: {_AGAIN}.")
         return cls(
             ViTSpec.from_dict(values["spec"]),
             Preprocessing.from_dict(values["preprocessing"]),
             weights,
             None if labels is None else tuple(labels),
             positions,
+            fingerprint,
         )
 
     @property
@@ -133,6 +140,7 @@ def write_saved_model(
         read = ModelParameters(model).read
         model = reference_model(spec)
         assign_parameters(model, read)
+    record = replace(record, fingerprint=fingerprint_of(ModelParameters(model)))
     parameters = model.parameters()
     # The variables hang on a module of our own: tf.saved_model.save of a function over a Keras 3 model finds no
     # variables to track and would write them uninitialised, without a word.

@@ -20,7 +20,8 @@ class Limits:
     """What a file of one format, precision and scheme must keep to; the worst image is judged, never the mean.
 
     `worst_difference` is relative to the range of the reference's outputs; `cosine` and `sqnr_db` are per image;
-    `agreement`, the share of images with the reference's top class, is judged for trained weights only.
+    `agreement`, the share of images with the reference's top class, is judged for trained weights only, and by the
+    upper end of its 95 % interval: one near tie among a few images is no other model.
     """
 
     worst_difference: float
@@ -31,6 +32,9 @@ class Limits:
 
 _EXACT = Limits(worst_difference=1e-4, cosine=0.999999, sqnr_db=70.0, agreement=0.99)
 _HALF = Limits(worst_difference=1e-2, cosine=0.9999, sqnr_db=35.0, agreement=0.99)
+_FULL = Limits(worst_difference=0.25, cosine=0.97, sqnr_db=12.0, agreement=0.95)
+# What another tool quantized, nobody knows how: no stricter than the loosest scheme of ours.
+_FOREIGN = _FULL
 
 LIMITS: dict[tuple[Format, Precision, str | None], Limits] = {
     ("saved_model", "float32", None): _EXACT,
@@ -38,14 +42,16 @@ LIMITS: dict[tuple[Format, Precision, str | None], Limits] = {
     ("tflite", "float16", None): _HALF,
     ("tflite", "int8", "dynamic"): Limits(worst_difference=0.05, cosine=0.998, sqnr_db=28.0, agreement=0.98),
     ("tflite", "int8", "static"): Limits(worst_difference=0.10, cosine=0.99, sqnr_db=20.0, agreement=0.98),
-    ("tflite", "int8", "full"): Limits(worst_difference=0.25, cosine=0.97, sqnr_db=12.0, agreement=0.95),
+    ("tflite", "int8", "full"): _FULL,
     ("tflite", "int8", "auto"): Limits(worst_difference=0.10, cosine=0.99, sqnr_db=20.0, agreement=0.98),
+    ("tflite", "int8", None): _FOREIGN,
     ("onnx", "float32", None): _EXACT,
     ("onnx", "float16", None): _HALF,
     ("onnx", "int8", "dynamic"): Limits(worst_difference=0.05, cosine=0.995, sqnr_db=25.0, agreement=0.98),
     ("onnx", "int8", "qdq"): Limits(worst_difference=0.10, cosine=0.99, sqnr_db=20.0, agreement=0.98),
+    ("onnx", "int8", None): _FOREIGN,
 }
-"""By format, precision and scheme. A file with no row here cannot pass."""
+"""By format, precision and scheme (None in int8: of another tool). A file with no row here cannot pass."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +78,17 @@ def limits_of(artifact: Artifact) -> Limits | None:
 def stored(artifact: Artifact) -> list[Check]:
     """Whether the file is there and is the recorded one: bytes (with its `extra_files`), and sha256 (without)."""
     path = Path(artifact.path)
-    parts = [path, *(path.parent / extra for extra in artifact.extra_files)]
+    parts = [path, *(path.with_name(Path(extra).name) for extra in artifact.extra_files)]
     if missing := [part.name for part in parts if not part.exists()]:
         return [Check("exists", False, detail=f"{', '.join(missing)} does not exist")]
     size = sum(size_of_folder(part) if part.is_dir() else part.stat().st_size for part in parts)
     digest = digest_of_folder(path) if path.is_dir() else digest_of_file(path)
     return [
         Check("exists", True),
-        _check(
+        check(
             "bytes", size == artifact.bytes, artifact.bytes, size, f"{size} bytes on disk, {artifact.bytes} recorded"
         ),
-        _check(
+        check(
             "sha256",
             digest == artifact.sha256,
             artifact.sha256,
@@ -92,22 +98,31 @@ def stored(artifact: Artifact) -> list[Check]:
     ]
 
 
-def described(artifact: Artifact, process: RunnerProcess, reference_output: TensorSpec) -> list[Check]:
-    """Whether the file's inputs and outputs are the recorded ones, and its output the reference's in name and size."""
+def described(
+    artifact: Artifact, process: RunnerProcess, reference_output: TensorSpec, *, foreign: bool = False
+) -> list[Check]:
+    """Whether the file's inputs and outputs are the recorded ones, and its output the reference's in name and size.
+
+    A `foreign` file, of another tool, may call its output as it likes.
+    """
     inputs = _unlike("input", process.inputs, artifact.inputs)
     outputs = _unlike("output", process.outputs, artifact.outputs)
     if len(process.inputs) != 1:
         inputs.append(f"{len(process.inputs)} inputs, expected one (images)")
     if len(process.outputs) != 1:
-        outputs.append(f"{len(process.outputs)} outputs, expected the reference's one ({reference_output.name})")
-    elif (own := process.outputs[0]).name != reference_output.name or own.shape[1:] != reference_output.shape[1:]:
+        outputs.append(
+            f"{len(process.outputs)} outputs ({', '.join(spec.name for spec in process.outputs)}), expected the "
+            f"reference's one ({reference_output.name})"
+        )
+    elif not _same_output(process.outputs[0], reference_output, foreign=foreign):
+        own = process.outputs[0]
         outputs.append(
             f"output is {own.name} {list(own.shape)}, the reference's {reference_output.name} "
             f"{list(reference_output.shape)}"
         )
     return [
-        _check("inputs", not inputs, detail="; ".join(inputs)),
-        _check("outputs", not outputs, detail="; ".join(outputs)),
+        check("inputs", not inputs, detail="; ".join(inputs)),
+        check("outputs", not outputs, detail="; ".join(outputs)),
     ]
 
 
@@ -119,13 +134,13 @@ def finite(outputs: np.ndarray, names: Sequence[str]) -> Check:
         f"{counts[worst]} of {outputs[0].size} outputs are NaN or infinite on {names[worst]} "
         f"({(counts > 0).sum()} of {len(counts)} images are affected)"
     )
-    return _check("finite", total == 0, 0, total, detail)
+    return check("finite", total == 0, 0, total, detail)
 
 
 def varies(reference: np.ndarray, outputs: np.ndarray) -> Check:
     """Whether outputs depend on the image, when the reference's do."""
     spread = metrics.spread_over_images(outputs)
-    return _check("varies", spread > 0 or is_flat(reference), value=spread, detail="every image gives the same output")
+    return check("varies", spread > 0 or is_flat(reference), value=spread, detail="every image gives the same output")
 
 
 def is_flat(reference: np.ndarray) -> bool:
@@ -137,19 +152,19 @@ def class_order(reference: np.ndarray, outputs: np.ndarray) -> Check:
     """Whether outputs are in the reference's order (`metrics.swapped_columns`)."""
     pairs = metrics.swapped_columns(reference, outputs)
     shown = ", ".join(f"{i} is the reference's {j}" for i, j in pairs[:4]) + (", ..." if len(pairs) > 4 else "")
-    return _check("class_order", not pairs, 0, len(pairs), f"outputs are in another order: {shown}")
+    return check("class_order", not pairs, 0, len(pairs), f"outputs are in another order: {shown}")
 
 
 def saved_as_built(known: np.ndarray, outputs: np.ndarray) -> Check:
     """Whether the SavedModel's `outputs` are those that the model in memory returned, `known`, to float32 rounding."""
     if known.shape[1:] != outputs.shape[1:] or len(known) > len(outputs):
         detail = f"outputs have shape {list(outputs.shape)}, the model in memory gave {list(known.shape)}"
-        return _check("saved_as_built", False, list(known.shape), list(outputs.shape), detail)
+        return check("saved_as_built", False, list(known.shape), list(outputs.shape), detail)
     limit = LIMITS["saved_model", "float32", None].worst_difference
     comparison = metrics.compare(known, outputs[: len(known)], classes=False)
     worst = comparison.worst_relative
     detail = f"differs from the model it was saved from by {worst:.2g} of the range, limit {limit:g}"
-    return _check("saved_as_built", worst <= limit, limit, worst, detail)
+    return check("saved_as_built", worst <= limit, limit, worst, detail)
 
 
 def figures(comparison: Comparison, limits: Limits, names: Sequence[str], *, trained: bool) -> list[Check]:
@@ -158,14 +173,14 @@ def figures(comparison: Comparison, limits: Limits, names: Sequence[str], *, tra
     cosine, sqnr = np.array(comparison.cosine), np.array(comparison.sqnr_db)
     difference, limit = comparison.worst_relative, limits.worst_difference
     checks = [
-        _check(
+        check(
             "worst_difference",
             difference <= limit,
             limit,
             difference,
             f"worst difference {difference:.3g} of the range on {worst}, limit {limit:g}",
         ),
-        _check(
+        check(
             "cosine",
             bool(cosine.min() >= limits.cosine),
             limits.cosine,
@@ -173,7 +188,7 @@ def figures(comparison: Comparison, limits: Limits, names: Sequence[str], *, tra
             f"cosine {_below(float(cosine.min()), limits.cosine)} on {names[int(cosine.argmin())]}, "
             f"limit {limits.cosine:g}",
         ),
-        _check(
+        check(
             "sqnr",
             bool(sqnr.min() >= limits.sqnr_db),
             limits.sqnr_db,
@@ -202,7 +217,7 @@ def repeatable(
     single = process.batch in (None, 1)
     if single:
         same = same and np.array_equal(alone, outputs[:1])
-    yield _check("deterministic", same, detail=f"{names[0]} gives different outputs when it is run again")
+    yield check("deterministic", same, detail=f"{names[0]} gives different outputs when it is run again")
 
     count = min(len(images), max(3, (process.batch or 1) + 1))
     if count > 1:
@@ -225,12 +240,16 @@ def _agreement(comparison: Comparison, limit: float, names: Sequence[str]) -> Ch
         comparison.reference_margin or (),
         comparison.agreement or 0.0,
     )
+    _, high = metrics.share_interval(sum(agrees), len(agrees))
     missed = sorted((margins[i], names[i]) for i, same in enumerate(agrees) if not same)[::-1]
     shown = ", ".join(
         f"{name} (margin {metrics.relative(margin, comparison.range):.2g} of the range)" for margin, name in missed[:3]
     )
-    detail = f"top class agrees on {value:.4g} of the images, limit {limit:g}: differs on {shown}"
-    return _check("agreement", value >= limit, limit, value, detail + (", ..." if len(missed) > 3 else ""))
+    detail = (
+        f"top class agrees on {value:.4g} of the images (at most {high:.3g} with 95 % confidence), limit {limit:g}: "
+        f"differs on {shown}"
+    )
+    return check("agreement", high >= limit, limit, value, detail + (", ..." if len(missed) > 3 else ""))
 
 
 def _alike(
@@ -241,7 +260,7 @@ def _alike(
     difference = metrics.absolute_difference(outputs, again).max(axis=1)
     worst = int(np.argmax(np.nan_to_num(difference, nan=np.inf)))
     value = float(difference[worst])
-    return _check(name, value <= tolerance, tolerance, value, f"{names[worst]} differs by {value:.3g} when {how}")
+    return check(name, value <= tolerance, tolerance, value, f"{names[worst]} differs by {value:.3g} when {how}")
 
 
 def _unlike(kind: str, found: Sequence[TensorSpec], recorded: Sequence[TensorSpec]) -> list[str]:
@@ -260,6 +279,13 @@ def _unlike(kind: str, found: Sequence[TensorSpec], recorded: Sequence[TensorSpe
     return unlike
 
 
+def _same_output(own: TensorSpec, reference: TensorSpec, *, foreign: bool) -> bool:
+    """The same size for each image, and for a file of ours the same name."""
+    sizes = [tuple(n for n in spec.shape[1:] if n not in (1, None)) for spec in (own, reference)]
+    open_ended = foreign and None in own.shape[1:]
+    return (foreign or own.name == reference.name) and (open_ended or sizes[0] == sizes[1])
+
+
 def _same_scale(a: float | None, b: float | None) -> bool:
     # Files hold float32 scales, records may hold the float64 they were rounded from.
     return a == b if a is None or b is None else bool(np.float32(a) == np.float32(b))
@@ -272,5 +298,6 @@ def _below(value: float, limit: float) -> str:
     )
 
 
-def _check(name: str, passed: bool, limit: Any = None, value: Any = None, detail: str = "") -> Check:
+def check(name: str, passed: bool, limit: Any = None, value: Any = None, detail: str = "") -> Check:
+    """A Check whose `detail` is said only when it failed."""
     return Check(name, bool(passed), limit, value, "" if passed else detail)

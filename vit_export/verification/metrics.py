@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from vit_export.verification.evidence import TopClasses
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -94,8 +96,7 @@ def compare(reference: np.ndarray, candidate: np.ndarray, *, classes: bool = Tru
 class Accuracy:
     """Top classes that are the labelled ones: `correct` of `total` images.
 
-    `low` and `high` bound the true share with 95 % confidence: Wilson's score interval (1927), which stays sensible for
-    few images and near 0 and 1.
+    `low` and `high` bound the true share with 95 % confidence (see `share_interval`).
     """
 
     correct: int
@@ -107,12 +108,36 @@ class Accuracy:
 
 def accuracy(outputs: np.ndarray, classes: Sequence[int]) -> Accuracy:
     """How often the largest of each row of `outputs` [n, k] is at the index in `classes` [n]."""
-    n = len(classes)
-    correct = int((outputs.argmax(axis=1) == np.asarray(classes)).sum())
-    z, p = 1.959964, correct / n
-    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return Accuracy(correct, n, p, max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale))
+    correct, n = int((outputs.argmax(axis=1) == np.asarray(classes)).sum()), len(classes)
+    return Accuracy(correct, n, correct / n, *share_interval(correct, n))
+
+
+def share_interval(count: int, total: int) -> tuple[float, float]:
+    """The 95 % interval of the share that `count` of `total` is a sample of: Wilson's score interval (1927)."""
+    z, p = 1.959964, count / total
+    middle = p + z * z / (2 * total)
+    half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+
+
+def top_classes(outputs: np.ndarray, count: int, *, are_logits: bool = True) -> tuple[TopClasses, ...]:
+    """The `count` largest outputs of each row of `outputs` [n, k], best first, with their softmax over all k.
+
+    Outputs that are no logits are probabilities themselves.
+    """
+    shown = softmax(outputs) if are_logits else outputs
+    order = np.argsort(-outputs, axis=1, kind="stable")[:, :count]
+    return tuple(
+        TopClasses(tuple(int(i) for i in row), tuple(float(values[i]) for i in row))
+        for row, values in zip(order, shown, strict=True)
+    )
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """exp(x) / sum(exp(x)) of each row of `logits` [n, k], float32."""
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return np.asarray((exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32))
 
 
 def absolute_difference(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from vit_export.verification.checks import Check, label
 from vit_export.verification.evidence import Cause, Location, TopClasses
 from vit_export.verification.latency import Cpu, Latency, Plan
 from vit_export.verification.metrics import Accuracy, Comparison, json_ready
+from vit_export.verification.noise import Noise
 from vit_export.verification.workers import Memory
 
 
@@ -50,6 +51,14 @@ class FileResult:
     def failures(self) -> tuple[str, ...]:
         """One sentence per failed check."""
         return tuple(f"{self.label}: {check.detail}" for check in self.checks if not check.passed)
+
+    @property
+    def explanations(self) -> tuple[str, ...]:
+        """One sentence for each cause that fits, and for the layer where the file departs."""
+        found = [cause.detail for cause in self.causes]
+        if self.location is not None:
+            found.append(self.location.detail)
+        return tuple(f"{self.label}: {text}" for text in found)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict."""
@@ -107,6 +116,7 @@ class Verification:
     threads: int
     cpu: Cpu
     latency_plan: Plan | None = None
+    noise: Noise | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -125,16 +135,23 @@ class Verification:
         own = tuple(f"reference: {check.detail}" for check in self.reference.checks if not check.passed)
         return own + tuple(failure for file in self.files for failure in file.failures)
 
+    @property
+    def explanations(self) -> tuple[str, ...]:
+        """What explains the failures, where something was found to."""
+        return tuple(text for file in self.files for text in file.explanations)
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict."""
         return {
             "verdict": self.verdict,
             "failures": list(self.failures),
+            "explanations": list(self.explanations),
             "warnings": list(self.warnings),
             "trained": self.trained,
             "threads": self.threads,
             "cpu": self.cpu.to_dict(),
             "latency_plan": self.latency_plan,
+            "noise": self.noise and self.noise.to_dict(),
             "images": list(self.images),
             "reference": self.reference.to_dict(),
             "files": [file.to_dict() for file in self.files],

@@ -10,6 +10,17 @@ from vit_export.weights.urls import from_url
 __all__ = ["Fetched", "fetch", "is_remote"]
 
 
+def shown(location: str) -> str:
+    """`location` without what an address may hide: a password, a token."""
+    if "://" not in location:
+        return location
+    if not location.lower().startswith(("https://", "http://")):
+        return "the checkpoint"
+    from vit_export.weights.connections import address_of
+
+    return address_of(location).shown
+
+
 def is_remote(location: str) -> bool:
     """Whether `location` is one that `fetch` understands; anything else is a local path."""
     return location.lower().startswith(("hf:", "https://", "http://"))

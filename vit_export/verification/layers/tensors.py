@@ -1,0 +1,61 @@
+"""What the interior tensors of a file are asked for, whatever its format."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
+
+from vit_export.records import TensorSpec
+
+
+class Interior(ABC):
+    """A file run so that the tensors between its operators can be read, for one image at a time.
+
+    An image is [s, s, 3] in the file's own numbers. Tensors come as float32 and flat, of one image where a fixed batch
+    was filled with copies of it.
+    """
+
+    @property
+    @abstractmethod
+    def output(self) -> str:
+        """Name of the file's first output."""
+
+    @abstractmethod
+    def candidates(self, image: np.ndarray, sizes: Collection[int]) -> Iterator[tuple[str, np.ndarray]]:
+        """Name and values of every tensor with one of `sizes` elements per image, in the order they are computed in."""
+
+    @abstractmethod
+    def read(self, image: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """The tensors called `names`, as `candidates` names them, and the `output`."""
+
+
+def native(image: np.ndarray, spec: TensorSpec) -> np.ndarray:
+    """The image as input `spec` takes it: its layout, type and quantization, repeated to fill a fixed batch.
+
+    Copies of the image, not zeros: those would widen the range of what is quantized per tensor.
+    """
+    dtype = np.dtype(spec.dtype)
+    image = oriented(image[np.newaxis], spec)[0]
+    if dtype.kind in "iu" and image.dtype.kind == "f":
+        limits = np.iinfo(dtype)
+        image = np.clip(np.rint(image / (spec.scale or 1)) + (spec.zero_point or 0), limits.min, limits.max)
+    batch = (spec.shape[0] if spec.shape else None) or 1
+    return np.ascontiguousarray(np.repeat(image[None], batch, axis=0), dtype)
+
+
+def oriented(images: np.ndarray, spec: TensorSpec) -> np.ndarray:
+    """`images` [n, s, s, 3] with the channels where input `spec` has them: as they are, or [n, 3, s, s]."""
+    first = len(spec.shape) == 4 and spec.shape[1] == 3 != spec.shape[3]
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)) if first else images
+
+
+def of_one(values: np.ndarray, batch: int) -> np.ndarray:
+    """The part of a tensor that belongs to the first of `batch` equal images, float32 and flat.
+
+    The batch leads, alone or together with the tokens, or comes second, behind the tokens.
+    """
+    if batch > 1 and values.ndim > 2 and values.shape[1] == batch != values.shape[0]:
+        values = values[:, 0]
+    else:
+        values = values.reshape(batch, -1)[0]
+    return values.astype(np.float32).reshape(-1)

@@ -1,0 +1,86 @@
+"""The interior tensors of a .tflite file, computed by the kernels that an app would use."""
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vit_export.machine import usable_cores
+from vit_export.quiet import quiet
+from vit_export.records import TensorSpec
+from vit_export.tflite.flatbuffer import MappedModel
+from vit_export.verification.layers.tensors import Interior, native, of_one
+
+
+class TFLiteInterior(Interior):
+    """A .tflite file in ai-edge-litert's interpreter, with every tensor kept and XNNPACK given one operator at a time.
+
+    So XNNPACK still computes, with the same result to the last bit, but cannot keep tensors to itself. All
+    activations of one call are in memory together.
+    """
+
+    def __init__(self, path: Path, spec: TensorSpec) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        self._spec = spec
+        with quiet():  # the interpreter warns of the memory that this takes
+            self._interpreter = Interpreter(
+                str(path),
+                num_threads=usable_cores(),
+                experimental_preserve_all_tensors=True,
+                experimental_disable_delegate_node_fusion=True,
+            )
+            self._interpreter.allocate_tensors()
+        graph = MappedModel(path).model.subgraphs[0]
+        computed = [index for operator in graph.operators for index in operator.outputs]
+        details = {detail["index"]: detail for detail in self._interpreter.get_tensor_details()}
+        self._details: dict[str, Any] = {}
+        for index in computed:
+            if index in details:
+                # Names need not be unique in a .tflite file.
+                name = details[index]["name"]
+                self._details[name if name not in self._details else f"{name}#{index}"] = details[index]
+        self._input = self._interpreter.get_input_details()[0]["index"]
+        output = self._interpreter.get_output_details()[0]["index"]
+        self._output = next(name for name, detail in self._details.items() if detail["index"] == output)
+
+    @property
+    def output(self) -> str:
+        """See `Interior`."""
+        return self._output
+
+    def candidates(self, image: np.ndarray, sizes: Collection[int]) -> Iterator[tuple[str, np.ndarray]]:
+        """See `Interior`."""
+        batch = self._run(image)
+        wanted = {size * batch for size in sizes}
+        for name, detail in self._details.items():
+            if int(np.prod(detail["shape"])) in wanted and (values := self._values(detail)) is not None:
+                yield name, of_one(values, batch)
+
+    def read(self, image: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """See `Interior`."""
+        batch = self._run(image)
+        found = {name: self._values(self._details[name]) for name in (*names, self._output)}
+        return {name: of_one(values, batch) for name, values in found.items() if values is not None}
+
+    def _run(self, image: np.ndarray) -> int:
+        values = native(image, self._spec)
+        self._interpreter.set_tensor(self._input, values)
+        self._interpreter.invoke()
+        return len(values)
+
+    def _values(self, detail: dict[str, Any]) -> np.ndarray | None:
+        """A tensor as real numbers, None for integers that stand for none."""
+        values = self._interpreter.get_tensor(detail["index"])
+        if values.dtype.kind == "f":
+            return values.astype(np.float32)
+        parameters = detail["quantization_parameters"]
+        scales, zero_points = (np.asarray(parameters[key]) for key in ("scales", "zero_points"))
+        if not len(scales) or values.dtype.kind not in "iu":
+            return None
+        shape = [1] * values.ndim
+        if len(scales) > 1:
+            shape[parameters["quantized_dimension"]] = len(scales)
+        shifted = values.astype(np.float64) - zero_points.reshape(shape)
+        return (shifted * scales.reshape(shape)).astype(np.float32)
