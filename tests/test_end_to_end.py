@@ -37,7 +37,7 @@ def test_vit_s32_in_every_format_and_precision(exported, folder):
         assert single["comparison"]["worst_relative"] < 1e-4
         assert half["artifact"]["bytes"] < 0.52 * single["artifact"]["bytes"]
         assert integer["artifact"]["bytes"] < 0.28 * single["artifact"]["bytes"]
-    for text in ("PASS", "vit_s32_int8.tflite", "report.json", "Next: "):
+    for text in ("PASS", "vit_s32_int8.tflite", "report.html and report.json", "Next: "):
         assert text in exported.stdout
     assert "scikit-image" in exported.stderr
     assert "float16 ONNX is for GPUs and NPUs" in exported.stderr
@@ -83,3 +83,33 @@ def test_own_sizes_classes_and_features(exported, folder):
     result = vit_export("vit_ti16", "--onnx", "--opset", "13", "--features", "--output", "features", folder=folder)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "features" in (folder / "features/report.json").read_text()
+
+
+def test_the_figures_of_the_report_by_hand(exported, folder):
+    """The runtimes, Pillow and numpy alone, nothing of vit_export: the report's figures come out again."""
+    import numpy as np
+    import tensorflow as tf
+    from ai_edge_litert.interpreter import Interpreter
+    from PIL import Image
+
+    output = folder / "exports" / "vit_s32-224"
+    report = json.loads((output / "report.json").read_text())
+    held_out, names = report["datasets"]["held_out"]["folder"], report["verification"]["images"]
+    pixels = [Image.open(folder / held_out / name).convert("RGB").resize((224, 224), 2) for name in names]
+    images = (np.stack([np.asarray(image) for image in pixels]).astype(np.float32) - 127.5) / 127.5
+    serve = tf.saved_model.load(str(output / "saved_model")).signatures["serving_default"]
+    expected = np.concatenate([serve(images=tf.constant(image[None]))["logits"].numpy() for image in images])
+    model = Interpreter(str(output / "vit_s32_int8.tflite"))
+    model.allocate_tensors()
+    found = []
+    for image in images:
+        model.set_tensor(model.get_input_details()[0]["index"], image[None])
+        model.invoke()
+        found.append(model.get_tensor(model.get_output_details()[0]["index"])[0].copy())
+    noise = np.float64(found) - expected
+    worst = np.abs(noise).max() / np.ptp(expected)
+    sqnr = 10 * np.log10((np.float64(expected) ** 2).sum(1) / (noise**2).sum(1))
+    (file,) = (f for f in report["verification"]["files"] if f["artifact"]["path"].endswith("int8.tflite"))
+    assert worst == pytest.approx(file["comparison"]["worst_relative"], rel=1e-3)
+    assert sqnr == pytest.approx(file["comparison"]["sqnr_db"], abs=0.01)
+    assert (np.argmax(found, 1) == expected.argmax(1)).mean() == file["comparison"]["agreement"]

@@ -39,14 +39,14 @@ class OnnxInterior(Interior):
     def __init__(self, path: Path, spec: TensorSpec) -> None:
         self._path, self._spec = path, spec
         graph = structure_of(path).graph
-        self._output = graph.output[0].name
+        self._outputs = [value.name for value in graph.output]
         self._values = [value for node in graph.node for value in node.output if value]
-        self._kept: tuple[tuple[str, ...], Any] | None = None
+        self._last: tuple[tuple[str, ...], Any] | None = None
 
     @property
     def output(self) -> str:
         """See `Interior`."""
-        return self._output
+        return self._outputs[0]
 
     def candidates(self, image: np.ndarray, sizes: Collection[int]) -> Iterator[tuple[str, np.ndarray]]:
         """See `Interior`."""
@@ -56,17 +56,18 @@ class OnnxInterior(Interior):
         for names in _chunks(found, AT_ONCE // 4):
             session = self._session(names)
             # Integers are either quantized values, of which the float ones follow, or no activations at all.
-            floats = [entry.name for entry in session.get_outputs() if entry.type in _FLOATS and entry.name in names]
+            types = {entry.name: entry.type for entry in session.get_outputs()}
+            floats = [name for name in names if types[name] in _FLOATS]
             for name, values in zip(floats, session.run(floats, {self._spec.name: fed}), strict=True):
                 yield name, of_one(values, len(fed))
 
     def read(self, image: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """See `Interior`. All that need not be kept for this is optimized as an app's session would."""
-        wanted = tuple(dict.fromkeys((*names, self._output)))
-        if self._kept is None or self._kept[0] != wanted:
-            self._kept = wanted, self._session(names, optimized=True)
+        wanted = tuple(dict.fromkeys((*names, self.output)))
+        if self._last is None or self._last[0] != wanted:
+            self._last = wanted, self._session(names, optimized=True)
         fed = native(image, self._spec)
-        values = self._kept[1].run(list(wanted), {self._spec.name: fed})
+        values = self._last[1].run(list(wanted), {self._spec.name: fed})
         return {name: of_one(value, len(fed)) for name, value in zip(wanted, values, strict=True)}
 
     def _sizes(self, fed: np.ndarray) -> dict[str, int]:
@@ -82,7 +83,7 @@ class OnnxInterior(Interior):
         import onnxruntime as ort
 
         more = onnx.ModelProto(graph=onnx.GraphProto())
-        more.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name != self._output)
+        more.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in self._outputs)
         if sizes:
             more.graph.node.extend(
                 onnx.helper.make_node("Size", [name.removesuffix(_SIZE)], [name]) for name in outputs

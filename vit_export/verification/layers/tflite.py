@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from vit_export.machine import usable_cores
 from vit_export.quiet import quiet
 from vit_export.records import TensorSpec
 from vit_export.tflite.flatbuffer import MappedModel
 from vit_export.verification.layers.tensors import Interior, native, of_one
+from vit_export.verification.runners import RunnerError
 
 
 class TFLiteInterior(Interior):
@@ -31,16 +33,14 @@ class TFLiteInterior(Interior):
                 experimental_preserve_all_tensors=True,
                 experimental_disable_delegate_node_fusion=True,
             )
+            details = {detail["index"]: detail for detail in self._interpreter.get_tensor_details()}
+            computed = [i for o in MappedModel(path).model.subgraphs[0].operators for i in o.outputs if i in details]
+            _require_memory(path, [details[index] for index in computed])
             self._interpreter.allocate_tensors()
-        graph = MappedModel(path).model.subgraphs[0]
-        computed = [index for operator in graph.operators for index in operator.outputs]
-        details = {detail["index"]: detail for detail in self._interpreter.get_tensor_details()}
         self._details: dict[str, Any] = {}
         for index in computed:
-            if index in details:
-                # Names need not be unique in a .tflite file.
-                name = details[index]["name"]
-                self._details[name if name not in self._details else f"{name}#{index}"] = details[index]
+            name = details[index]["name"]  # not always unique
+            self._details[name if name not in self._details else f"{name}#{index}"] = details[index]
         self._input = self._interpreter.get_input_details()[0]["index"]
         output = self._interpreter.get_output_details()[0]["index"]
         self._output = next(name for name, detail in self._details.items() if detail["index"] == output)
@@ -84,3 +84,13 @@ class TFLiteInterior(Interior):
             shape[parameters["quantized_dimension"]] = len(scales)
         shifted = values.astype(np.float64) - zero_points.reshape(shape)
         return (shifted * scales.reshape(shape)).astype(np.float32)
+
+
+def _require_memory(path: Path, details: list[dict[str, Any]]) -> None:
+    needed = sum(int(np.prod(detail["shape"])) * np.dtype(detail["dtype"]).itemsize for detail in details)
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise RunnerError(
+            f"The interior tensors of {path.name} take {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB of memory are "
+            "free: compare its layers on a larger machine, or those of the same model for smaller images."
+        )
