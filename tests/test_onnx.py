@@ -156,10 +156,11 @@ def test_outputs_equal_the_keras_model(source, exported, precision, opset):
     layers = TOY.num_layers
     assert found["LayerNormalization"] == (2 * layers + 1 if opset >= 17 else 0)
     assert found["Gelu"] == (layers if opset >= 20 else 0)
-    assert found["Attention"] == (layers if opset >= 23 else 0)
+    # Heads of 12 numbers: float16 Attention is wrong on arm64 there.
+    assert found["Attention"] == (layers if opset >= 23 and precision != "float16" else 0)
     dense = "MatMulInteger" if precision == "int8" else "Gemm"
     assert found[dense] == 6 * layers + 2
-    if opset == 23:
+    if opset == 23 and found["Attention"]:
         assert not set(found) & {"MatMul", "Softmax", "Erf", "ReduceMean", "Sqrt", "Identity"}
         assert found["Transpose"] == 1
 
@@ -204,6 +205,14 @@ def test_epsilon_is_the_models_own(tmp_path, opset):
     assert difference(run(path, images), wanted) < 1e-4
     other = RandomParameters(TOY, patch_embedding=1e-4, position=1e-4, class_token=1e-4)
     assert difference(reference(other, images), wanted) > 1e-3
+
+
+@pytest.mark.parametrize(("heads", "fused"), [(3, True), (4, False)])
+def test_float16_attention_is_fused_where_arm64_computes_it_right(tmp_path, heads, fused):
+    """Not for heads of 8n + 4 numbers (48 / 4 = 12): tests/test_emulation.py shows what ONNX Runtime does with them."""
+    source = RandomParameters(TOY.with_(num_heads=heads, num_layers=1))
+    export(source, tmp_path / "half.onnx", precision="float16")
+    assert operators(tmp_path / "half.onnx")["Attention"] == fused
 
 
 @pytest.mark.parametrize("opset", [13, 23])

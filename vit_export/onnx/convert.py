@@ -123,7 +123,7 @@ def write_onnx(
 
     source = FoldedInput(source, record.preprocessing, input, form.stored)
     model = onnx_structure(spec, plain_parameters(source), opset=opset, batch=batch, dtype=dtype)
-    fuse(model, spec, batch=batch, without=form.unfused)
+    fuse(model, spec, batch=batch, without=(*form.unfused, *_unsafe(precision, spec)))
     weights = form.apply(model, source, ranges) if form.takes_ranges else form.apply(model, source)
     name_nodes(model.graph)
     _describe(model, record, form, input)
@@ -145,6 +145,14 @@ def write_onnx(
         notes=(*form.notes, *notes_on(input, precision)),
         versions=versions("tensorflow", "tf2onnx", "onnx"),
     )
+
+
+def _unsafe(precision: Precision, spec: ViTSpec) -> tuple[str, ...]:
+    """Operators whose kernels are wrong somewhere: on arm64, ONNX Runtime 1.32's float16 Attention takes the last four
+    numbers of a head's values as zeros where heads have 8n + 4 (tests/test_emulation.py shows it). No variant of the
+    table has such heads.
+    """
+    return (ATTENTION,) if precision == "float16" and spec.head_size % 8 == 4 else ()
 
 
 def _form(precision: str, scheme: str | None) -> _Form:

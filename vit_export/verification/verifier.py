@@ -118,7 +118,10 @@ def verify(
         noise=measured.noise if isinstance(measured, Measurement) else None,
     )
     hard_to_believe = warnings_of(measured) if isinstance(measured, Measurement) else ()
-    return replace(result, warnings=(*_warnings(result, expected), *hard_to_believe))
+    emulated = (
+        f"The files were run by the runtimes' {emulate} builds under emulation: memory and times are not a device's."
+    )
+    return replace(result, warnings=(*_warnings(result, expected), *hard_to_believe, *([emulated] if emulate else [])))
 
 
 class _Processes:
