@@ -153,6 +153,7 @@ INPUTS = (
         edited_onnx(before(("Gather", [_REVERSED], {"axis": 2}))),
         FIGURES,
         cause="mirrored",
+        slow=True,
     ),
     Fault(
         "made for another image size, onnx float32",
@@ -217,6 +218,7 @@ OUTPUTS = (
         reweighted("tflite int8 dynamic", parameters("head/", rolled(-1, axis=-1))),
         FIGURES,
         cause="classes_shifted",
+        slow=True,
     ),
     Fault(
         "a background class in front, onnx float32",

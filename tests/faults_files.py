@@ -107,6 +107,7 @@ QUANTIZATION = (
         edited_tflite(_output_scale(0.25, 0), "tflite int8 full"),
         FIGURES,
         cause="saturated",
+        slow=True,
     ),
     Fault(
         "zero point of the output off, tflite int8 full",
@@ -194,6 +195,7 @@ QUANTIZATION = (
         recorded("tflite int8 static", {"precision": "float32", "scheme": None}, precision="float32", scheme=None),
         FIGURES | only("precision"),
         says="goes by float32 but its weights are int8",
+        slow=True,
     ),
 )
 

@@ -256,6 +256,7 @@ WEIGHTS = (
         reweighted("tflite float16", exchanged(f"{LAYER}1", f"{LAYER}2")),
         FIGURES,
         departs="encoder layer 1 attention",
+        slow=True,
     ),
     Fault(
         "scale of a LayerNorm not loaded, onnx float32",
@@ -290,6 +291,7 @@ WEIGHTS = (
         edited_tflite(lambda file: file.change(kernel(1, "attention/output"), "f4", _flipped_bits)),
         FIGURES,
         departs="encoder layer 1 attention",
+        slow=True,
     ),
 )
 

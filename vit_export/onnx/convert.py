@@ -148,9 +148,10 @@ def write_onnx(
 
 
 def _unsafe(precision: Precision, spec: ViTSpec) -> tuple[str, ...]:
-    """Operators whose kernels are wrong somewhere: on arm64, ONNX Runtime 1.32's float16 Attention takes the last four
-    numbers of a head's values as zeros where heads have 8n + 4 (tests/test_emulation.py shows it). No variant of the
-    table has such heads.
+    """Operators that are computed wrong somewhere, and so stay decomposed.
+
+    On arm64, ONNX Runtime 1.32's float16 Attention takes the last four numbers of a head's values as zeros where heads
+    have 8n + 4 of them (tests/test_emulation.py shows it). No variant of the table has such heads.
     """
     return (ATTENTION,) if precision == "float16" and spec.head_size % 8 == 4 else ()
 

@@ -9,7 +9,7 @@ import numpy as np
 from vit_export.errors import InputError, VitExportError
 from vit_export.machine import release_memory, usable_cores
 from vit_export.quiet import import_tensorflow
-from vit_export.records import Artifact, Precision, TensorSpec
+from vit_export.records import Artifact, Precision
 from vit_export.verification import metrics
 from vit_export.verification.checks import LIMITS, Limits, figures, limits_of
 from vit_export.verification.evidence import Location
@@ -17,7 +17,7 @@ from vit_export.verification.layers.judge import judge
 from vit_export.verification.layers.matching import Match, forms, match
 from vit_export.verification.layers.onnx import OnnxInterior
 from vit_export.verification.layers.reference import ReferenceStream, point_names
-from vit_export.verification.layers.tensors import Interior, oriented
+from vit_export.verification.layers.tensors import Interior
 from vit_export.verification.layers.tflite import TFLiteInterior
 from vit_export.verification.layers.trail import Figures, Pair, strangers
 from vit_export.verification.runners import Runner, RunnerError, first_line, open_runner
@@ -39,12 +39,14 @@ def locate(
     images: np.ndarray,
     fed: np.ndarray,
     *,
+    output: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Location:
     """The first point of the residual stream where the file `artifact` departs from `saved_model`, one of this package.
 
     `images` are normalized, float32 [n, s, s, 3]; `fed` the same pictures in the file's own numbers (`pixels.feed`),
-    also where it takes channels first. The first 4 are looked at. `progress` is told (images done, images in all).
+    also where it takes channels first. The first 4 are looked at. `output` is that of the file that is compared, its
+    first one by default. `progress` is told (images done, images in all).
 
     Nothing departs in a file whose output keeps to its limits on these images. In any other the first point departs
     whose SQNR is below that limit, or where what is added to the stream is off by itself: compared with what the
@@ -64,12 +66,14 @@ def locate(
     images, fed = images[:IMAGES], fed[:IMAGES]
     import_tensorflow()
     path = Path(artifact.path)
-    wanted, _ = _outputs(open_runner(saved_model, "saved_model"), images)
-    given, entry = _outputs(open_runner(path, artifact.format, usable_cores()), fed)
+    wanted = _outputs(open_runner(saved_model, "saved_model"), images)
+    runner = open_runner(path, artifact.format, usable_cores(), output)
+    given, entry, place = _outputs(runner, fed), runner.inputs[0], runner.outputs.index(runner.output)
+    del runner
     release_memory()
     reference = ReferenceStream(saved_model)
     with _reading(path):
-        interior = (TFLiteInterior if artifact.format == "tflite" else OnnxInterior)(path, entry)
+        interior = (TFLiteInterior if artifact.format == "tflite" else OnnxInterior)(path, entry, place)
         trail = _Trail(reference, interior)
         for done, (image, own) in enumerate(zip(images, fed, strict=True)):
             if progress:
@@ -148,11 +152,9 @@ class _Trail:
             before = point
 
 
-def _outputs(runner: Runner, images: np.ndarray) -> tuple[np.ndarray, TensorSpec]:
-    """What a file gives for `images`, one at a time, as [n, outputs], and its input."""
-    entry = runner.inputs[0]
-    outputs = [runner.run(oriented(image[np.newaxis], entry)) for image in images]
-    return np.concatenate(outputs).reshape(len(images), -1), entry
+def _outputs(runner: Runner, images: np.ndarray) -> np.ndarray:
+    """What a file gives for `images`, one at a time, as [n, outputs]."""
+    return np.concatenate([runner.run(image[np.newaxis]) for image in images]).reshape(len(images), -1)
 
 
 def _agree(wanted: np.ndarray, given: np.ndarray, limits: Limits) -> bool:

@@ -34,7 +34,8 @@ def judge(
     the first of them departs, or 'output' when there is none. `agrees` says that the output keeps to the file's limits:
     then nothing departs, whatever stands out. `hidden` says that it did while interior tensors were kept.
     """
-    branches = [f.alone_db for f in figures[:-1] if f.tensor and f.name != NORM]
+    # Behind a gross fault tensors cannot be told by what they hold: what is usual is learnt from where they can.
+    branches = [f.alone_db for f in figures[:-1] if f.tensor and f.name != NORM and f.sqnr_db >= limit_db]
     usual = statistics.median(branches) if branches else math.inf
     if precision == "int8":
         # Equalization moves the final norm's scale and shift into other weights: what is left is neither form of it.

@@ -36,8 +36,8 @@ class OnnxInterior(Interior):
     simply appended to the file's own bytes, and weights are never parsed here.
     """
 
-    def __init__(self, path: Path, spec: TensorSpec) -> None:
-        self._path, self._spec = path, spec
+    def __init__(self, path: Path, spec: TensorSpec, output: int) -> None:
+        self._path, self._spec, self._output = path, spec, output
         graph = structure_of(path).graph
         self._outputs = [value.name for value in graph.output]
         self._values = [value for node in graph.node for value in node.output if value]
@@ -46,7 +46,7 @@ class OnnxInterior(Interior):
     @property
     def output(self) -> str:
         """See `Interior`."""
-        return self._outputs[0]
+        return self._outputs[self._output]
 
     def candidates(self, image: np.ndarray, sizes: Collection[int]) -> Iterator[tuple[str, np.ndarray]]:
         """See `Interior`."""

@@ -18,7 +18,7 @@ class Interior(ABC):
     @property
     @abstractmethod
     def output(self) -> str:
-        """Name of the file's first output."""
+        """Name of the file's output that is read."""
 
     @abstractmethod
     def candidates(self, image: np.ndarray, sizes: Collection[int]) -> Iterator[tuple[str, np.ndarray]]:
@@ -35,18 +35,12 @@ def native(image: np.ndarray, spec: TensorSpec) -> np.ndarray:
     Copies of the image, not zeros: those would widen the range of what is quantized per tensor.
     """
     dtype = np.dtype(spec.dtype)
-    image = oriented(image[np.newaxis], spec)[0]
+    if spec.layout == "NCHW":
+        image = image.transpose(2, 0, 1)
     if dtype.kind in "iu" and image.dtype.kind == "f":
         limits = np.iinfo(dtype)
         image = np.clip(np.rint(image / (spec.scale or 1)) + (spec.zero_point or 0), limits.min, limits.max)
-    batch = (spec.shape[0] if spec.shape else None) or 1
-    return np.ascontiguousarray(np.repeat(image[None], batch, axis=0), dtype)
-
-
-def oriented(images: np.ndarray, spec: TensorSpec) -> np.ndarray:
-    """`images` [n, s, s, 3] with the channels where input `spec` has them: as they are, or [n, 3, s, s]."""
-    first = len(spec.shape) == 4 and spec.shape[1] == 3 != spec.shape[3]
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)) if first else images
+    return np.ascontiguousarray(np.repeat(image[np.newaxis], spec.shape[0] or 1, axis=0), dtype)
 
 
 def of_one(values: np.ndarray, batch: int) -> np.ndarray:

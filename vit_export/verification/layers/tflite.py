@@ -22,10 +22,12 @@ class TFLiteInterior(Interior):
     activations of one call are in memory together.
     """
 
-    def __init__(self, path: Path, spec: TensorSpec) -> None:
+    def __init__(self, path: Path, spec: TensorSpec, output: int) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        self._spec = spec
+        self._path, self._spec, self._place = path, spec, output
+        graph = MappedModel(path).model.subgraphs[0]
+        self._computed = [index for operator in graph.operators for index in operator.outputs]
         with quiet():  # the interpreter warns of the memory that this takes
             self._interpreter = Interpreter(
                 str(path),
@@ -33,22 +35,13 @@ class TFLiteInterior(Interior):
                 experimental_preserve_all_tensors=True,
                 experimental_disable_delegate_node_fusion=True,
             )
-            details = {detail["index"]: detail for detail in self._interpreter.get_tensor_details()}
-            computed = [i for o in MappedModel(path).model.subgraphs[0].operators for i in o.outputs if i in details]
-            _require_memory(path, [details[index] for index in computed])
-            self._interpreter.allocate_tensors()
         self._details: dict[str, Any] = {}
-        for index in computed:
-            name = details[index]["name"]  # not always unique
-            self._details[name if name not in self._details else f"{name}#{index}"] = details[index]
-        self._input = self._interpreter.get_input_details()[0]["index"]
-        output = self._interpreter.get_output_details()[0]["index"]
-        self._output = next(name for name, detail in self._details.items() if detail["index"] == output)
 
     @property
     def output(self) -> str:
         """See `Interior`."""
-        return self._output
+        index = self._interpreter.get_output_details()[self._place]["index"]
+        return next(name for name, detail in self._details.items() if detail["index"] == index)
 
     def candidates(self, image: np.ndarray, sizes: Collection[int]) -> Iterator[tuple[str, np.ndarray]]:
         """See `Interior`."""
@@ -61,14 +54,29 @@ class TFLiteInterior(Interior):
     def read(self, image: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """See `Interior`."""
         batch = self._run(image)
-        found = {name: self._values(self._details[name]) for name in (*names, self._output)}
+        found = {name: self._values(self._details[name]) for name in (*names, self.output)}
         return {name: of_one(values, batch) for name, values in found.items() if values is not None}
 
     def _run(self, image: np.ndarray) -> int:
         values = native(image, self._spec)
-        self._interpreter.set_tensor(self._input, values)
+        if not self._details:
+            self._allocate(values.shape)
+        self._interpreter.set_tensor(self._interpreter.get_input_details()[0]["index"], values)
         self._interpreter.invoke()
         return len(values)
+
+    def _allocate(self, shape: tuple[int, ...]) -> None:
+        entry = self._interpreter.get_input_details()[0]
+        if tuple(entry["shape"]) != shape:
+            self._interpreter.resize_tensor_input(entry["index"], shape)
+        with quiet():
+            _require_memory(self._path, self._interpreter.get_tensor_details())
+            self._interpreter.allocate_tensors()
+        details = {detail["index"]: detail for detail in self._interpreter.get_tensor_details()}
+        for index in self._computed:
+            if index in details:
+                name = details[index]["name"]  # not always unique
+                self._details[name if name not in self._details else f"{name}#{index}"] = details[index]
 
     def _values(self, detail: dict[str, Any]) -> np.ndarray | None:
         """A tensor as real numbers, None for integers that stand for none."""

@@ -82,7 +82,8 @@ def strangers(points: Mapping[int, Pair]) -> list[int]:
     """Those of `points` whose tensors only happen to be the most alike, because the file lacks the right ones.
 
     What is once in the residual stream stays in it, errors too: a tensor with a far larger error than a later one was
-    not of it. Whole streams and the class token's row are compared among themselves.
+    not of it. Whole streams and the class token's row are compared among themselves. And where a file lacks attention's
+    sums (or mlp's) in all layers so far, because operators are fused, it will not have the next one.
     """
     found = []
     least: dict[int, float] = {}
@@ -92,4 +93,8 @@ def strangers(points: Mapping[int, Pair]) -> list[int]:
         if pair.error > GONE * smallest:
             found.append(point)
         least[len(pair.truth)] = min(pair.error, smallest)
+    for point in sorted(points):
+        alike = range(2 - point % 2, point, 2)  # attention is odd, mlp even, the embedding 0
+        if alike and point not in found and all(other in found or other not in points for other in alike):
+            found.append(point)
     return found
