@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_export.errors import InputError
+from vit_export.errors import InputError, VitExportError
 from vit_export.files import size_of_folder
 from vit_export.records import Artifact, Format
 from vit_export.saved_model import RECORD_FILE, ModelRecord, read_record
 from vit_export.verification import metrics
 from vit_export.verification.checks import LIMITS, Check, Limits, is_flat
+from vit_export.verification.evidence import Location
 from vit_export.verification.examination import Questions, examine, run_reference
 from vit_export.verification.latency import Measurement, Subject, cpu, measure, plan_of
 from vit_export.verification.ranking import warnings_of
@@ -29,7 +30,7 @@ LOW_RESPONSE_DB = 10.0
 """Below this, a warning says how badly the part of the outputs that depends on the image is reproduced."""
 
 LOCATED = 4
-"""Images that layers are compared on."""
+"""Images that layers are compared on: those that are worst."""
 
 
 def verify(
@@ -90,13 +91,14 @@ def verify(
         first: dict[str, np.ndarray] = {}
         for artifact in artifacts:
             say(f"running {Path(artifact.path).name} on {len(images)} images")
-            process = processes.of(artifact.path, artifact.format, emulate, (read or {}).get(artifact.path))
+            output = (read or {}).get(artifact.path)
+            process = processes.of(artifact.path, artifact.format, emulate, output)
             fed = _fed(artifact, feeds, images)
             first[artifact.path] = fed[0].copy()
             file = examine(artifact, process, questions, fed, probabilities=probabilities)
             keep = together and measure_latency and file.comparison is not None
             processes.settle(artifact.path, process, keep=keep)
-            files.append(_located(file, reference, images, fed, say) if locate and questions else file)
+            files.append(_located(file, reference, images, fed, output, say) if locate and questions else file)
         measured: Measurement | RunnerError | None = None
         if measure_latency and expected is not None:
             ran = {file.artifact.path for file in files if file.comparison is not None}
@@ -122,6 +124,82 @@ def verify(
         f"The files were run by the runtimes' {emulate} builds under emulation: memory and times are not a device's."
     )
     return replace(result, warnings=(*_warnings(result, expected), *hard_to_believe, *([emulated] if emulate else [])))
+
+
+class _Processes:
+    """The processes of one verification, by the path of their file; those that are kept are timed where they are."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads, self.kept = threads, dict[str, RunnerProcess]()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "_Processes":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def of(self, path: str, format: Format, emulate: str | None = None, output: str | None = None) -> RunnerProcess:
+        """A process, not started yet, for the file at `path`; it ends with the verification at the latest."""
+        process = RunnerProcess(Path(path), format, self.threads, emulate=emulate, output=output)
+        self._stack.callback(process.close)
+        return process
+
+    def settle(self, path: str, process: RunnerProcess, *, keep: bool) -> None:
+        """Leave the `process` of `path` running to be timed, or end it; of one file one process is enough."""
+        if keep and not any(_same(Path(path), Path(other)) for other in self.kept):
+            self.kept[path] = process
+        else:
+            process.close()
+
+
+def _measured(
+    basis: Subject,
+    subjects: Sequence[Subject],
+    image: np.ndarray,
+    own_images: Mapping[str, np.ndarray],
+    processes: _Processes,
+    say: Callable[[str], None],
+) -> Measurement | RunnerError:
+    try:
+        return measure(
+            basis,
+            subjects,
+            image,
+            threads=processes.threads,
+            own_images=own_images,
+            opened=processes.kept,
+            progress=say,
+        )
+    except RunnerError as error:
+        return error
+
+
+def _record(reference: Path) -> ModelRecord | None:
+    """What the reference says of itself; None for a SavedModel that another tool wrote."""
+    return read_record(reference) if (reference / RECORD_FILE).is_file() else None
+
+
+def _located(
+    file: FileResult,
+    reference: Path,
+    images: np.ndarray,
+    fed: np.ndarray,
+    output: str | None,
+    say: Callable[[str], None],
+) -> FileResult:
+    """`file` with its layers compared on its worst images, where it failed and runs."""
+    if file.passed or file.comparison is None or file.artifact.format == "saved_model":
+        return file
+    from vit_export.verification.layers import locate
+
+    say(f"comparing {Path(file.artifact.path).name} layer by layer")
+    worst = np.argsort(file.comparison.worst_difference)[::-1][:LOCATED]
+    try:
+        found = locate(reference, file.artifact, images[worst], fed[worst], output=output)
+    except VitExportError as error:
+        found = Location((), None, 0.0, 0, f"its layers cannot be compared: {str(error).rstrip('.')}")
+    return replace(file, location=found)
 
 
 class _Processes:
