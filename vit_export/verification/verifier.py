@@ -91,14 +91,14 @@ def verify(
         first: dict[str, np.ndarray] = {}
         for artifact in artifacts:
             say(f"running {Path(artifact.path).name} on {len(images)} images")
-            output = (read or {}).get(artifact.path)
-            process = processes.of(artifact.path, artifact.format, emulate, output)
+            chosen = (read or {}).get(artifact.path)
+            process = processes.of(artifact.path, artifact.format, emulate, chosen)
             fed = _fed(artifact, feeds, images)
             first[artifact.path] = fed[0].copy()
             file = examine(artifact, process, questions, fed, probabilities=probabilities)
             keep = together and measure_latency and file.comparison is not None
             processes.settle(artifact.path, process, keep=keep)
-            files.append(_located(file, reference, images, fed, output, say) if locate and questions else file)
+            files.append(_located(file, reference, images, fed, chosen, say) if locate and questions else file)
         measured: Measurement | RunnerError | None = None
         if measure_latency and expected is not None:
             ran = {file.artifact.path for file in files if file.comparison is not None}
