@@ -142,9 +142,9 @@ def sync(path: Path) -> None:
             os.close(descriptor)
 
 
-def digest_of_file(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
-    digest = hashlib.sha256()
+def digest_of_file(path: Path, algorithm: str = "sha256") -> str:
+    """The digest of a file's bytes, in hex."""
+    digest = hashlib.new(algorithm, usedforsecurity=algorithm != "sha1")
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)

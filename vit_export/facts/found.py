@@ -25,7 +25,8 @@ class FileFacts:
     another tool's. `weights` are the constants' bytes by dtype; `matrices` those of them with two or more dimensions
     larger than 1, which leaves out biases, norms and scales. `operators` counts by name: custom ones by their own,
     those of another ONNX domain as domain:Op. `schema` is TFLite's "schema", or ONNX's "ir" and its opset by domain
-    ("ai.onnx" is the standard one). `extra_files`, names relative to the file's folder, are part of `bytes`.
+    ("ai.onnx" is the standard one). `extra_files`, names relative to the file's folder, are part of `bytes`;
+    `checksums` are the SHA-1 that the file holds of some of them.
     """
 
     path: str
@@ -40,6 +41,7 @@ class FileFacts:
     producer: str = ""
     record: dict[str, Any] | None = None
     extra_files: tuple[str, ...] = ()
+    checksums: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:

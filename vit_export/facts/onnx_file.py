@@ -70,6 +70,7 @@ def read_onnx(path: Path) -> FileFacts:
             producer=f"{text_of(model.producer_name)} {text_of(model.producer_version)}".strip(),
             record=record,
             extra_files=tuple(sorted(files.sizes)),
+            checksums=files.checksums,
             notes=notes,
         )
 
@@ -209,11 +210,12 @@ def _spec(value: "onnx.ValueInfoProto", values: str = "", *, image: bool = False
 
 
 class _ExternalFiles:
-    """The files that a model's external tensors lie in: `sizes`, in bytes, by their names."""
+    """The files that a model's external tensors lie in: `sizes`, in bytes, and `checksums` (SHA-1), by their names."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.sizes: dict[str, int] = {}
+        self.checksums: dict[str, str] = {}
 
     def require(self, tensor: "onnx.TensorProto", size: int) -> None:
         """Raise InputError unless the file of `tensor`, of `size` bytes, is there and holds it."""
@@ -221,6 +223,8 @@ class _ExternalFiles:
         name = entries.get("location", "")
         if name not in self.sizes:
             self.sizes[name] = self._size(name)
+        if checksum := entries.get("checksum"):
+            self.checksums[name] = checksum
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", size))
         if offset < 0 or length < 0 or offset + length > self.sizes[name]:
             raise InputError(

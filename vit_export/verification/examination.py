@@ -26,7 +26,7 @@ from vit_export.verification.checks import (
     varies,
 )
 from vit_export.verification.evidence import Cause, TopClasses
-from vit_export.verification.origin import as_claimed, same_origin
+from vit_export.verification.origin import as_claimed, own_data, same_origin
 from vit_export.verification.runners import RunnerError
 from vit_export.verification.verdict import FileResult, Reference
 from vit_export.verification.workers import Memory, RunnerProcess
@@ -229,6 +229,7 @@ def _origin(artifact: Artifact, facts: FileFacts | None, questions: Questions) -
     if facts is None:
         return []
     checks = [as_claimed(artifact, precision_found(facts), facts.matrices)] if facts.matrices else []
+    checks += own_data(Path(artifact.path), facts.checksums)
     if facts.record is not None and questions.record is not None:
         checks += same_origin(facts.record, questions.record)
     return checks

@@ -1,9 +1,11 @@
 """What a file says of itself against the reference's record (model, weights, pixels, labels) and its own weights."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit_export.errors import InputError
+from vit_export.files import digest_of_file
 from vit_export.records import Artifact, Precision
 from vit_export.verification.checks import Check, check
 
@@ -48,6 +50,14 @@ def as_claimed(artifact: Artifact, found: Precision, bytes_by_dtype: Mapping[str
     shares = ", ".join(f"{name} {size / ONE_MEGABYTE:.3g} MB" for name, size in bytes_by_dtype.items())
     detail = f"it goes by {artifact.precision} but its weights are {found} ({shares or 'none'})"
     return check("precision", found == artifact.precision, artifact.precision, found, detail)
+
+
+def own_data(path: Path, checksums: Mapping[str, str]) -> Iterator[Check]:
+    """Whether the files beside an .onnx file are those that it was written with, by the SHA-1 of each that it holds."""
+    for name, wanted in checksums.items():
+        found = digest_of_file(path.parent / name, "sha1")
+        detail = f"{name} is not the data that it was written with (SHA-1 {found[:12]}…, expected {wanted[:12]}…)"
+        yield check("data", found == wanted.lower(), wanted, found, detail)
 
 
 def _differences(own: Mapping[str, Any], reference: Mapping[str, Any]) -> str:

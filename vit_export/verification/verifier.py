@@ -189,12 +189,15 @@ def _located(
     say: Callable[[str], None],
 ) -> FileResult:
     """`file` with its layers compared on its worst images, where it failed and runs."""
-    if file.passed or file.comparison is None or file.artifact.format == "saved_model":
+    ran = any(check.name == "finite" for check in file.checks)
+    if file.passed or not ran or file.artifact.format == "saved_model":
         return file
     from vit_export.verification.layers import locate
 
     say(f"comparing {Path(file.artifact.path).name} layer by layer")
-    worst = np.argsort(file.comparison.worst_difference)[::-1][:LOCATED]
+    # Where outputs are not finite they are so on every image, or nearly: any will do.
+    differences = file.comparison.worst_difference if file.comparison else ()
+    worst = np.argsort(differences)[::-1][:LOCATED] if differences else np.arange(min(LOCATED, len(images)))
     try:
         found = locate(reference, file.artifact, images[worst], fed[worst], output=output)
     except VitExportError as error:

@@ -1,0 +1,81 @@
+"""Which TensorFlow Lite release a .tflite file needs, by its operators and their versions.
+
+The table is that of TensorFlow, whose converter writes its result into a file as metadata `min_runtime_version`:
+tensorflow/compiler/mlir/lite/tools/versioning/runtime_version.cc. Here are the operators that image models are made of.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from vit_export.facts.found import damage_told, text_of
+from vit_export.facts.tflite_file import Reader
+
+MIN_RUNTIME = b"min_runtime_version"
+"""The name of the metadata with the release; text, padded with zeros."""
+
+Release = tuple[int, ...]
+
+_RELEASES = {  # operator: the release of version 1, 2, ...
+    "ADD": "1.5.0 1.14.0 2.4.0 2.6.0 2.13.0",
+    "AVERAGE_POOL_2D": "1.5.0 1.14.0 2.3.0",
+    "BATCH_MATMUL": "2.3.0 2.3.0 2.4.0 2.5.0",
+    "CAST": "1.5.0 2.7.0 2.8.0 2.9.0 2.12.0 2.15.0 2.17.0",
+    "CONCATENATION": "1.5.0 1.14.0 2.3.0 2.14.0",
+    "CONV_2D": "1.5.0 1.14.0 1.14.0 2.3.0 2.4.0 2.9.0 2.11.0 2.15.0",
+    "DEPTHWISE_CONV_2D": "1.5.0 1.12.0 1.14.0 2.2.0 2.3.0 2.3.0 2.11.0",
+    "DEQUANTIZE": "1.13.1 1.14.0 1.15.0 2.2.0 2.7.0 2.18.0",
+    "DIV": "1.6.0 2.3.0",
+    "EXPAND_DIMS": "1.10.0",
+    "FULLY_CONNECTED": "1.5.0 1.10.0 1.14.0 1.14.0 2.0.0 2.1.0 2.3.0 2.3.0 2.3.0 2.11.0 2.15.0 2.17.0 2.18.0",
+    "GATHER": "1.6.0 1.14.0 1.15.0 2.4.0 2.5.0 2.13.0 2.15.0",
+    "GELU": "2.9.0 2.9.0",
+    "LOGISTIC": "1.14.0 1.14.0 2.3.0",
+    "MEAN": "1.6.0 1.14.0 2.4.0",
+    "MUL": "1.5.0 1.14.0 1.15.0 2.3.0 2.6.0 2.11.0 2.13.0",
+    "PACK": "1.11.0 1.14.0 2.3.0 2.13.0",
+    "PAD": "1.5.0 1.14.0 2.4.0 2.6.0",
+    "POW": "1.10.0",
+    "QUANTIZE": "1.14.0 1.15.0 2.7.0",
+    "RESHAPE": "1.5.0",
+    "RSQRT": "1.10.0 2.5.0 2.15.0",
+    "SHAPE": "1.10.0",
+    "SLICE": "1.14.0 1.14.0 1.14.0 2.4.0 2.5.0 2.14.0",
+    "SOFTMAX": "1.5.0 1.14.0 2.3.0",
+    "SPLIT": "1.5.0 1.14.0 1.14.0 2.3.0",
+    "SQRT": "1.10.0",
+    "SQUARED_DIFFERENCE": "1.13.1 2.5.0",
+    "SQUEEZE": "1.6.0 2.5.0",
+    "STRIDED_SLICE": "1.6.0 1.14.0 2.1.0 2.2.0 2.5.0 2.6.0 2.14.0 2.14.0",
+    "SUB": "1.6.0 1.14.0 2.3.0 2.4.0 2.4.0",
+    "SUM": "1.10.0 1.15.0",
+    "TANH": "1.14.0 1.14.0 2.3.0",
+    "TRANSPOSE": "1.6.0 1.14.0 1.15.0 2.3.0 2.4.0 2.12.0 2.14.4",
+    "UNPACK": "1.11.0 1.14.0 2.2.0 2.3.0",
+}
+_TABLE = {(name, version): text for name, row in _RELEASES.items() for version, text in enumerate(row.split(), 1)}
+
+
+def runtime_of(operators: Iterable[tuple[str, int]]) -> str | None:
+    """The release that has all `operators`, (name, version) each; None where one is not in the table."""
+    found = [_TABLE.get(operator) for operator in operators]
+    known = [text for text in found if text is not None]
+    return max(known, key=_release) if known and len(known) == len(found) else None
+
+
+def minimum_runtime(path: Path) -> str | None:
+    """The TensorFlow Lite release that the .tflite file at `path` needs, as "2.9.0".
+
+    By its operators and their versions; where one of them is not in the table, what the file says itself, and None
+    where it says nothing.
+
+    Raises:
+        InputError: the file is damaged or cut off.
+    """
+    with damage_told(path, ".tflite"):
+        reader = Reader(path)
+        said = text_of(reader.metadata(MIN_RUNTIME)).rstrip("\0")
+        return runtime_of(reader.operator_versions()) or said or None
+
+
+def _release(text: str) -> Release:
+    return tuple(map(int, text.split(".")))
