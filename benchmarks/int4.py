@@ -74,7 +74,7 @@ def full_size(variant: str, folder: Path) -> None:
     files = [exact, quantize(exact, 8), quantize(exact, 4)]
     subjects = [Subject(str(path), "tflite", path.stat().st_size) for path in files]
     image = np.random.default_rng(0).uniform(-1, 1, (spec.image_size, spec.image_size, 3)).astype(np.float32)
-    measured = measure(subjects[0], subjects[1:], image, threads=1, time_limit=60)
+    measured = measure(subjects[0], subjects[1:], image, threads=1, time_limit=60, patience=None)
     click.echo(f"{variant} float32: {exact.stat().st_size / 1e6:.1f} MB, {measured.reference.median_ms:.1f} ms")
     for path in files[1:]:
         size, latency = path.stat().st_size / 1e6, measured.files[str(path)].median_ms

@@ -186,7 +186,7 @@ def measure_speed(name: str, work: Path) -> dict[str, float]:
         made["Dense layers alone"] = dense_alone(spec, Path(folder), seen)["dense_alone_int8"]
         subjects = {label: Subject(str(p), p.suffix[1:], p.stat().st_size) for label, p in made.items()}
         basis = subjects.pop("plain")
-        measured = measure(basis, list(subjects.values()), seen[0], threads=1, time_limit=90)
+        measured = measure(basis, list(subjects.values()), seen[0], threads=1, time_limit=90, patience=None)
         medians = {label: measured.files[s.path].median_ms for label, s in subjects.items()}
         return {"plain": measured.reference.median_ms, **medians}
 

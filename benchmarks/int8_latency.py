@@ -103,7 +103,7 @@ def measure_variant(name: str, threads: int, calibration: Path, folder: Path) ->
             label = f"{artifact.format}_{artifact.precision}{special}"
             files[label] = Subject(artifact.path, artifact.format, artifact.bytes)
     reference = Subject(result.saved_model.path, "saved_model", result.saved_model.bytes)
-    measured = measure(reference, list(files.values()), images[0], threads=threads, time_limit=60)
+    measured = measure(reference, list(files.values()), images[0], threads=threads, time_limit=60, patience=None)
     medians = {label: measured.files[subject.path].median_ms for label, subject in files.items()}
     return {"keras_saved_model": measured.reference.median_ms, **medians}
 

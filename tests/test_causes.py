@@ -91,6 +91,8 @@ def test_a_missing_output_that_makes_a_column_ambiguous_is_still_found():
 INPUTS = (
     ("channels_reversed", lambda x: network(x[..., ::-1]), "normalized"),
     ("channels_reversed", lambda x: network(normalized(x[..., ::-1])), "uint8"),
+    ("channels_reversed", lambda x: network(normalized(x)[..., ::-1]), "uint8"),
+    ("channels_reversed", lambda x: network(normalized(x)[..., ::-1]), "0..255"),
     ("takes_0_255", lambda x: network(normalized(x)), "normalized"),
     ("takes_0_1", lambda x: network(normalized(255 * x)), "normalized"),
     ("takes_normalized", network, "0..255"),

@@ -129,8 +129,8 @@ def spoilt_files(folder: Path, good_files: dict[str, Artifact]) -> dict[str, Art
 # Every check that must fail (no other may), and what its sentence must say.
 NUMBERS = {"worst_difference", "cosine", "sqnr"}
 FAULTS = {
-    "weights perturbed": (NUMBERS, r"worst difference 0\.0\d+ of the range on held_out/\w+\.jpg, limit 0\.0001"),
-    "weights perturbed, tflite": (NUMBERS, r"SQNR \d\d\.\d\d dB on held_out/\w+\.jpg, limit 70 dB"),
+    "weights perturbed": (NUMBERS, r"worst difference 0\.0\d+ of the range on held_out/\w+\.jpg, limit 2e-05"),
+    "weights perturbed, tflite": (NUMBERS, r"SQNR \d\d\.\d\d dB on held_out/\w+\.jpg, limit 85 dB"),
     "nan": ({"finite"}, r"1 of 10 outputs are NaN or infinite on held_out/coffee_1\.jpg \(6 of 6 images"),
     "constant": (NUMBERS | {"varies", "agreement"}, "every image gives the same output"),
     "swapped classes": (NUMBERS | {"class_order"}, "2 is the reference's 7, 7 is the reference's 2"),
@@ -144,7 +144,7 @@ FAULTS = {
     "cut onnx": ({"runs"}, r"cut\.onnx cannot be loaded by onnxruntime"),
     "bad scale": (
         NUMBERS | {"agreement"},
-        r"^tflite int8 full: worst difference 0\.\d+ of the range on .*, limit 0\.25",
+        r"^tflite int8 full: worst difference 0\.\d+ of the range on .*, limit 0\.15",
     ),
     "scale not as recorded": ({"outputs"}, r"output logits has scale 0\.\d+, recorded 0\.\d+"),
     "sha256": ({"sha256"}, r"recorded 0{12}\.\.\.: the file has changed"),

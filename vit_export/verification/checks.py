@@ -30,11 +30,11 @@ class Limits:
     agreement: float
 
 
-_EXACT = Limits(worst_difference=1e-4, cosine=0.999999, sqnr_db=70.0, agreement=0.99)
+_EXACT = Limits(worst_difference=2e-5, cosine=0.999999, sqnr_db=85.0, agreement=0.99)
 _HALF = Limits(worst_difference=1e-2, cosine=0.9999, sqnr_db=35.0, agreement=0.99)
-_FULL = Limits(worst_difference=0.25, cosine=0.97, sqnr_db=12.0, agreement=0.95)
-# What another tool quantized, nobody knows how: no stricter than the loosest scheme of ours.
-_FOREIGN = _FULL
+_FULL = Limits(worst_difference=0.15, cosine=0.98, sqnr_db=17.0, agreement=0.95)
+# What another tool quantized, nobody knows how.
+_FOREIGN = Limits(worst_difference=0.25, cosine=0.97, sqnr_db=12.0, agreement=0.95)
 
 LIMITS: dict[tuple[Format, Precision, str | None], Limits] = {
     ("saved_model", "float32", None): _EXACT,
@@ -51,7 +51,7 @@ LIMITS: dict[tuple[Format, Precision, str | None], Limits] = {
     ("onnx", "int8", "qdq"): Limits(worst_difference=0.10, cosine=0.99, sqnr_db=20.0, agreement=0.98),
     ("onnx", "int8", None): _FOREIGN,
 }
-"""By format, precision and scheme (None in int8: of another tool). A file with no row here cannot pass."""
+"""By format, precision and scheme (None in int8: of another tool), for trained weights; a file without a row fails."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,26 @@ def label(artifact: Artifact) -> str:
     return " ".join(part for part in (artifact.format, artifact.precision, artifact.scheme) if part)
 
 
-def limits_of(artifact: Artifact) -> Limits | None:
-    """The artifact's row of LIMITS, or None."""
-    return LIMITS.get((artifact.format, artifact.precision, artifact.scheme))
+UNTRAINED_DB, UNTRAINED_ERROR = 8.0, 1.5
+"""How much more noise, and how many times the error, an int8 file of untrained weights may have.
+
+Random weights have no directions that matter more than others, so rounding costs them more than weights that were
+learnt: over 20 seeds good files came down to 13.7 dB where those of a trained model stay above 23
+(tests/test_fault_catalogue.py). Such files are for trying out; nothing about trained weights follows from them.
+"""
+
+
+def limits_of(artifact: Artifact, *, trained: bool = True) -> Limits | None:
+    """What `artifact` is held to: its row of LIMITS (looser for int8 weights that are not `trained`), None without."""
+    limits = LIMITS.get((artifact.format, artifact.precision, artifact.scheme))
+    if limits is None or trained or artifact.precision != "int8":
+        return limits
+    return Limits(
+        worst_difference=UNTRAINED_ERROR * limits.worst_difference,
+        cosine=1 - UNTRAINED_ERROR**2 * (1 - limits.cosine),
+        sqnr_db=limits.sqnr_db - UNTRAINED_DB,
+        agreement=limits.agreement,
+    )
 
 
 def stored(artifact: Artifact) -> list[Check]:

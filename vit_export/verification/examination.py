@@ -159,7 +159,7 @@ class _Answer:
         self.artifact, self.process, self.questions, self.fed = artifact, process, questions, fed
         self.expected = questions.expected if probabilities is None else probabilities
         self.are_logits = probabilities is None
-        self.limits = limits_of(artifact)
+        self.limits = limits_of(artifact, trained=questions.trained)
         self.outputs: np.ndarray | None = None
         self.comparison: metrics.Comparison | None = None
         self.memory: Memory | None = None

@@ -98,7 +98,7 @@ def verify(
             file = examine(artifact, process, questions, fed, probabilities=probabilities)
             keep = together and measure_latency and file.comparison is not None
             processes.settle(artifact.path, process, keep=keep)
-            files.append(_located(file, reference, images, fed, chosen, say) if locate and questions else file)
+            files.append(_located(file, reference, images, fed, chosen, trained, say) if locate and questions else file)
         measured: Measurement | RunnerError | None = None
         if measure_latency and expected is not None:
             ran = {file.artifact.path for file in files if file.comparison is not None}
@@ -186,6 +186,7 @@ def _located(
     images: np.ndarray,
     fed: np.ndarray,
     output: str | None,
+    trained: bool,
     say: Callable[[str], None],
 ) -> FileResult:
     """`file` with its layers compared on its worst images, where it failed and runs."""
@@ -199,7 +200,7 @@ def _located(
     differences = file.comparison.worst_difference if file.comparison else ()
     worst = np.argsort(differences)[::-1][:LOCATED] if differences else np.arange(min(LOCATED, len(images)))
     try:
-        found = locate(reference, file.artifact, images[worst], fed[worst], output=output)
+        found = locate(reference, file.artifact, images[worst], fed[worst], output=output, trained=trained)
     except VitExportError as error:
         found = Location((), None, 0.0, 0, f"its layers cannot be compared: {str(error).rstrip('.')}")
     return replace(file, location=found)
