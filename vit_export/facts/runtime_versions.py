@@ -4,11 +4,11 @@ The table is that of TensorFlow, whose converter writes its result into a file a
 tensorflow/compiler/mlir/lite/tools/versioning/runtime_version.cc. Here are the operators that image models are made of.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vit_export.facts.found import damage_told, text_of
-from vit_export.facts.tflite_file import Reader
+from vit_export.facts.tflite_file import _Reader
 
 MIN_RUNTIME = b"min_runtime_version"
 """The name of the metadata with the release; text, padded with zeros."""
@@ -19,6 +19,7 @@ _RELEASES = {  # operator: the release of version 1, 2, ...
     "ADD": "1.5.0 1.14.0 2.4.0 2.6.0 2.13.0",
     "AVERAGE_POOL_2D": "1.5.0 1.14.0 2.3.0",
     "BATCH_MATMUL": "2.3.0 2.3.0 2.4.0 2.5.0",
+    "BROADCAST_TO": "- 2.5.0 2.5.0",  # version 1 was withdrawn
     "CAST": "1.5.0 2.7.0 2.8.0 2.9.0 2.12.0 2.15.0 2.17.0",
     "CONCATENATION": "1.5.0 1.14.0 2.3.0 2.14.0",
     "CONV_2D": "1.5.0 1.14.0 1.14.0 2.3.0 2.4.0 2.9.0 2.11.0 2.15.0",
@@ -52,12 +53,24 @@ _RELEASES = {  # operator: the release of version 1, 2, ...
     "TRANSPOSE": "1.6.0 1.14.0 1.15.0 2.3.0 2.4.0 2.12.0 2.14.4",
     "UNPACK": "1.11.0 1.14.0 2.2.0 2.3.0",
 }
-_TABLE = {(name, version): text for name, row in _RELEASES.items() for version, text in enumerate(row.split(), 1)}
+_TABLE = {
+    (name, version): text
+    for name, row in _RELEASES.items()
+    for version, text in enumerate(row.split(), 1)
+    if text != "-"
+}
 
 
-def runtime_of(operators: Iterable[tuple[str, int]]) -> str | None:
-    """The release that has all `operators`, (name, version) each; None where one is not in the table."""
-    found = [_TABLE.get(operator) for operator in operators]
+OFFSETS = "2.14.0"
+"""The release that reads buffers outside the flatbuffer, as large files have them: 2.12 does not find them."""
+
+
+def runtime_of(operators: Iterable[tuple[str, int]], *, inline: bool = True) -> str | None:
+    """The release that has all `operators`, (name, version) each; None where one is not in the table.
+
+    `inline` says whether every buffer is in the flatbuffer.
+    """
+    found = [*(_TABLE.get(operator) for operator in operators), *(() if inline else (OFFSETS,))]
     known = [text for text in found if text is not None]
     return max(known, key=_release) if known and len(known) == len(found) else None
 
@@ -72,9 +85,18 @@ def minimum_runtime(path: Path) -> str | None:
         InputError: the file is damaged or cut off.
     """
     with damage_told(path, ".tflite"):
-        reader = Reader(path)
+        reader = _Reader(path)
         said = text_of(reader.metadata(MIN_RUNTIME)).rstrip("\0")
-        return runtime_of(reader.operator_versions()) or said or None
+        inline = all(reader.model.Buffers(i).Offset() <= 1 for i in range(reader.buffers))
+        return runtime_of(_operators(reader), inline=inline) or said or None
+
+
+def _operators(reader: _Reader) -> Iterator[tuple[str, int]]:
+    """Name and version of each operator code of the file."""
+    for code in reader.each(reader.model.OperatorCodes, reader.model.OperatorCodesLength()):
+        # Codes above 127 are in the newer field alone, the others in either.
+        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        yield reader.operators.get(number, f"BUILTIN_{number}"), code.Version()
 
 
 def _release(text: str) -> Release:

@@ -1,8 +1,8 @@
 """The TFLite Metadata of a .tflite file: what MediaPipe Tasks, ML Kit and Android Studio read of a model.
 
-A flatbuffer of its own (metadata_schema.fbs, public with MediaPipe) in a metadata buffer of the model's, and files, such
-as labels, in a zip appended to the model. The numbers of the schema's fields are here for the reader and the writer,
-`tflite.metadata`.
+A flatbuffer of its own (metadata_schema.fbs, public with MediaPipe) in one of the model's metadata buffers, and files,
+such as labels, in a zip appended to the model. The numbers of the schema's fields are here for the reader and the
+writer, `tflite.metadata`.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vit_export.facts.found import damage_told, text_of
-from vit_export.facts.tflite_file import Reader
+from vit_export.facts.tflite_file import _Reader
 
 METADATA_NAME = b"TFLITE_METADATA"
 IDENTIFIER = b"M001"
@@ -63,7 +63,7 @@ def read_tflite_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """
     path = Path(path)
     with damage_told(path, ".tflite"):
-        data = Reader(path).metadata(METADATA_NAME)
+        data = _Reader(path).metadata(METADATA_NAME)
         if data is None:
             return None
         if data[4:8] != IDENTIFIER:

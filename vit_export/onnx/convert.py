@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vit_export.description import facts_for_people
 from vit_export.errors import InputError, StructureError
 from vit_export.files import digest_of_file, refuse_existing
 from vit_export.graph import INPUT_NAME
@@ -172,7 +173,8 @@ def _describe(model: "onnx.ModelProto", record: ModelRecord, form: _Form, input:
     """Write into the model what it is: for people a name and a text, for programs the record and its main facts.
 
     `mean` and `std` say what an app has to do, in one formula for every input kind: (pixel / 255 - mean) / std
-    (`pixels.left_to_do`). What the model was trained with is in the record.
+    (`pixels.left_to_do`). What the model was trained with is in the record. `labels`, where there are any, are a JSON
+    list in the order of the classes.
     """
     spec = record.spec
     mean, std = left_to_do(input, record.preprocessing)
@@ -182,10 +184,12 @@ def _describe(model: "onnx.ModelProto", record: ModelRecord, form: _Form, input:
     model.graph.name = spec.name
     model.doc_string = f"{spec.name}, {spec.image_size}x{spec.image_size}, {kind}"
     facts = {
+        **facts_for_people(record, kind),
         "vit_export": json.dumps(
             {**record.to_dict(), "precision": form.precision, "scheme": form.scheme, "input": input}
         ),
         "input": input,
+        "output": spec.output_name,
         "image_size": str(spec.image_size),
         "mean": json.dumps(mean),
         "std": json.dumps(std),
@@ -193,6 +197,8 @@ def _describe(model: "onnx.ModelProto", record: ModelRecord, form: _Form, input:
         "layout": "NHWC",
         "producer": f"{_PRODUCER} {model.producer_version}",
     }
+    if record.labels is not None:
+        facts["labels"] = json.dumps(list(record.labels), ensure_ascii=False)
     del model.metadata_props[:]
     for key, value in facts.items():
         model.metadata_props.add(key=key, value=value)

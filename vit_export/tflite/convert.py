@@ -11,8 +11,10 @@ from vit_export.pixels import kind_of, notes_on
 from vit_export.records import Artifact, InputKind, Precision, TensorSpec
 from vit_export.rewrites import FoldedInput, folded_parameters, through_float16
 from vit_export.saved_model import ModelRecord
-from vit_export.tflite.flatbuffer import MappedModel, schema, write_model
+from vit_export.tflite.flatbuffer import MappedModel, Payload, fit_inline, schema, write_model
 from vit_export.tflite.half import halve_kernels
+from vit_export.tflite.metadata import set_tflite_metadata
+from vit_export.tflite.operator_versions import set_versions
 from vit_export.tflite.structure import convert_structure, get_metadata, set_metadata
 from vit_export.versions import versions
 
@@ -44,20 +46,30 @@ def write_tflite(
     model, payloads = convert_structure(source.spec, parameters, batch, kind_of(input).dtype)
     if precision == "float16":
         halve_kernels(model, payloads)
-    describe_inside(model, record, precision, None, input)
-    write_model(model, payloads, path, overwrite=overwrite)
+    files = describe_inside(model, payloads, record, precision, None, input)
+    write_model(model, payloads, path, files=files, overwrite=overwrite)
     return describe_tflite(path, precision)
 
 
 def describe_inside(
-    model: Any, record: ModelRecord, precision: Precision, scheme: str | None, input: InputKind
-) -> None:
-    """Write into the model what it is: a description for people, the record for programs."""
+    model: Any,
+    payloads: dict[int, Payload],
+    record: ModelRecord,
+    precision: Precision,
+    scheme: str | None,
+    input: InputKind,
+) -> dict[str, bytes]:
+    """Write into the finished model what it is and which runtime it needs; returns the files to append to it, by name.
+
+    For people a description, for programs the versions of its operators, TFLite Metadata and the record.
+    """
     spec = record.spec
-    model.description = (
-        f"{spec.name}, {spec.image_size}x{spec.image_size}, {precision}{f' ({scheme})' if scheme else ''}"
-    )
+    kind = f"{precision}{f' ({scheme})' if scheme else ''}"
+    model.description = f"{spec.name}, {spec.image_size}x{spec.image_size}, {kind}"
     set_metadata(model, json.dumps({**record.to_dict(), "precision": precision, "scheme": scheme, "input": input}))
+    files = set_tflite_metadata(model, payloads, record, kind, input)
+    set_versions(model, inline=fit_inline(payloads))
+    return files
 
 
 def describe_tflite(path: Path, precision: Precision, scheme: str | None = None) -> Artifact:

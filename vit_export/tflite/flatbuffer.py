@@ -3,12 +3,15 @@
 A model is a small object tree (`ModelT`) whose large buffers are `Payload`s: a size and a function that produces the
 bytes when they are written. Below 2 GB every buffer is inline, as every runtime reads it: the flatbuffer is packed with
 empty vectors, the weights are appended behind it, and each empty vector's forward reference is patched to its weights.
-Above, buffers are addressed by offset and size (schema 3c), which only recent runtimes read.
+Above, buffers are addressed by offset and size (schema 3c), which TensorFlow Lite 2.14 and later read; metadata stays
+inline.
+Associated files of TFLite Metadata follow as a zip.
 """
 
 import mmap
 import struct
-from collections.abc import Callable, Iterator, Mapping
+import zipfile
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -64,44 +67,77 @@ def unpack(data: bytes | memoryview) -> Any:
     return schema().ModelT.InitFromObj(schema().Model.GetRootAs(data, 0))
 
 
-def write_model(model: Any, payloads: Payloads, path: Path, *, overwrite: bool = False) -> None:
+def write_model(
+    model: Any,
+    payloads: Payloads,
+    path: Path,
+    *,
+    files: Mapping[str, bytes] | None = None,
+    overwrite: bool = False,
+) -> None:
     """Write `model` with `payloads` as its large buffers; the file appears complete or not at all.
+
+    Buffers that nothing refers to are left empty. `files`, by name, are appended as a zip.
 
     Raises:
         OutputError: `path` exists (and `overwrite` is false) or cannot be written.
     """
     with publish(path, overwrite=overwrite) as temporary, open(temporary, "wb") as file:
-        _write(model, payloads, file)
+        _write(model, _in_use(model, payloads), file)
+        if files:
+            _append(files, file)
+
+
+def _in_use(model: Any, payloads: Payloads) -> Payloads:
+    """The payloads that a tensor or metadata refers to, metadata first; all other buffers of `model` become empty."""
+    described = {entry.buffer for entry in model.metadata or []}
+    used = described | {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
+    for index, buffer in enumerate(model.buffers):
+        if index not in used:
+            buffer.data = None
+    return {index: payloads[index] for index in sorted(payloads, key=lambda i: i not in described) if index in used}
+
+
+def _append(files: Mapping[str, bytes], file: BinaryIO) -> None:
+    # Stored, for readers map the file, and with the offsets that the whole file has.
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content)  # without a date: the same model is the same file
+
+
+def fit_inline(payloads: Payloads) -> bool:
+    """Whether a file with these payloads keeps every buffer inline."""
+    return sum(_round_up(payload.nbytes + _ALIGNMENT) for payload in payloads.values()) <= INLINE_LIMIT
 
 
 def _write(model: Any, payloads: Payloads, file: BinaryIO) -> None:
-    total = sum(_round_up(payload.nbytes + _ALIGNMENT) for payload in payloads.values())
-    inline = total <= INLINE_LIMIT
-    packed = _pack(model, payloads, inline=inline)
+    # The readers of metadata look for it inline, whatever the size.
+    near = set(payloads) if fit_inline(payloads) else {entry.buffer for entry in model.metadata or []}
+    packed = _pack(model, payloads, near)
     position = _round_up(len(packed))
     places = {}
     for index, payload in payloads.items():
         # The data, not its length prefix, has to be aligned.
-        position = _round_up(position + 4) if inline else _round_up(position)
+        position = _round_up(position + 4) if index in near else _round_up(position)
         places[index] = position
         position += payload.nbytes
-    _patch(packed, payloads, places, inline=inline)
+    _patch(packed, payloads, places, near)
     file.write(packed)
     for index, payload in payloads.items():
         data = np.ascontiguousarray(payload.read())
         if data.nbytes != payload.nbytes:
             raise StructureError(f"TFLite writer: buffer {index} has {data.nbytes} bytes, announced {payload.nbytes}.")
-        prefix = struct.pack("<I", payload.nbytes) if inline else b""
+        prefix = struct.pack("<I", payload.nbytes) if index in near else b""
         file.write(b"\0" * (places[index] - len(prefix) - file.tell()))
         file.write(prefix)
         file.write(data.data)
 
 
-def _pack(model: Any, payloads: Payloads, *, inline: bool) -> bytearray:
+def _pack(model: Any, payloads: Payloads, near: Container[int]) -> bytearray:
     import flatbuffers
 
     for index in payloads:
-        buffer = model.buffers[index]
+        buffer, inline = model.buffers[index], index in near
         buffer.data = np.zeros(0, np.uint8) if inline else None
         # Zero is the default and would not be stored: one marks the place to patch.
         buffer.offset = buffer.size = 0 if inline else 1
@@ -110,11 +146,11 @@ def _pack(model: Any, payloads: Payloads, *, inline: bool) -> bytearray:
     return bytearray(builder.Output())
 
 
-def _patch(packed: bytearray, payloads: Payloads, places: Mapping[int, int], *, inline: bool) -> None:
+def _patch(packed: bytearray, payloads: Payloads, places: Mapping[int, int], near: Container[int]) -> None:
     root = schema().Model.GetRootAs(packed, 0)
     for index, payload in payloads.items():
         table = root.Buffers(index)._tab
-        if inline:
+        if index in near:
             field = table.Pos + table.Offset(_DATA_FIELD)
             struct.pack_into("<I", packed, field, places[index] - 4 - field)
         else:

@@ -19,8 +19,7 @@ def halve_kernels(model: Any, payloads: dict[int, Payload]) -> None:
     kinds = operator_kinds(model)
     kernels = sorted({o.inputs[1] for o in graph.operators if kinds[o.opcodeIndex] == "FULLY_CONNECTED"})
     code = fb.BuiltinOperator.DEQUANTIZE
-    # Version 3 is the first that takes float16 (tensorflow/lite/tools/versioning/op_version.cc).
-    model.operatorCodes.append(fb.OperatorCodeT(deprecatedBuiltinCode=code, builtinCode=code, version=3))
+    model.operatorCodes.append(fb.OperatorCodeT(deprecatedBuiltinCode=code, builtinCode=code))
     steps = []
     for index in kernels:
         wide = graph.tensors[index]

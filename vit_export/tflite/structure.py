@@ -202,11 +202,17 @@ class Structure:
 
 def set_metadata(model: Any, text: str) -> None:
     """Store `text` (JSON) under this package's metadata name, replacing what is there."""
+    model.buffers[metadata_buffer(model, METADATA_NAME)].data = np.frombuffer(text.encode(), np.uint8)
+
+
+def metadata_buffer(model: Any, name: bytes) -> int:
+    """The index of a new buffer for the metadata called `name`; one of that name before is metadata no more."""
     fb = schema()
-    kept = [entry for entry in model.metadata or [] if entry.name != METADATA_NAME]
-    model.buffers.append(fb.BufferT(data=np.frombuffer(text.encode(), np.uint8)))
-    kept.append(fb.MetadataT(name=METADATA_NAME, buffer=len(model.buffers) - 1))
+    kept = [entry for entry in model.metadata or [] if entry.name != name]
+    model.buffers.append(fb.BufferT())
+    kept.append(fb.MetadataT(name=name, buffer=len(model.buffers) - 1))
     model.metadata = kept
+    return len(model.buffers) - 1
 
 
 def get_metadata(path: Path) -> str | None:
