@@ -19,12 +19,11 @@ _OUTPUTS = ("float32", "int8")
 
 @dataclass(frozen=True)
 class Subject:
-    """A file to bundle. `opset` is that of an .onnx file; `report` and `result` are empty where nobody verified it."""
+    """A file to bundle. `schema` is as in FileFacts; `report` and `result` are empty where nobody verified it."""
 
     artifact: Artifact
     record: ModelRecord
-    operators: dict[str, int]
-    opset: int | None = None
+    schema: dict[str, int]
     report: Record = field(default_factory=dict)
     result: File | None = None
 
@@ -32,6 +31,11 @@ class Subject:
     def path(self) -> Path:
         """The file."""
         return Path(self.artifact.path)
+
+    @property
+    def opset(self) -> int | None:
+        """That of an .onnx file."""
+        return self.schema.get("ai.onnx")
 
     @property
     def input(self) -> TensorSpec:
@@ -64,6 +68,8 @@ def subject_of(path: Path) -> Subject:
     facts = read_facts(path)
     name = shortened(path.name)
     if facts.record is None:
+        if facts.notes:  # it holds one, and there is a reason
+            raise InputError(facts.notes[-1])
         raise InputError(
             f"{name} holds no record of vit-export, which says what pixels it takes: expected a file that vit-export "
             "wrote; export the model with it."
@@ -72,7 +78,7 @@ def subject_of(path: Path) -> Subject:
     artifact = artifact_of(path)
     _check(name, artifact, record)
     report, result = _verified(path, artifact.sha256)
-    return Subject(artifact, record, facts.operators, facts.schema.get("ai.onnx"), report, result)
+    return Subject(artifact, record, facts.schema, report, result)
 
 
 def _check(name: str, artifact: Artifact, record: ModelRecord) -> None:

@@ -11,11 +11,12 @@ from vit_export.versions import versions
 Name = Literal["android", "ios", "linux", "web"]
 TARGETS: tuple[Name, ...] = get_args(Name)
 
-MINIMUM_RUNTIME = {
-    13: "1.8", 14: "1.8", 15: "1.10", 16: "1.11", 17: "1.12", 18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18",
-    22: "1.21", 23: "1.23",
+_BY_OPSET = {
+    13: (1, 6), 14: (1, 8), 15: (1, 9), 16: (1, 11), 17: (1, 12), 18: (1, 14), 19: (1, 15), 20: (1, 17), 21: (1, 18),
+    22: (1, 21), 23: (1, 23),
 }  # fmt: skip
-"""The first release of ONNX Runtime that knows an opset."""
+_BY_IR = {7: (1, 6), 8: (1, 9), 9: (1, 15), 10: (1, 18), 11: (1, 23)}
+"""The first release of ONNX Runtime that reads an opset, and a version of the file format (its table of releases)."""
 
 
 @dataclass(frozen=True)
@@ -29,20 +30,19 @@ class Row:
     files: dict[str, str]
     release: str = ""
     beside: bool = True
-    python: str = ""
 
 
 _ANDROID = {"Pixels.kt": "Pixels.kt"}
 _IOS = {"Pixels.swift": "Pixels.swift"}
 
-_ROWS: dict[tuple[Name, Format], Row] = {
+ROWS: dict[tuple[Name, Format], Row] = {
     ("android", "tflite"): Row(
         "com.google.ai.edge.litert:litert", {"Classifier.kt": "tflite.kt", **_ANDROID}, release="2.1.6"
     ),
     ("android", "onnx"): Row(
         "com.microsoft.onnxruntime:onnxruntime-android",
         {"Classifier.kt": "onnx.kt", **_ANDROID},
-        release="1.24.2",
+        release="1.30.0",
         beside=False,
     ),
     ("ios", "tflite"): Row("TensorFlowLiteSwift", {"Classifier.swift": "tflite.swift", **_IOS}, release="2.17.0"),
@@ -68,7 +68,7 @@ def row_of(target: str, subject: Subject) -> Row:
     if target not in TARGETS:
         raise InputError(f"Unknown target '{target}': choose one of {', '.join(TARGETS)}.")
     artifact = subject.artifact
-    row = _ROWS.get((target, artifact.format))  # type: ignore[call-overload]
+    row = ROWS.get((target, artifact.format))  # type: ignore[call-overload]
     if row is None:
         raise InputError(
             f"A .{artifact.format} file does not run on the target {target}, expected .onnx: export the model with "
@@ -89,4 +89,7 @@ def release_of(row: Row) -> str:
 
 def minimum_of(subject: Subject) -> str | None:
     """The first release of ONNX Runtime that runs the file `subject`; None for TFLite, whose files do not say it."""
-    return None if subject.opset is None else MINIMUM_RUNTIME.get(subject.opset)
+    schema = subject.schema
+    found = [_BY_OPSET.get(schema.get("ai.onnx", 0)), _BY_IR.get(schema.get("ir", 0))]
+    known = [release for release in found if release is not None]
+    return None if len(known) < len(found) else ".".join(map(str, max(known)))

@@ -1,0 +1,117 @@
+"""What a runtime on this machine itself says of a file: the CPU's, in a process of its own.
+
+The Analyzer of TensorFlow and LiteRT, which has a check for the GPU delegate, is not asked: in the pinned releases it
+calls every file compatible, those with Flex operators and five dimensions too (tests/test_delegates.py).
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vit_export.inspection.graph import Graph, Node
+from vit_export.inspection.targets import Verdict, counted, verdict
+from vit_export.versions import versions
+
+_PATIENCE = 600.0  # seconds; a model of 2 GB takes half a minute to pack
+_NAMES = {"tflite": ("CPU (XNNPACK)", "ai-edge-litert"), "onnx": ("CPU", "onnxruntime")}
+
+
+def ask_cpu(path: Path, graph: Graph) -> Verdict:
+    """Which operators of the file at `path`, whose main graph is `graph`, its CPU runtime takes.
+
+    TFLite's says which of them its default delegate, XNNPACK, computes; ONNX Runtime's opens the file or not.
+    """
+    name, package = _NAMES[graph.format]
+    source = f"{package} {versions(package)[package]} on this machine"
+    answer = _asked(path, graph.format)
+    if (error := answer.get("error")) is not None:
+        return Verdict(name, "runtime", source, 0, len(counted(graph)), 0, None, error=f"it is not opened: {error}")
+    taken = set(answer.get("taken", [node.index for node in graph.nodes]))
+    reasons = {node.index: "" if node.index in taken else _reason(node) for node in counted(graph)}
+    return verdict(
+        graph,
+        reasons,
+        target=name,
+        basis="runtime",
+        source=source,
+        change=lambda op: "nothing: TFLite's own kernels compute the rest on the CPU, more slowly",
+    )
+
+
+def _reason(node: Node) -> str:
+    kinds = dict.fromkeys(tensor.dtype for tensor in (*node.changing, *node.outputs))
+    return f"left to TFLite's own kernels ({', '.join(kinds)})"
+
+
+def _asked(path: Path, format: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", __name__, format, str(path)]
+    root = str(Path(__file__).resolve().parents[2])
+    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    try:
+        child = subprocess.run(
+            command,
+            capture_output=True,
+            timeout=_PATIENCE,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": paths},
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"it was not loaded within {_PATIENCE:.0f} s"}
+    try:
+        answer: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        return {"error": f"the runtime ended with status {child.returncode}"}
+    return answer
+
+
+def taken_by_delegates(operators: Iterable[Mapping[str, Any]]) -> list[int]:
+    """The nodes that the interpreter's DELEGATE nodes stand for: all between their outputs and their inputs.
+
+    `operators` are the interpreter's, each with `index`, `op_name`, `inputs` and `outputs`; it keeps what a delegate
+    took beside the node for the delegate.
+    """
+    rows = list(operators)
+    delegates = [row for row in rows if row["op_name"] == "DELEGATE"]
+    makers = {int(tensor): row for row in rows if row["op_name"] != "DELEGATE" for tensor in row["outputs"]}
+    found: set[int] = set()
+    for delegate in delegates:
+        ends = {int(tensor) for tensor in delegate["inputs"]}
+        waiting, seen = [int(tensor) for tensor in delegate["outputs"]], set(ends)
+        while waiting:
+            tensor = waiting.pop()
+            if tensor in seen or tensor not in makers:
+                continue
+            seen.add(tensor)
+            maker = makers[tensor]
+            found.add(int(maker["index"]))
+            waiting += [int(before) for before in maker["inputs"]]
+    return sorted(found)
+
+
+def _answer(format: str, path: str) -> dict[str, Any]:
+    try:
+        if format == "tflite":
+            from ai_edge_litert.interpreter import Interpreter
+
+            interpreter = Interpreter(path, num_threads=1)
+            interpreter.allocate_tensors()
+            return {"taken": taken_by_delegates(interpreter._get_ops_details())}
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        # As the file has it: what is fused while it is loaded has other names.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # each runtime raises classes of its own
+        return {"error": " ".join(str(error).split())[:300]}
+    return {}
+
+
+if __name__ == "__main__":
+    print(json.dumps(_answer(*sys.argv[1:])))
