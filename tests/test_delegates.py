@@ -75,10 +75,17 @@ def test_the_cpu_takes_every_operator_in_one_piece(files, name):
     assert (verdict.partitions, verdict.macs) == (1, 1.0)
 
 
-@pytest.mark.parametrize("name", [*FLOATS, *INTEGERS])
+@pytest.mark.parametrize("name", FLOATS)
 def test_the_gpu_delegate_takes_every_operator_in_one_piece(files, name):
     verdict = assess(GPU, main_graph(files[name]))
     assert (verdict.refusals, verdict.partitions) == ((), 1)
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_of_int8_the_gpu_delegate_refuses_dense_layers_quantized_per_channel_alone(files, name):
+    """By their version, which is what such a layer needs; the GPU would compute in float all the same."""
+    (refusal,) = assess(GPU, main_graph(files[name])).refusals
+    assert (refusal.op, refusal.reason) == ("FULLY_CONNECTED", "version 12, at most 9 is taken")
 
 
 @pytest.mark.parametrize("name", [*FLOATS, *INTEGERS])

@@ -19,6 +19,7 @@ from vit_export.saved_model import write_saved_model
 from vit_export.tflite.convert import write_tflite
 from vit_export.tflite.int8 import Recipe, write_int8_tflite
 from vit_export.tflite.quantize import modes_of
+from vit_export.verification.checks import limits_of
 from vit_export.verification.layers import follow, locate, matching, trail
 from vit_export.verification.layers import onnx as onnx_files
 from vit_export.verification.layers import tflite as tflite_files
@@ -139,9 +140,7 @@ def test_healthy_files_do_not_depart(form, files, saved_model, images):
     assert location.detail.startswith("no layer departs: the SQNR is at least ")
     assert [point.name for point in location.points] == list(NAMES)
     assert location.images == 4
-    assert location.limit_db == {"float32": 70, "float16": 35, "dynamic": 28, "static": 20, "full": 12, "qdq": 20}.get(
-        form.split()[1]
-    ) or (form == "onnx dynamic" and location.limit_db == 25)
+    assert location.limit_db == limits_of(artifact).sqnr_db
     least = {"float32": 110, "float16": 50}.get(form.split()[1], 18)
     for point in location.points:
         if point.name == "encoder norm" and form in ("onnx dynamic", "onnx qdq"):

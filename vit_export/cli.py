@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vit_export.bench import bench_command
+from vit_export.bundle_command import bundle_command
 from vit_export.closing import closing, default_output
 from vit_export.commands import CONTEXT, EXPORT, Command, Commands, Given, GivenPath, typed, weights_hint
 from vit_export.compare import compare_command
 from vit_export.errors import InputError
+from vit_export.inspect_command import inspect_command
 from vit_export.plan import FORMATS, INPUTS, INT8_SCHEMES, OPSETS, PRECISIONS, ExportRequest
 from vit_export.spec import ViTSpec
 from vit_export.variants import VARIANTS, Variant, get_variant
@@ -187,6 +189,8 @@ def list_command(as_json: bool, image_size: int) -> None:
 
 
 main.add_command(verify_command)
+main.add_command(inspect_command)
+main.add_command(bundle_command)
 main.add_command(compare_command)
 main.add_command(bench_command)
 

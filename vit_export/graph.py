@@ -165,9 +165,10 @@ class Graph:
         return self.tf.transpose(split, order)
 
     def class_rows(self, tokens: Any) -> Any:
-        """The class token's row of each image, [batch, width]: a slice that keeps its axis, then a reshape."""
-        if self.batch == 1:
-            return tokens[:1]
+        """The class token's row of each image, [batch, width]: a slice that keeps its axis, then a reshape.
+
+        Of rank 3 also where one image could be sliced as it lies: the GPU delegate takes slices of rank 3 and 4 only.
+        """
         sequence = self.tf.reshape(tokens, (self.batch, self.spec.num_tokens, self.spec.hidden_size))
         return self.tf.reshape(sequence[:, :1], (self.batch, self.spec.hidden_size))
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vit_export.facts.found import damage_told, text_of
-from vit_export.facts.tflite_file import _Reader
+from vit_export.facts.tflite_file import Reader
 
 MIN_RUNTIME = b"min_runtime_version"
 """The name of the metadata with the release; text, padded with zeros."""
@@ -85,13 +85,13 @@ def minimum_runtime(path: Path) -> str | None:
         InputError: the file is damaged or cut off.
     """
     with damage_told(path, ".tflite"):
-        reader = _Reader(path)
+        reader = Reader(path)
         said = text_of(reader.metadata(MIN_RUNTIME)).rstrip("\0")
         inline = all(reader.model.Buffers(i).Offset() <= 1 for i in range(reader.buffers))
         return runtime_of(_operators(reader), inline=inline) or said or None
 
 
-def _operators(reader: _Reader) -> Iterator[tuple[str, int]]:
+def _operators(reader: Reader) -> Iterator[tuple[str, int]]:
     """Name and version of each operator code of the file."""
     for code in reader.each(reader.model.OperatorCodes, reader.model.OperatorCodesLength()):
         # Codes above 127 are in the newer field alone, the others in either.

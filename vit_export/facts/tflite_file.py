@@ -38,10 +38,12 @@ def read_tflite(path: Path) -> FileFacts:
         InputError: the file is damaged or cut off.
     """
     with damage_told(path, ".tflite"):
-        return _Reader(path).facts()
+        return Reader(path).facts()
 
 
-class _Reader:
+class Reader:
+    """A .tflite file in a memory map, read by the generated flatbuffer classes: each method looks up one thing."""
+
     def __init__(self, path: Path) -> None:
         from ai_edge_litert import schema_py_generated as schema
 
@@ -54,6 +56,7 @@ class _Reader:
         self.operators = _names(schema.BuiltinOperator)
 
     def facts(self) -> FileFacts:
+        """All of them."""
         record, notes = read_record(self.metadata(RECORD_KEY.encode()))
         constants = self.constants()
         inputs, outputs = self.interface()
@@ -99,6 +102,7 @@ class _Reader:
         return memoryview(b"") if buffer.DataIsNone() else memoryview(buffer.DataAsNumpy())
 
     def metadata(self, name: bytes) -> bytes | None:
+        """The content of the metadata called `name`, None where there is none."""
         for entry in self.each(self.model.Metadata, self.model.MetadataLength()):
             if entry.Name() == name:
                 return bytes(self.content(entry.Buffer()))
@@ -116,6 +120,7 @@ class _Reader:
         return found
 
     def operator_names(self) -> Iterator[str]:
+        """The name of each operator of every subgraph, custom ones by their own."""
         codes = []
         for code in self.each(self.model.OperatorCodes, self.model.OperatorCodesLength()):
             # Codes above 127 are in the newer field alone, the others in either.
@@ -146,19 +151,23 @@ class _Reader:
         return inputs, outputs
 
     def named(self, graph: Any, get: Callable[[int], Any], count: int) -> list[tuple[str, Any]]:
+        """The `count` tensors that a signature names, which `get` gives by their number, by name."""
         entries = ((text_of(entry.Name()), entry.TensorIndex()) for entry in self.each(get, count))
         # By name, as the interpreter lists them.
         return [(name, self.tensor(graph, index)) for name, index in sorted(entries)]
 
     def tensor(self, graph: Any, index: int) -> Any:
+        """Tensor `index` of `graph`; ValueError where it has none."""
         if not 0 <= index < graph.TensorsLength():
             raise ValueError(f"tensor {index} of {graph.TensorsLength()}")
         return graph.Tensors(index)
 
     def dtype(self, tensor: Any) -> str:
+        """The name of its type, as numpy has it where it does."""
         return self.types.get(tensor.Type(), f"TYPE_{tensor.Type()}").lower()
 
     def spec(self, name: str, tensor: Any, values: str = "", *, image: bool = False) -> TensorSpec:
+        """What `tensor` is, under `name`; the layout of an `image` goes by its shape."""
         dimensions = _integers(tensor.ShapeSignatureAsNumpy()) or _integers(tensor.ShapeAsNumpy())
         layout = layout_of(dimensions, "NHWC") if image else ""
         shape = tuple(map(open_or_size, dimensions))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vit_export.facts.found import damage_told, text_of
-from vit_export.facts.tflite_file import _Reader
+from vit_export.facts.tflite_file import Reader
 
 METADATA_NAME = b"TFLITE_METADATA"
 IDENTIFIER = b"M001"
@@ -63,7 +63,7 @@ def read_tflite_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """
     path = Path(path)
     with damage_told(path, ".tflite"):
-        data = _Reader(path).metadata(METADATA_NAME)
+        data = Reader(path).metadata(METADATA_NAME)
         if data is None:
             return None
         if data[4:8] != IDENTIFIER:
