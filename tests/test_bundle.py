@@ -395,6 +395,7 @@ def test_weights_in_a_file_of_their_own_go_along_where_they_can_be_read(files, p
         bundle(path, ["linux"], overwrite=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain.onnx", "int8.onnx"])
 def test_the_ort_file_answers_as_the_onnx_file(name, files, photographs, tmp_path):
     import onnxruntime

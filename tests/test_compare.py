@@ -233,6 +233,7 @@ def test_nothing_is_left_when_the_work_is_interrupted(scratch, monkeypatch, erro
         os.kill(pid, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_signals_clean_up(scratch, number):

@@ -82,6 +82,7 @@ def test_googles_file_at_another_size_with_pixels_as_input(in_process, tmp_path,
         assert worst(run(out / f"vit_l2_d32_p8_{name}", feed(pixels, "uint8", preprocessing)), wanted) < limit
 
 
+@pytest.mark.slow
 def test_features_before_and_after_the_pooler(tmp_path, golden):  # noqa: F811
     weights = ("--weights", ORIGINALS / "hf_model", "--no-verify", "--output")
     for options, made, key in (
@@ -106,6 +107,7 @@ def test_an_exported_saved_model_is_a_checkpoint_with_all_that_belongs_to_it(tmp
     export(*again, "--onnx", "--no-verify")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "labels.txt",
+        "report.html",
         "report.json",
         "saved_model",
         "vit_l2_d32_p8_float32.onnx",

@@ -66,6 +66,7 @@ def decibels(path):
     return 10 * np.log10(np.square(wanted).sum() / np.square(wanted - found).sum())
 
 
+@pytest.mark.slow
 def test_auto_keeps_a_budget_that_static_does_not(saved_model, photos, tmp_path, in_process):
     (static,) = export(ask(saved_model, photos, tmp_path / "a", "tflite")).artifacts
     budget, heard = 37.0, Heard()

@@ -94,6 +94,7 @@ def test_prediction_is_what_the_file_has(digits, modes):
     assert decibels(digits.sensitivity.predicted(modes)) == pytest.approx(measured.sqnr_db, abs=0.8)
 
 
+@pytest.mark.slow
 def test_trained_model_keeps_40_db_for_less_than_dynamic(digits):
     seen = []
     budget = Budget(min_sqnr=40, min_agreement=0.99)

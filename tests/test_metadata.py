@@ -246,6 +246,7 @@ def test_each_file_asks_for_the_runtime_that_has_its_operators(name, runtime, so
     assert metadata_of(model, MIN_RUNTIME) == runtime.encode().ljust(16, b"\0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["float32", "float16", "dynamic", "full"])
 def test_versions_are_those_of_tensorflows_converter(case, saved_model, images, tmp_path):
     """Its own files, their versions forgotten: the rules give each back that they are for, and the release follows."""

@@ -13,6 +13,8 @@ from reports import hostile_report, report_of, verification
 
 from vit_export.report.page import images_shown, write_page
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 # Contrast as WCAG 2 defines it, of every visible text against what lies behind it.
