@@ -569,3 +569,10 @@ def test_the_instructions_lead_to_the_answer_in_a_fresh_environment(name, files,
     installed = {path.name.partition("-")[0] for path in folder.glob("venv/lib/*/site-packages/*.dist-info")}
     assert "vit_export" not in installed
     assert "tensorflow" not in installed
+
+
+def test_a_tflite_bundle_says_which_tensorflow_lite_it_needs(files, tmp_path):
+    (made,) = bundle(files["pixels.tflite"], ["android"], output=tmp_path / "out")
+    told = json.loads((unpacked(made.path, tmp_path / "android") / "metadata.json").read_text(encoding="utf-8"))
+    assert told["runtime"]["minimum"] is None
+    assert told["runtime"]["tensorflow_lite"] == "2.9.0"  # GELU

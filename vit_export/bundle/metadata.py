@@ -4,6 +4,7 @@ from typing import Any
 
 from vit_export.bundle.subject import Subject
 from vit_export.bundle.targets import Row, minimum_of, release_of
+from vit_export.facts.runtime_versions import minimum_runtime
 from vit_export.pixels import left_to_do
 from vit_export.plan import LABELS_NAME
 
@@ -29,7 +30,12 @@ def metadata(subject: Subject, row: Row, model: dict[str, Any]) -> dict[str, Any
             "external_data": list(artifact.extra_files),
             "opset": subject.opset,
         },
-        "runtime": {"package": row.runtime, "release": release_of(row), "minimum": minimum_of(subject)},
+        "runtime": {
+            "package": row.runtime,
+            "release": release_of(row),
+            "minimum": minimum_of(subject),
+            **_tflite(subject),
+        },
         "input": {
             "name": entry.name,
             "shape": list(entry.shape),
@@ -62,3 +68,10 @@ def metadata(subject: Subject, row: Row, model: dict[str, Any]) -> dict[str, Any
         "trained": record.trained,
         "fingerprint": record.fingerprint,
     }
+
+
+def _tflite(subject: Subject) -> dict[str, str | None]:
+    """The release of TensorFlow Lite that a .tflite file needs, which its packages count otherwise."""
+    if subject.artifact.format != "tflite":
+        return {}
+    return {"tensorflow_lite": minimum_runtime(subject.path)}

@@ -88,7 +88,7 @@ def release_of(row: Row) -> str:
 
 
 def minimum_of(subject: Subject) -> str | None:
-    """The first release of ONNX Runtime that runs the file `subject`; None for TFLite, whose files do not say it."""
+    """The first release of ONNX Runtime that runs the file `subject`; None for TFLite, which counts otherwise."""
     schema = subject.schema
     found = [_BY_OPSET.get(schema.get("ai.onnx", 0)), _BY_IR.get(schema.get("ir", 0))]
     known = [release for release in found if release is not None]
