@@ -1,6 +1,9 @@
 """A toy Vision Transformer with random weights everywhere (no zero bias, no unit scale), in every form tests need."""
 
 import gc
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,8 @@ from vit_export.spec import ViTSpec
 from vit_export.variants import Variant
 from vit_export.verification.runners import open_runner
 from vit_export.verification.workers import RunnerProcess
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 TOY = Variant("vit_toy", patch_size=8, num_layers=3, hidden_size=48, mlp_size=96, num_heads=4, use="tests")
 
@@ -148,3 +153,19 @@ def saved_model(model, record, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("toy") / "saved_model"
     write_saved_model(model, path, record)
     return path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """An installed Chromium, driven by playwright."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        pytest.skip(f"no installed Chromium was found ({', '.join(BROWSERS)})")
+    # A home without a writable profile or crash folder must not keep the browser from starting.
+    with tempfile.TemporaryDirectory() as home, sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=executable, args=["--no-sandbox"], env={**os.environ, "HOME": home}
+        )
+        yield started
+        started.close()

@@ -2,10 +2,8 @@
 
 import functools
 import http.server
-import os
 import shutil
 import subprocess
-import tempfile
 import threading
 import zipfile
 
@@ -26,7 +24,6 @@ from vit_export.verification.runners import open_runner
 
 pytestmark = pytest.mark.slow
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 LABELS = tuple(f"<b>digit {n}</b> & ${{n}}" for n in range(10))
 CROPPED = Preprocessing(32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "shortest", 0.875, "bicubic")
 
@@ -58,20 +55,6 @@ def packages(tmp_path_factory):
     if done.returncode:
         pytest.skip(f"onnxruntime-web cannot be installed: {done.stderr.strip().splitlines()[-1][:200]}")
     return folder / "node_modules"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if executable is None:
-        pytest.skip(f"no installed Chromium was found ({', '.join(BROWSERS)})")
-    with tempfile.TemporaryDirectory() as home, sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=executable, args=["--no-sandbox"], env={**os.environ, "HOME": home}
-        )
-        yield started
-        started.close()
 
 
 def opset_13(source, path):

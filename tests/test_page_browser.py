@@ -1,9 +1,6 @@
 """report.html in a real browser: nothing is fetched, nothing hostile runs, it fits a telephone, it can be read."""
 
 import io
-import os
-import shutil
-import tempfile
 from dataclasses import replace
 from itertools import pairwise
 
@@ -14,8 +11,6 @@ from reports import hostile_report, report_of, verification
 from vit_export.report.page import images_shown, write_page
 
 pytestmark = pytest.mark.slow
-
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 # Contrast as WCAG 2 defines it, of every visible text against what lies behind it.
 CONTRAST = """() => {
@@ -47,21 +42,6 @@ CONTRAST = """() => {
   }
   return found;
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    executable = next(filter(None, map(shutil.which, NAMES)), None)
-    if executable is None:
-        pytest.skip(f"no installed Chromium was found ({', '.join(NAMES)})")
-    # A home without a writable profile or crash folder must not keep the browser from starting.
-    with tempfile.TemporaryDirectory() as home, sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=executable, args=["--no-sandbox"], env={**os.environ, "HOME": home}
-        )
-        yield started
-        started.close()
 
 
 def picture():

@@ -159,6 +159,11 @@ def digest_of_folder(path: Path) -> str:
     return digest.hexdigest()
 
 
+def same_path(one: Path, other: Path) -> bool:
+    """Whether both lead to the same place."""
+    return one.resolve() == other.resolve()
+
+
 def size_of_folder(path: Path) -> int:
     """Bytes of all files below a folder."""
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

@@ -9,6 +9,7 @@ import numpy as np
 from vit_export.errors import InputError
 from vit_export.model import VisionTransformer, reference_model
 from vit_export.saved_model import ModelParameters, require_finite
+from vit_export.verification.metrics import softmax
 
 TOLERANCE = 1e-4
 """Largest difference, of the range of the outputs, at which the rebuilt model is the functional one."""
@@ -48,8 +49,7 @@ def as_vision_transformer(model: Any) -> tuple[VisionTransformer, str | None]:
     logits = rebuilt.predict_output(images)
     if _agree(logits, wanted):
         return rebuilt, None
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    if _agree(exponentials / exponentials.sum(axis=1, keepdims=True), wanted):
+    if _agree(softmax(logits), wanted):
         return rebuilt, "The softmax at the end of the model is left out: the files return logits."
     raise InputError(
         f"The model {model.name} does more than its backbone, class token and Dense head (outputs differ): {_EXPECTED}."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from vit_export.errors import InputError
 from vit_export.facts.artifact import artifact_of, read_facts
-from vit_export.files import input_errors
+from vit_export.files import input_errors, same_path
 from vit_export.leftovers import earlier_reports
 from vit_export.plan import SAVED_MODEL_NAME
 from vit_export.records import Artifact, Format, InputKind, Precision, TensorSpec
@@ -43,7 +43,7 @@ def files_of(paths: Iterable[str | Path]) -> tuple[Path, ...]:
     if not found:
         raise InputError("There is no file to verify: give some, or the folder they are in.")
     for path in found:
-        if sum(_same(path, other) for other in found) > 1:
+        if sum(same_path(path, other) for other in found) > 1:
             raise InputError(f"{path} is given twice: give each file once.")
     return tuple(found)
 
@@ -208,7 +208,3 @@ def _built(checkpoint: "Checkpoint", folder: Path, say: "Reporter") -> Path:
     del model
     release_memory()
     return folder
-
-
-def _same(a: Path, b: Path) -> bool:
-    return a.resolve() == b.resolve()

@@ -179,8 +179,10 @@ def _saturated(case: Case) -> str | None:
 def _images_mixed_up(case: Case) -> str | None:
     if not _same_shape(case) or len(case.outputs) < 2:
         return None
-    distances = ((case.outputs[:, None, :] - case.expected[None]) ** 2).sum(axis=2, dtype=np.float64)
-    nearest = distances.argmin(axis=1)
+    # |x - r|² less |x|², which does not matter to whose r is nearest: no [n, n, k] of all differences in memory.
+    expected = case.expected.astype(np.float64)
+    lengths = (expected**2).sum(axis=1)
+    nearest = np.array([int((lengths - 2 * (expected @ row)).argmin()) for row in case.outputs.astype(np.float64)])
     if (nearest == np.arange(len(nearest))).all() or not case.fits(case.expected[nearest], case.outputs):
         return None
     first = int(np.flatnonzero(nearest != np.arange(len(nearest)))[0])

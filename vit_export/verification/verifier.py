@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vit_export.errors import InputError, VitExportError
-from vit_export.files import size_of_folder
+from vit_export.files import same_path, size_of_folder
 from vit_export.records import Artifact, Format
 from vit_export.saved_model import RECORD_FILE, ModelRecord, read_record
 from vit_export.verification import metrics
@@ -71,7 +71,7 @@ def verify(
     feeds = feeds or _normalized(artifacts, images)
     measure_latency = measure_latency and emulate is None
     say = progress or (lambda message: None)
-    subjects = [Subject(a.path, a.format, a.bytes) for a in artifacts if not _same(Path(a.path), reference)]
+    subjects = [Subject(a.path, a.format, a.bytes) for a in artifacts if not same_path(Path(a.path), reference)]
     basis = Subject(str(reference), "saved_model", size_of_folder(reference))
     # Starting TensorFlow takes seconds: processes that may stay resident together are timed where they are.
     together = plan_of(basis, subjects) == "together"
@@ -147,7 +147,7 @@ class _Processes:
 
     def settle(self, path: str, process: RunnerProcess, *, keep: bool) -> None:
         """Leave the `process` of `path` running to be timed, or end it; of one file one process is enough."""
-        if keep and not any(_same(Path(path), Path(other)) for other in self.kept):
+        if keep and not any(same_path(Path(path), Path(other)) for other in self.kept):
             self.kept[path] = process
         else:
             process.close()
@@ -249,13 +249,9 @@ def _fed(artifact: Artifact, feeds: Feeds, images: np.ndarray) -> np.ndarray:
     return fed
 
 
-def _same(path: Path, reference: Path) -> bool:
-    return path.resolve() == reference.resolve()
-
-
 def _with_latency(file: FileResult, measured: Measurement, reference: Path) -> FileResult:
     path = Path(file.artifact.path)
-    latency = measured.reference if _same(path, reference) else measured.files.get(file.artifact.path)
+    latency = measured.reference if same_path(path, reference) else measured.files.get(file.artifact.path)
     if isinstance(latency, RunnerError):
         return replace(file, checks=(*file.checks, Check("latency", False, detail=str(latency).rstrip("."))))
     return file if file.comparison is None else replace(file, latency=latency)
