@@ -291,6 +291,21 @@ def test_metadata_says_what_the_model_is(exported):
     assert artifact.versions["tf2onnx"] == "1.17.0"
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_the_dimensions_of_input_and_output_have_a_size_and_a_name(precision, exported):
+    graph = onnx.load(exported(precision)[0]).graph
+    found = [
+        [(dimension.dim_value, dimension.denotation) for dimension in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    ]
+    height, width = (32, "DATA_FEATURE"), (32, "DATA_FEATURE")
+    classes = TOY.output_size
+    assert found == [
+        [(1, "DATA_BATCH"), height, width, (3, "DATA_CHANNEL")],
+        [(1, "DATA_BATCH"), (classes, "DATA_FEATURE")],
+    ]
+
+
 def test_every_value_has_a_static_shape(exported):
     path, _ = exported()
     model = onnx.load(path)

@@ -39,7 +39,8 @@ MultiHeadAttention, within the noise (medians on Zen 3, ms: S/32 float32 35.1, 3
 """
 
 _PRODUCER = "vit-export"
-
+_IMAGE_DIMENSIONS = ("DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL")
+_OUTPUT_DIMENSIONS = ("DATA_BATCH", "DATA_FEATURE")
 
 QDQ_OPSET = 20
 """The first opset with Gelu: accelerators' runtimes follow ONNX at a distance, and nothing later is needed."""
@@ -129,6 +130,7 @@ def write_onnx(
     name_nodes(model.graph)
     _describe(model, record, form, input)
     _check(model, spec, batch)
+    _denote_dimensions(model.graph)
     extra_files = write_model(model, weights, path, overwrite=overwrite)
     files = (path, *extra_files)
     size = spec.image_size
@@ -232,3 +234,14 @@ def _check(model: "onnx.ModelProto", spec: ViTSpec, batch: int) -> None:
     if found != wanted:
         raise StructureError(f"ONNX check: the output is {found}, expected {wanted}.")
     model.graph.value_info.extend(inferred.graph.value_info)
+
+
+def _denote_dimensions(graph: "onnx.GraphProto") -> None:
+    """Name the dimensions of input and output, in ONNX's standard words (its DimensionDenotation.md).
+
+    A dimension has a size or a name (dim_param, which leaves it open), never both; the denotation stands beside a size.
+    """
+    images = next(value for value in graph.input if value.name == INPUT_NAME)
+    for value, names in ((images, _IMAGE_DIMENSIONS), (graph.output[0], _OUTPUT_DIMENSIONS)):
+        for dimension, name in zip(value.type.tensor_type.shape.dim, names, strict=True):
+            dimension.denotation = name
