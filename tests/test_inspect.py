@@ -87,6 +87,8 @@ def test_an_onnx_file_of_ours_in_full(ours):
     assert "vit_export" not in found["metadata_props"]
     assert found["schema"]["ai.onnx"] == 23
     assert found["operators"]["Attention"] == 3
+    assert found["minimum_runtime"] == "1.23"  # Attention
+    assert "ONNX Runtime 1.23 or later" in " ".join(run("--no-sha256", ours["onnx"].path).output.split())
 
 
 def test_external_weights_and_outside_buffers_are_told(ours):

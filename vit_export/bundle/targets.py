@@ -5,18 +5,12 @@ from typing import Literal, get_args
 
 from vit_export.bundle.subject import Subject
 from vit_export.errors import InputError
+from vit_export.facts.runtime_versions import minimum_onnx_runtime
 from vit_export.records import Format
 from vit_export.versions import versions
 
 Name = Literal["android", "ios", "linux", "web"]
 TARGETS: tuple[Name, ...] = get_args(Name)
-
-_BY_OPSET = {
-    13: (1, 6), 14: (1, 8), 15: (1, 9), 16: (1, 11), 17: (1, 12), 18: (1, 14), 19: (1, 15), 20: (1, 17), 21: (1, 18),
-    22: (1, 21), 23: (1, 23),
-}  # fmt: skip
-_BY_IR = {7: (1, 6), 8: (1, 9), 9: (1, 15), 10: (1, 18), 11: (1, 23)}
-"""The first release of ONNX Runtime that reads an opset, and a version of the file format (its table of releases)."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,4 @@ def release_of(row: Row) -> str:
 
 def minimum_of(subject: Subject) -> str | None:
     """The first release of ONNX Runtime that runs the file `subject`; None for TFLite, which counts otherwise."""
-    schema = subject.schema
-    found = [_BY_OPSET.get(schema.get("ai.onnx", 0)), _BY_IR.get(schema.get("ir", 0))]
-    known = [release for release in found if release is not None]
-    return None if len(known) < len(found) else ".".join(map(str, max(known)))
+    return minimum_onnx_runtime(subject.schema)

@@ -1,10 +1,11 @@
-"""Which TensorFlow Lite release a .tflite file needs, by its operators and their versions.
+"""Which release of its runtime a file needs.
 
-The table is that of TensorFlow, whose converter writes its result into a file as metadata `min_runtime_version`:
+Of TensorFlow Lite by the operators and their versions: the table is that of TensorFlow, whose converter writes its result into a file as metadata `min_runtime_version`:
 tensorflow/compiler/mlir/lite/tools/versioning/runtime_version.cc. Here are the operators that image models are made of.
+Of ONNX Runtime by the opset and the version of the file format.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from vit_export.facts.found import damage_told, text_of
@@ -60,6 +61,12 @@ _TABLE = {
     if text != "-"
 }
 
+_BY_OPSET = {
+    13: (1, 6), 14: (1, 8), 15: (1, 9), 16: (1, 11), 17: (1, 12), 18: (1, 14), 19: (1, 15), 20: (1, 17), 21: (1, 18),
+    22: (1, 21), 23: (1, 23),
+}  # fmt: skip
+_BY_IR = {7: (1, 6), 8: (1, 9), 9: (1, 15), 10: (1, 18), 11: (1, 23)}
+"""The first release of ONNX Runtime that reads an opset, and a version of the file format (its table of releases)."""
 
 OFFSETS = "2.14.0"
 """The release that reads buffers outside the flatbuffer, as large files have them: 2.12 does not find them."""
@@ -73,6 +80,13 @@ def runtime_of(operators: Iterable[tuple[str, int]], *, inline: bool = True) -> 
     found = [*(_TABLE.get(operator) for operator in operators), *(() if inline else (OFFSETS,))]
     known = [text for text in found if text is not None]
     return max(known, key=_release) if known and len(known) == len(found) else None
+
+
+def minimum_onnx_runtime(schema: Mapping[str, int]) -> str | None:
+    """The ONNX Runtime release that a file of this `schema` (FileFacts.schema) needs, as "1.23"; None if unknown."""
+    found = [_BY_OPSET.get(schema.get("ai.onnx", 0)), _BY_IR.get(schema.get("ir", 0))]
+    known = [release for release in found if release is not None]
+    return None if len(known) < len(found) else ".".join(map(str, max(known)))
 
 
 def minimum_runtime(path: Path) -> str | None:

@@ -9,7 +9,7 @@ from vit_export.facts.artifact import read_facts
 from vit_export.facts.contents import format_of
 from vit_export.facts.found import FileFacts
 from vit_export.facts.onnx_file import load_structure
-from vit_export.facts.runtime_versions import minimum_runtime
+from vit_export.facts.runtime_versions import minimum_onnx_runtime, minimum_runtime
 from vit_export.facts.tflite_metadata import read_tflite_metadata
 from vit_export.files import digest_of_file, digest_of_folder, input_errors, size_of_folder
 from vit_export.inspection import onnx_findings, tflite_findings
@@ -52,7 +52,7 @@ def inspect_file(path: str | Path, *, digest: bool = True, delegates: bool = Fal
         **_common(path, facts.format, facts.bytes, facts.record, digest=digest),
         "producer": facts.producer,
         "schema": facts.schema,
-        "minimum_runtime": minimum_runtime(path) if facts.format == "tflite" else None,
+        "minimum_runtime": _runtime(path, facts),
         "inputs": [asdict(spec) for spec in facts.inputs],
         "outputs": [asdict(spec) for spec in facts.outputs],
         "operators": dict(sorted(facts.operators.items(), key=lambda item: (-item[1], item[0]))),
@@ -66,6 +66,10 @@ def inspect_file(path: str | Path, *, digest: bool = True, delegates: bool = Fal
     if delegates:
         found["delegates"] = [verdict.to_dict() for verdict in verdicts(path, graphs)]
     return found
+
+
+def _runtime(path: Path, facts: FileFacts) -> str | None:
+    return minimum_runtime(path) if facts.format == "tflite" else minimum_onnx_runtime(facts.schema)
 
 
 def verdicts(path: Path, graphs: Sequence[Graph]) -> list[Verdict]:

@@ -39,7 +39,8 @@ def _rows(found: Mapping[str, Any]) -> Iterator[Row]:
     if found["producer"]:
         yield "producer", found["producer"]
     if found["minimum_runtime"]:
-        yield "needs", f"TensorFlow Lite {found['minimum_runtime']} or later"
+        runtime = "TensorFlow Lite" if found["format"] == "tflite" else "ONNX Runtime"
+        yield "needs", f"{runtime} {found['minimum_runtime']} or later"
     if found["record"]:
         yield from _record(found["record"])
     for title in ("inputs", "outputs"):
