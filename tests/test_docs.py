@@ -1,0 +1,86 @@
+"""What the documents tell people to type: commands that exist, files that exports make, links that lead somewhere."""
+
+import re
+import shlex
+from contextlib import suppress
+from pathlib import Path
+
+import click
+import pytest
+
+from vit_export.cli import main
+from vit_export.commands import EXPORT
+from vit_export.plan import INT8_SCHEMES
+from vit_export.variants import VARIANTS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted({ROOT / "README.md", *ROOT.glob("docs/**/*.md")})
+IDS = [str(page.relative_to(ROOT)) for page in PAGES]
+
+_FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+_TYPED = re.compile(r"(?:\$ )?(?:\S*/)?vit-export (?P<rest>.+)")
+_MADE = re.compile(r"exports/(?P<model>[a-z0-9_]+)-\d+/(?P<file>[a-z0-9_]+)\.(?P<format>tflite|onnx)\b")
+
+
+def blocks(text):
+    """The code of a page: what is fenced, what is indented by four spaces outside of lists."""
+    for match in _FENCE.finditer(text):
+        yield match[3]
+    yield from re.findall(r"(?:^ {4}.*\n?)+", _FENCE.sub("", text), re.MULTILINE)
+
+
+def commands(page):
+    """Each `vit-export …` of a page as words, comments cut off and lines that end in a backslash joined."""
+    for block in blocks(page.read_text(encoding="utf-8")):
+        for line in re.sub(r"\\\n\s*", " ", block).splitlines():
+            if match := _TYPED.fullmatch(line.strip()):
+                yield shlex.split(match["rest"], comments=True)
+
+
+def parse(words):
+    """`words` as the command line reads them, nothing run; a usage error where it refuses them."""
+    name, *rest = [EXPORT, *words] if words[0].startswith("-") else words
+    with click.Context(main) as context:
+        command = main.resolve_command(context, [name, *rest])[1]
+        command.make_context(name, rest, parent=context).close()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_every_command_is_one(page):
+    for words in commands(page):
+        try:
+            with suppress(click.exceptions.Exit):  # --help
+                parse(words)
+        except click.UsageError as error:
+            pytest.fail(f"vit-export {shlex.join(words)}: {error.format_message()}")
+
+
+def test_a_wrong_command_would_be_found():
+    with pytest.raises(click.UsageError, match="No such option"):
+        parse(["vit_s32", "--tflight"])
+    assert sum(1 for page in PAGES for _ in commands(page)) > 30
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_files_in_exports_have_the_names_that_exports_give(page):
+    for match in _MADE.finditer(page.read_text(encoding="utf-8")):
+        assert match["model"] in VARIANTS, match[0]
+        forms = {"float32", "float16", "int8", *(f"int8_{scheme}" for scheme in INT8_SCHEMES[match["format"]])}
+        assert match["file"].removeprefix(f"{match['model']}_") in forms, match[0]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_links_lead_to_files(page):
+    for target in re.findall(r"\]\(([^)\s#]+)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_tests_benchmarks_and_targets_that_are_named_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"\b((?:tests|benchmarks)/[\w./]+\.(?:py|csv|json))\b", text):
+        assert (ROOT / name).exists(), name
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for name in re.findall(r"`make ([a-z0-9-]+)`", text):
+        assert name in targets, name
