@@ -120,7 +120,7 @@ def test_failures_and_warnings_are_spelled_out_one_a_line(verification):
     assert "FAIL  onnx float32: The process running vit_s16_float32.onnx was killed by SIGKILL." in lines
     assert "note  The weights are untrained: agreement of classes means little." in lines
     assert lines[-1] == "FAIL: 1 of 3 files are the reference's model on 2 images."
-    assert any("one call on 1 thread, A processor (avx2, avx512_vnni)" in line for line in lines)
+    assert any("one call on 1 thread of 2 usable cores, A processor (avx2, avx512_vnni)" in line for line in lines)
 
 
 def test_square_brackets_in_names_are_not_markup(verification):

@@ -128,7 +128,13 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--batch", type=int, default=1, show_default=True, metavar="N", help="Static batch of the files."),
     click.option("--threads", type=int, default=1, show_default=True, metavar="N", help="Threads for the latencies."),
     click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of random weights and images."),
-    click.option("--opset", type=int, metavar="N", help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}."),
+    click.option(
+        "--opset",
+        type=int,
+        metavar="N",
+        help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}; 22 and below are taken whole by Core ML and QNN.  "
+        f"[default: {OPSETS[-1]}; qdq: 20]",
+    ),
     click.option("--no-verify", is_flag=True, help="Convert only."),
     click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
     click.option("--quiet", is_flag=True, help="Print nothing but errors and failures."),

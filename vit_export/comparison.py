@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from vit_export.errors import OutputError
-from vit_export.listing import BYTES
+from vit_export.listing import BYTES, sizes_of
 from vit_export.records import Precision
 from vit_export.spec import ViTSpec
 
@@ -72,19 +72,8 @@ class ComparedVariant:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict: the keys of `vit-export list`, the output shapes, and what was measured."""
-        spec = self.spec
         return {
-            "name": spec.name,
-            "image_size": spec.image_size,
-            "patch_size": spec.patch_size,
-            "tokens": spec.num_tokens,
-            "layers": spec.num_layers,
-            "hidden_size": spec.hidden_size,
-            "mlp_size": spec.mlp_size,
-            "heads": spec.num_heads,
-            "parameters": spec.num_parameters,
-            "parameters_without_head": spec.with_(num_classes=None).num_parameters,
-            "macs": spec.num_macs,
+            **sizes_of(self.spec),
             "use": self.use,
             "outputs": {name: list(shape) for name, shape in self.outputs.items()},
             "measured": None if self.measured is None else self.measured.to_dict(),

@@ -3,6 +3,7 @@
 from typing import Any
 
 from vit_export.errors import InputError
+from vit_export.report.text import three_digits
 from vit_export.spec import MAX_IMAGE_SIZE, ViTSpec
 from vit_export.variants import VARIANTS
 
@@ -23,22 +24,29 @@ def listing(image_size: int = 224) -> list[dict[str, Any]]:
         spec = ViTSpec.of(variant, image_size=size)
         rows.append(
             {
-                "name": spec.name,
-                "image_size": size,
-                "patch_size": spec.patch_size,
-                "tokens": spec.num_tokens,
-                "layers": spec.num_layers,
-                "hidden_size": spec.hidden_size,
-                "mlp_size": spec.mlp_size,
-                "heads": spec.num_heads,
-                "parameters": spec.num_parameters,
-                "parameters_without_head": spec.with_(num_classes=None).num_parameters,
-                "macs": spec.num_macs,
+                **sizes_of(spec),
                 "megabytes": {name: round(spec.num_parameters * n / 1e6, 1) for name, n in BYTES.items()},
                 "use": variant.use,
             }
         )
     return rows
+
+
+def sizes_of(spec: ViTSpec) -> dict[str, Any]:
+    """What `spec` is and what follows from it, under the keys that the listing and the comparison share."""
+    return {
+        "name": spec.name,
+        "image_size": spec.image_size,
+        "patch_size": spec.patch_size,
+        "tokens": spec.num_tokens,
+        "layers": spec.num_layers,
+        "hidden_size": spec.hidden_size,
+        "mlp_size": spec.mlp_size,
+        "heads": spec.num_heads,
+        "parameters": spec.num_parameters,
+        "parameters_without_head": spec.with_(num_classes=None).num_parameters,
+        "macs": spec.num_macs,
+    }
 
 
 def render_listing(rows: list[dict[str, Any]]) -> None:
@@ -58,8 +66,3 @@ def render_listing(rows: list[dict[str, Any]]) -> None:
     console.print(table)
     for row in rows:
         console.print(f"{row['name']:<9} {row['use']}", highlight=False, soft_wrap=True)
-
-
-def three_digits(value: float) -> str:
-    """`value` in three digits or more: 0.0120, 4.56, 123, 2529."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:#.3g}"

@@ -15,14 +15,12 @@ from rich.text import Text
 
 from vit_export.errors import InputError, OutputError
 from vit_export.files import publish, shortened
-from vit_export.listing import three_digits
+from vit_export.report.text import MEGABYTE, conditions, three_digits
 
 if TYPE_CHECKING:
     from vit_export.compare import ComparedVariant, Measured, VariantComparison
 
 COLUMNS = 100
-MEGABYTE = 1e6
-NONE = "–"
 BUSY = 2.0
 """A p90 of so many medians says that the machine did other work meanwhile."""
 
@@ -146,7 +144,14 @@ def draw(comparison: "VariantComparison") -> str:
         _add(root, "text", f"{tick:g}×", class_="dim", x=place, y=bottom + 18, text_anchor="middle")
     for number, (row, (time, macs)) in enumerate(zip(rows, ratios, strict=True)):
         _draw_row(root, axis, _TOP + _ROW * number + _ROW / 2, row, comparison.image_size, time, macs)
-    _add(root, "text", _cut(_conditions(comparison), 130), class_="dim", x=16, y=bottom + 48)
+    _add(
+        root,
+        "text",
+        _cut(_conditions(comparison), 130),
+        class_="dim",
+        x=16,
+        y=bottom + 48,
+    )
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
@@ -190,7 +195,12 @@ def _draw_row(
         _add(group, "circle", class_="time", cx=axis.place(time), cy=y, r=6)
     _diamond(group, axis.place(macs), y)
     median = row.measured.latency.median_ms if row.measured else None
-    figures = (_number(time), _number(median), _number(spec.num_macs / 1e9), _number(spec.num_parameters / 1e6))
+    figures = (
+        three_digits(time),
+        three_digits(median),
+        three_digits(spec.num_macs / 1e9),
+        three_digits(spec.num_parameters / 1e6),
+    )
     for x, text in zip(_columns(), figures, strict=True):
         _add(group, "text", text, x=x, y=base, text_anchor="end")
 
@@ -246,7 +256,7 @@ def _measurements(comparison: "VariantComparison") -> Table:
         latency = measured.latency
         figures = [latency.median_ms, latency.p90_ms, latency.speedup, measured.memory.peak / MEGABYTE]
         figures += [measured.file_bytes[precision] / MEGABYTE for precision in comparison.precisions]
-        table.add_row(Text(row.spec.name), *map(_number, figures))
+        table.add_row(Text(row.spec.name), *map(three_digits, figures))
     return table
 
 
@@ -264,8 +274,8 @@ def _closing(comparison: "VariantComparison") -> Iterator[str]:
     name = comparison.baseline.spec.name
     timed = [row.measured for row in comparison.variants if row.measured]
     paired = [m.latency.reference_median_ms for m in (*timed, comparison.baseline.measured)]
-    # One figure cannot show it, but a machine that others use changes its pace: say by how much.
-    ends = dict.fromkeys((_number(min(paired)), _number(max(paired))))
+    # One three_digits cannot show it, but a machine that others use changes its pace: say by how much.
+    ends = dict.fromkeys((three_digits(min(paired)), three_digits(max(paired))))
     spread = f"{' to '.join(ends)} ms{' in the course of it' if len(ends) > 1 else ''}"
     yield (
         f"Measured: one call of the float32 .tflite file with random weights, {_conditions(comparison)}. "
@@ -274,7 +284,7 @@ def _closing(comparison: "VariantComparison") -> Iterator[str]:
     before = max(m.memory.baseline for m in (*timed, comparison.baseline.measured)) / MEGABYTE
     yield (
         "Peak memory is that of the process that runs the float32 file, Python and runtime included "
-        f"(up to {_number(before)} MB of it before the file is loaded). int8 is the dynamic scheme."
+        f"(up to {three_digits(before)} MB of it before the file is loaded). int8 is the dynamic scheme."
     )
     if (unrest := max(map(_unrest, (*timed, comparison.baseline.measured)))) > BUSY:
         yield f"The machine did other work meanwhile: p90 is up to {unrest:.1f} times the median."
@@ -285,15 +295,8 @@ def _unrest(measured: "Measured") -> float:
 
 
 def _conditions(comparison: "VariantComparison") -> str:
-    """On what latencies were measured."""
-    threads, cpu = comparison.threads, comparison.machine["cpu"]
-    features = f" ({', '.join(cpu['features'])})" if cpu["features"] else ""
-    return f"{threads} thread{'s' if threads > 1 else ''} of {cpu['cores']} usable cores, {cpu['model']}{features}"
+    return conditions(comparison.threads, comparison.machine["cpu"])
 
 
 def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
-
-
-def _number(value: float | None) -> str:
-    return NONE if value is None else three_digits(value)

@@ -1,7 +1,9 @@
 """Which release of its runtime a file needs.
 
-Of TensorFlow Lite by the operators and their versions: the table is that of TensorFlow, whose converter writes its result into a file as metadata `min_runtime_version`:
-tensorflow/compiler/mlir/lite/tools/versioning/runtime_version.cc. Here are the operators that image models are made of.
+Of TensorFlow Lite by the operators and their versions: the table is that of TensorFlow, whose converter writes its
+result into a file as metadata `min_runtime_version`
+(tensorflow/compiler/mlir/lite/tools/versioning/runtime_version.cc).
+Here are the operators that image models are made of.
 Of ONNX Runtime by the opset and the version of the file format.
 """
 

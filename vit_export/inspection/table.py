@@ -7,9 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vit_export.listing import three_digits
+from vit_export.report.text import MEGABYTE, three_digits
 
-MEGABYTE = 1e6
 _FORMATS = {"tflite": "TFLite", "onnx": "ONNX", "saved_model": "SavedModel"}
 _STYLES = {"problem": "bold red", "remark": "yellow"}
 

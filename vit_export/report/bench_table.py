@@ -7,15 +7,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vit_export.listing import three_digits
+from vit_export.report.text import MEGABYTE, NONE, conditions, three_digits
 from vit_export.verification.statistics import Interval
 
 if TYPE_CHECKING:
     from vit_export.benchmark import BenchedFile, Benchmark
 
 COLUMNS = 100
-MEGABYTE = 1e6
-NONE = "–"
 FORMATS = {"saved_model": "SavedModel", "tflite": "TFLite", "onnx": "ONNX"}
 
 
@@ -50,31 +48,26 @@ def _cells(row: "BenchedFile", baseline: str | None, *, batch: bool) -> Iterator
     kind = " ".join(filter(None, (FORMATS.get(row.format or ""), row.precision)))
     yield Text(kind or NONE)
     latency, memory = row.latency, row.memory
-    yield Text(_number(None if row.bytes is None else row.bytes / MEGABYTE))
+    yield Text(three_digits(None if row.bytes is None else row.bytes / MEGABYTE))
     if latency is None or row.error:
         yield Text("failed", style="bold red")
         return
     for seconds in (row.load_seconds, row.first_run_seconds):
-        yield Text(_number(None if seconds is None else 1e3 * seconds))
-    yield Text(_number(latency.median_ms), style="bold")
+        yield Text(three_digits(None if seconds is None else 1e3 * seconds))
+    yield Text(three_digits(latency.median_ms), style="bold")
     yield Text(_uncertainty(latency.interval, latency.median_ms))
-    yield Text(_number(latency.p90_ms))
-    yield Text(_number(latency.p99_ms))
-    yield Text(_number(latency.speedup))
+    yield Text(three_digits(latency.p90_ms))
+    yield Text(three_digits(latency.p99_ms))
+    yield Text(three_digits(latency.speedup))
     yield Text("base" if row.path == baseline else _uncertainty(latency.speedup_interval, latency.speedup))
-    yield Text(_number(None if memory is None else memory.peak / MEGABYTE))
+    yield Text(three_digits(None if memory is None else memory.peak / MEGABYTE))
     if batch:
         yield Text(str(latency.batch))
     yield Text(str(row.rank), style="bold")
 
 
 def _legend(benchmark: "Benchmark", *, batch: bool) -> Iterator[str]:
-    threads, cpu = benchmark.threads, benchmark.machine["cpu"]
-    features = f" ({', '.join(cpu['features'])})" if cpu["features"] else ""
-    yield (
-        f"One call on {threads} thread{'s' if threads > 1 else ''} of {cpu['cores']} usable cores, "
-        f"{cpu['model']}{features}."
-    )
+    yield f"One call on {conditions(benchmark.threads, benchmark.machine['cpu'])}."
     if benchmark.baseline is None:
         return
     per = "; ms are of a call, speed and rank of an image" if batch else ""
@@ -91,7 +84,3 @@ def _uncertainty(interval: Interval | None, median: float) -> str:
         return NONE
     percent = 50 * interval.width(median)
     return f"{percent:.1f}" if percent < 9.95 else f"{percent:.0f}"
-
-
-def _number(value: float | None) -> str:
-    return NONE if value is None else three_digits(value)

@@ -6,11 +6,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vit_export.report.text import MEGABYTE, NONE, conditions, figure
 from vit_export.verification.metrics import Accuracy
 from vit_export.verification.verdict import FileResult, Verification
-
-MEGABYTE = 1e6
-NONE = "–"
 
 
 def render_table(verification: Verification, console: Console) -> None:
@@ -44,11 +42,11 @@ def _add_reference(table: Table, verification: Verification) -> None:
     reference = verification.reference
     table.add_row(
         Text(f"{Path(reference.path).name} (reference)"),
-        _number(reference.bytes / MEGABYTE),
+        figure(reference.bytes / MEGABYTE),
         *(NONE,) * 3,
-        _number(reference.latency.median_ms if reference.latency else None),
-        _number(reference.latency.speedup if reference.latency else None),
-        _number(reference.memory.peak / MEGABYTE if reference.memory else None),
+        figure(reference.latency.median_ms if reference.latency else None),
+        figure(reference.latency.speedup if reference.latency else None),
+        figure(reference.memory.peak / MEGABYTE if reference.memory else None),
         *([_share(reference.accuracy)] if reference.accuracy else []),
         NONE if reference.passed else Text("fail", style="bold red"),
         style="dim",
@@ -59,33 +57,25 @@ def _add_file(table: Table, file: FileResult, *, labelled: bool) -> None:
     comparison, latency = file.comparison, file.latency
     table.add_row(
         Text(Path(file.artifact.path).name),
-        _number(file.artifact.bytes / MEGABYTE),
+        figure(file.artifact.bytes / MEGABYTE),
         NONE if comparison is None else f"{comparison.worst_relative:.1e}",
         NONE if comparison is None else f"{min(comparison.sqnr_db):.1f}",
         NONE if comparison is None or comparison.agreement is None else f"{100 * comparison.agreement:.1f} %",
-        _number(latency.median_ms if latency else None),
-        _number(latency.speedup if latency else None),
-        _number(file.memory.peak / MEGABYTE if file.memory else None),
+        figure(latency.median_ms if latency else None),
+        figure(latency.speedup if latency else None),
+        figure(file.memory.peak / MEGABYTE if file.memory else None),
         *([_share(file.accuracy)] if labelled else []),
         Text("pass", style="green") if file.passed else Text("FAIL", style="bold red"),
     )
 
 
 def _legend(verification: Verification) -> str:
-    threads, machine_cpu = verification.threads, verification.cpu
-    features = f" ({', '.join(machine_cpu.features)})" if machine_cpu.features else ""
     return (
-        f"Worst image of {len(verification.images)}; one call on {threads} thread{'s' if threads > 1 else ''}, "
-        f"{machine_cpu.model}{features}; peak memory of a process that runs the file, Python and runtime included."
+        f"Worst image of {len(verification.images)}; one call on "
+        f"{conditions(verification.threads, verification.cpu.to_dict())}; peak memory of a process that runs the file, "
+        "Python and runtime included."
     )
 
 
 def _share(accuracy: Accuracy | None) -> str:
     return NONE if accuracy is None else f"{100 * accuracy.share:.1f} %"
-
-
-def _number(value: float | None) -> str:
-    """`value` in at most five characters or so: 0.012, 4.56, 123, 2529."""
-    if value is None:
-        return NONE
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.3g}"

@@ -2,6 +2,7 @@
 
 import math
 import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
 NONE = "–"
@@ -66,6 +67,19 @@ def figure(value: float | None) -> str:
         return f"{value:.1e}".replace("-", "−")
     text = f"{value:.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.3g}"
     return text.replace("-", "−")
+
+
+def conditions(threads: int, cpu: Mapping[str, Any]) -> str:
+    """On what latencies were measured; `cpu` is the dict of a `Cpu`."""
+    features = f" ({', '.join(cpu['features'])})" if cpu["features"] else ""
+    return f"{threads} thread{'s' if threads > 1 else ''} of {cpu['cores']} usable cores, {cpu['model']}{features}"
+
+
+def three_digits(value: float | None) -> str:
+    """`value` for a column of a table, in three digits or more: 0.0120, 4.50, 123, 2529."""
+    if value is None:
+        return NONE
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:#.3g}"
 
 
 def unit(value: float | None, name: str) -> str:
