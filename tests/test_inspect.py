@@ -18,6 +18,8 @@ from conftest import RandomParameters, record_of, toy_spec
 from onnx import TensorProto, helper, numpy_helper
 
 from vit_export.cli import main
+from vit_export.facts.artifact import read_facts
+from vit_export.inspection import mediapipe
 from vit_export.inspection.contents import inspect_file
 from vit_export.onnx import weights as onnx_weights
 from vit_export.onnx import write_onnx
@@ -377,3 +379,27 @@ def test_a_file_is_named_as_given(ours, monkeypatch):
     monkeypatch.chdir(path.parent)
     assert run(path.name).output.splitlines()[0] == path.name
     assert os.sep not in json.loads(run("--json", path.name).output)["files"][0]["path"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({}, None),
+        ({"dtype": "uint8", "mean": (1.0, 2.0, 3.0)}, None),
+        ({"dtype": "int8"}, "dtype"),
+        ({"shape": (2, 32, 32, 3)}, "batch"),
+        ({"mean": (1.0, 2.0, 3.0)}, "mean"),
+        ({"bytes": 1 << 31}, "size"),
+    ],
+)
+def test_what_mediapipe_would_refuse_is_told(changes, cause, ours):
+    """tests/test_mediapipe.py holds the same to MediaPipe itself, where that is installed."""
+    facts = read_facts(Path(ours["tflite"].path))
+    image = {"dtype": "float32", "shape": (1, 32, 32, 3)} | {
+        k: v for k, v in changes.items() if k in ("dtype", "shape")
+    }
+    facts = replace(facts, inputs=(replace(facts.inputs[0], **image),), bytes=changes.get("bytes", facts.bytes))
+    metadata = {"inputs": [{"mean": changes.get("mean", (127.5,) * 3), "std": (127.5,) * 3}]}
+    found = [finding.name for finding in mediapipe.findings_in(facts, metadata)]
+    assert found == ([] if cause is None else [f"not for MediaPipe: {cause}"])
+    assert mediapipe.findings_in(replace(facts, inputs=facts.inputs * 2), metadata) == []

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import RandomParameters, record_of, toy_spec
 
+from vit_export.inspection.contents import inspect_file
 from vit_export.photographs import photographs_folder
 from vit_export.pixels import KINDS, feed, load_pixels
 from vit_export.preprocess import Preprocessing
@@ -163,16 +164,25 @@ def test_a_file_with_its_weights_behind_the_flatbuffer(written, photographs, mon
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "message", "finding"),
     [
-        ({"precision": "full"}, "uint8/float32, got INT8"),
-        ({"batch": 2}, "should have dimensions 1 x height x width"),
-        ({"preprocessing": Preprocessing(32, **IMAGENET)}, "Per-channel image normalization is not available"),
+        ({"precision": "full"}, "uint8/float32, got INT8", "dtype"),
+        ({"batch": 2}, "should have dimensions 1 x height x width", "batch"),
+        ({"preprocessing": Preprocessing(32, **IMAGENET)}, "Per-channel image normalization is not available", "mean"),
     ],
     ids=["int8 in and out", "batch", "mean of each channel"],
 )
-def test_what_mediapipe_refuses(options, message, written, photographs):
+def test_what_mediapipe_refuses_is_what_inspect_tells(options, message, finding, written, photographs):
     """docs/mediapipe.md says so; when one of these opens, that has changed."""
     path = written(**{"precision": "float32", "head": "labels", "kind": "normalized", **options})
     with pytest.raises(Exception, match=message):
         classified(path, photographs[:1])
+    assert [found["name"] for found in inspect_file(path)["findings"]] == [f"not for MediaPipe: {finding}"]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_inspect_finds_nothing_in_what_mediapipe_opens(precision, written):
+    assert (
+        inspect_file(written(precision, "labels", "uint8", preprocessing=Preprocessing(32, **IMAGENET)))["findings"]
+        == []
+    )

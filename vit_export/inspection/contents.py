@@ -12,7 +12,7 @@ from vit_export.facts.onnx_file import load_structure
 from vit_export.facts.runtime_versions import minimum_onnx_runtime, minimum_runtime
 from vit_export.facts.tflite_metadata import read_tflite_metadata
 from vit_export.files import digest_of_file, digest_of_folder, input_errors, size_of_folder
-from vit_export.inspection import onnx_findings, tflite_findings
+from vit_export.inspection import mediapipe, onnx_findings, tflite_findings
 from vit_export.inspection.findings import NO_LABELS, NO_NORMALIZATION, Finding
 from vit_export.inspection.graph import Graph
 from vit_export.inspection.onnx_graph import read_onnx_graphs
@@ -43,7 +43,7 @@ def inspect_file(path: str | Path, *, digest: bool = True, delegates: bool = Fal
     metadata = read_tflite_metadata(path) if facts.format == "tflite" else None
     if facts.format == "tflite":
         graphs = read_tflite_graphs(path)
-        findings = tflite_findings.findings_in(graphs, outside_buffers(path))
+        findings = tflite_findings.findings_in(graphs, outside_buffers(path)) + mediapipe.findings_in(facts, metadata)
     else:
         graphs = read_onnx_graphs(path)
         findings = onnx_findings.findings_in(graphs)
