@@ -23,10 +23,12 @@ _MADE = re.compile(r"exports/(?P<model>[a-z0-9_]+)-\d+/(?P<file>[a-z0-9_]+)\.(?P
 
 
 def blocks(text):
-    """The code of a page: what is fenced, what is indented by four spaces outside of lists."""
+    """The code of a page: what is fenced, what is indented by four spaces, what stands between backticks in a line."""
     for match in _FENCE.finditer(text):
         yield match[3]
-    yield from re.findall(r"(?:^ {4}.*\n?)+", _FENCE.sub("", text), re.MULTILINE)
+    prose = _FENCE.sub("", text)
+    yield from re.findall(r"(?:^ {4}.*\n?)+", prose, re.MULTILINE)
+    yield from (" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose) if "…" not in code)
 
 
 def commands(page):
@@ -49,7 +51,9 @@ def parse(words):
 def test_every_command_is_one(page):
     for words in commands(page):
         try:
-            with suppress(click.exceptions.Exit):  # --help
+            with suppress(
+                click.exceptions.Exit, click.MissingParameter
+            ):  # --help; a command mentioned without its file
                 parse(words)
         except click.UsageError as error:
             pytest.fail(f"vit-export {shlex.join(words)}: {error.format_message()}")
