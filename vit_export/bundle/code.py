@@ -29,6 +29,8 @@ _PURPOSES = {
     "Classifier.swift": "loads the model and runs it",
     "Pixels.kt": "makes the model's input of an image",
     "Pixels.swift": "makes the model's input of an image",
+    "Camera.kt": "looks at camera frames; leave it out where there is no camera",
+    "Camera.swift": "looks at camera frames; leave it out where there is no camera",
     "pixels.mjs": "makes the model's input of an image",
     "classify.py": "loads the model and runs it, from image to answer",
     "classify.mjs": "loads the model and runs it",

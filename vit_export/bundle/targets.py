@@ -17,17 +17,21 @@ TARGETS: tuple[Name, ...] = get_args(Name)
 class Row:
     """How files of one format run on one target: the runtime's package there, and templates by the files they make.
 
-    `beside` says whether weights in a file of their own can be read there.
+    `beside` says whether weights in a file of their own can be read there, `dtypes` which numbers the runtime's package
+    takes and gives where it is not all of them, `largest` how many bytes of a model it can hold where that is known.
     """
 
     runtime: str
     files: dict[str, str]
     release: str = ""
     beside: bool = True
+    dtypes: tuple[str, ...] = ()
+    largest: int | None = None
 
 
-_ANDROID = {"Pixels.kt": "Pixels.kt"}
-_IOS = {"Pixels.swift": "Pixels.swift"}
+_ANDROID = {"Pixels.kt": "Pixels.kt", "Camera.kt": "Camera.kt"}
+_IOS = {"Pixels.swift": "Pixels.swift", "Camera.swift": "Camera.swift"}
+_WEB = {"pixels.mjs": "pixels.mjs", "index.html": "index.html"}
 
 ROWS: dict[tuple[Name, Format], Row] = {
     ("android", "tflite"): Row(
@@ -43,12 +47,14 @@ ROWS: dict[tuple[Name, Format], Row] = {
     ("ios", "onnx"): Row("onnxruntime-objc", {"Classifier.swift": "onnx.swift", **_IOS}, release="1.24.2"),
     ("linux", "tflite"): Row("ai-edge-litert", {"classify.py": "classify.py"}),
     ("linux", "onnx"): Row("onnxruntime", {"classify.py": "classify.py"}),
-    ("web", "onnx"): Row(
-        "onnxruntime-web",
-        {"classify.mjs": "classify.mjs", "pixels.mjs": "pixels.mjs", "index.html": "index.html"},
-        release="1.30.0",
-        beside=False,
+    ("web", "tflite"): Row(
+        "@litertjs/core",
+        {"classify.mjs": "tflite.mjs", **_WEB},
+        release="2.5.3",
+        dtypes=("float32", "uint8"),
+        largest=1_000_000_000,  # 0.6 GB ran in Chromium, 1.2 GB did not
     ),
+    ("web", "onnx"): Row("onnxruntime-web", {"classify.mjs": "onnx.mjs", **_WEB}, release="1.30.0", beside=False),
 }
 """`release` is what the instructions install; on Linux it is the release that this installation verifies with."""
 
@@ -57,16 +63,22 @@ def row_of(target: str, subject: Subject) -> Row:
     """The row of `target` for the file `subject`.
 
     Raises:
-        InputError: there is no such target, or files of this format, or this large, do not run there.
+        InputError: there is no such target, or files this large, or with such numbers, do not run there.
     """
     if target not in TARGETS:
         raise InputError(f"Unknown target '{target}': choose one of {', '.join(TARGETS)}.")
     artifact = subject.artifact
-    row = ROWS.get((target, artifact.format))  # type: ignore[call-overload]
-    if row is None:
+    row = ROWS[target, artifact.format]  # type: ignore[index]
+    if row.dtypes and not {subject.input.dtype, subject.output.dtype} <= set(row.dtypes):
         raise InputError(
-            f"A .{artifact.format} file does not run on the target {target}, expected .onnx: export the model with "
-            "--onnx and bundle that."
+            f"{subject.path.name} takes {subject.input.dtype} and gives {subject.output.dtype}, {row.runtime} "
+            f"{row.release} knows {' and '.join(row.dtypes)} alone: export with --int8-scheme static or dynamic for "
+            f"the target {target}."
+        )
+    if row.largest and artifact.bytes > row.largest:
+        raise InputError(
+            f"{subject.path.name} has {artifact.bytes / 1e9:.1f} GB, {row.runtime} on the target {target} holds at "
+            f"most {row.largest / 1e9:.0f}: bundle a smaller precision or variant, or export it with --onnx."
         )
     if artifact.extra_files and not row.beside:
         raise InputError(
