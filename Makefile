@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup export test test-slow test-originals calibration arm64 lint types bench clean
+.PHONY: help setup export test test-thorough test-slow test-originals calibration arm64 lint types bench clean
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,9 @@ arm64: $(SETUP)  ## set up the runtimes' arm64 builds, to verify files with them
 
 test: lint types  ## lint, types and the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-thorough: $(SETUP)  ## the further tests that CI runs
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'thorough and not slow'
 
 test-slow: $(SETUP)  ## every test, the full-size exports too
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m ''

@@ -25,6 +25,8 @@ from vit_export.verification.latency import Latency
 from vit_export.verification.ranking import Rank
 from vit_export.verification.workers import Memory, RunnerProcess
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_calls():

@@ -296,6 +296,7 @@ def photos(tmp_path):
     return write_pictures(tmp_path / "my photos", 8, (40, 40))
 
 
+@pytest.mark.thorough
 def test_the_next_command_works_as_it_is_printed(photos, tmp_path, monkeypatch):
     """From a pooler's features on: what is suggested says all that the files need, and replaces nothing."""
     monkeypatch.chdir(tmp_path)

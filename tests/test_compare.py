@@ -31,6 +31,8 @@ from vit_export.variants import VARIANTS
 from vit_export.verification.runners import RunnerError
 from vit_export.verification.workers import RunnerProcess
 
+pytestmark = pytest.mark.thorough
+
 SMALL = replace(TOY, name="toy_small", hidden_size=96, mlp_size=192)
 # Its patch does not divide the size: it is compared at 36 pixels where the baseline has 32.
 ODD = replace(TOY, name="toy_odd", patch_size=12, hidden_size=64, mlp_size=384)

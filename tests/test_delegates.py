@@ -148,6 +148,7 @@ def test_the_installed_tables_are_read():
     assert onnx_targets.table("another.md") == {}
 
 
+@pytest.mark.thorough
 def test_pieces_are_those_of_onnxruntimes_usability_checker(float32_onnx, tmp_path):
     from onnxruntime.tools.mobile_helpers.usability_checker import check_coreml_partitions, check_nnapi_partitions
 

@@ -12,6 +12,8 @@ from vit_export.preprocess import normalize
 from vit_export.saved_model import ModelRecord, write_saved_model
 from vit_export.verification.runners import open_runner
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):

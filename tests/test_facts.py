@@ -450,6 +450,7 @@ def test_a_file_that_is_cut_off_anywhere_is_an_input_error(ours, tmp_path, name)
     assert read_facts(path).record is not None
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["static.tflite", "offsets.tflite", "qdq.onnx", "external.onnx"])
 def test_changed_bytes_are_read_or_refused(ours, tmp_path, name):
     """Whatever is in it, a file has facts or is an InputError, soon."""

@@ -17,6 +17,8 @@ from vit_export.verification import verifier
 from vit_export.verification.layers import follow
 from vit_export.verification.runners import open_runner
 
+pytestmark = pytest.mark.thorough
+
 GOOD = (
     ("onnx float32", {}),
     ("onnx float16", {}),

@@ -20,6 +20,8 @@ from vit_export.saved_model import read_record
 from vit_export.verification.runners import open_runner
 from vit_export.weights.sources import open_checkpoint
 
+pytestmark = pytest.mark.thorough
+
 
 def export(*arguments):
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])

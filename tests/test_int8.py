@@ -57,6 +57,7 @@ REWRITES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", REWRITES)
 def test_each_rewrite_is_the_same_function(name):
     images = images_for(SPEC)
@@ -180,6 +181,7 @@ def test_without_rounding_the_simulation_is_the_model():
     assert relative(build(SOURCE).predict_output(images), simulated(SOURCE, full_float(SPEC), images)) < 1e-5
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [*SCHEMES, "mixed"])
 def test_the_simulation_predicts_the_file(name, tmp_path):
     spec = toy_spec().with_(num_layers=2)
@@ -276,6 +278,7 @@ def digits():
     return seen, unseen, build(DigitsParameters()).predict_output(unseen)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("scheme", "least"), [("static", 38.0), ("dynamic", 42.5), ("full", 30.0)])
 def test_outliers_cost_a_trained_model_nothing(scheme, least, digits, tmp_path):
     seen, unseen, wanted = digits

@@ -12,6 +12,8 @@ from vit_export.plan import ExportRequest
 from vit_export.saved_model import write_saved_model
 from vit_export.verification.runners import open_runner
 
+pytestmark = pytest.mark.thorough
+
 SPEC = toy_spec().with_(num_layers=2)
 
 

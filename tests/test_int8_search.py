@@ -29,6 +29,8 @@ from vit_export.tflite.int8 import Recipe, write_int8_tflite
 from vit_export.verification.metrics import overall_sqnr_db
 from vit_export.verification.runners import open_runner
 
+pytestmark = pytest.mark.thorough
+
 
 def decibels(noise):
     return -10 * math.log10(noise)

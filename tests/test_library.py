@@ -24,6 +24,8 @@ import tensorflow as tf  # noqa: E402
 
 from vit_export.model import build_model  # noqa: E402
 
+pytestmark = pytest.mark.thorough
+
 # TensorFlow's time goes by the number of layers.
 SMALL = toy_spec().with_(num_layers=1)
 

@@ -18,6 +18,8 @@ from vit_export.tflite.convert import write_tflite
 from vit_export.tflite.quantize import calibrate, write_int8
 from vit_export.verification.runners import open_runner
 
+pytestmark = pytest.mark.thorough
+
 mediapipe = pytest.importorskip("mediapipe", reason="MediaPipe is not installed: pip install mediapipe")
 import_tensorflow()
 

@@ -66,12 +66,14 @@ def test_trains_with_compile_and_fit(images):
     assert model.evaluate(images, np.arange(6), verbose=0)[1] == 1.0
 
 
+@pytest.mark.thorough
 def test_dropout_acts_in_training_only(images):
     model = create_vit("vit_ti16", image_size=32, num_classes=4, dropout=0.5, seed=0)
     np.testing.assert_array_equal(model(images, training=False), model(images, training=False))
     assert np.abs(model(images, training=True) - model(images, training=True)).max() > 1e-3
 
 
+@pytest.mark.thorough
 def test_is_a_backbone_in_a_functional_model(images):
     backbone = create_vit("vit_ti16", image_size=32, include_top=False)
     backbone.trainable = False
@@ -82,6 +84,7 @@ def test_is_a_backbone_in_a_functional_model(images):
     assert model(images).shape == (6, 2)
 
 
+@pytest.mark.thorough
 def test_mixed_precision(images):
     model = create_vit("vit_ti16", image_size=32, num_classes=4, dtype="mixed_float16", seed=0)
     full = create_vit("vit_ti16", image_size=32, num_classes=4, seed=0)

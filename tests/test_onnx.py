@@ -165,6 +165,7 @@ def test_outputs_equal_the_keras_model(source, exported, precision, opset):
         assert found["Transpose"] == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("opset", [13, 23])
 @pytest.mark.parametrize(
     ("spec", "batch"),

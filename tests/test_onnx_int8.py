@@ -330,6 +330,7 @@ def test_a_tuning_is_applied(source, record, images, exported, tmp_path):
     assert (found - plain).mean() == pytest.approx(0.5, abs=0.15)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_input_kind_and_a_batch(kind, source, record, images, tmp_path):
     pixels = np.round((images + 1) * 127.5).astype(np.uint8)
@@ -346,6 +347,7 @@ def test_every_input_kind_and_a_batch(kind, source, record, images, tmp_path):
         assert (float(step), int(zero)) == (pytest.approx(KINDS[kind].per_pixel), 0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "changes",
     [{"num_classes": None}, {"pre_logits_size": 24}, {"gelu": "tanh"}],

@@ -138,6 +138,7 @@ def test_files_are_added_beside_the_saved_model_they_come_from(photos, tmp_path)
     assert result.report["earlier_reports"][0]["settings"]["seed"] == 9
 
 
+@pytest.mark.thorough
 def test_classifier_can_be_dropped_from_weights(small_saved_model, photos, tmp_path):
     spec = SMALL.with_(num_classes=None)
     export(ask(tmp_path / "out", photos, spec=spec, weights=small_saved_model, formats=("saved_model",)))
@@ -168,6 +169,7 @@ def test_one_image_calibrates_and_others_verify(random_saved_model, tmp_path, ph
     assert "held_out/" in data["held_out"]["files"][0]
 
 
+@pytest.mark.thorough
 def test_same_seed_same_files(photos, tmp_path):
     digests = []
     for name in ("a", "b"):

@@ -25,6 +25,8 @@ from vit_export.tflite.structure import get_metadata
 from vit_export.verification.runners import RunnerError, open_runner
 from vit_export.verification.workers import RunnerProcess
 
+pytestmark = pytest.mark.thorough
+
 PREPROCESSING = Preprocessing(32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.3, 0.225))
 RECORD = ModelRecord(toy_spec(), PREPROCESSING, {"source": "test", "trained": False})
 INT8 = {"static": 27, "dynamic": 31, "full": 24}  # least signal to noise, dB

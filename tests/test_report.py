@@ -284,6 +284,7 @@ def exported(in_process, tmp_path):
     return export(request)
 
 
+@pytest.mark.thorough
 def test_a_real_export_fulfils_the_schema_whether_it_passes_or_fails(exported, images):
     report = json.loads(exported.report_path.read_text(encoding="utf-8"))
     assert report["verdict"] == "pass"

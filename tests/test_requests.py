@@ -36,6 +36,8 @@ import keras  # noqa: E402
 from vit_export.functional import as_vision_transformer  # noqa: E402
 from vit_export.model import VisionTransformer, build_model, reference_model  # noqa: E402
 
+pytestmark = pytest.mark.thorough
+
 
 class Notes(pipeline.Silent):
     """A reporter that keeps what it is told."""

@@ -50,6 +50,7 @@ def _agrees_with_built_model(spec):
     assert {id(v) for v in model.parameters().values()} == {id(v) for v in model.variables}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["vit_ti16", "vit_s32"])
 @pytest.mark.parametrize("num_classes", [1000, None])
 def test_built_model(name, num_classes):

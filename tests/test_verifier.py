@@ -492,6 +492,7 @@ def test_plan(reference_gb, candidates_gb, plan):
     assert plan_of(Subject("reference", "saved_model", int(reference_gb * 1e9)), candidates) == plan
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("plan", ["together", "pairs", "blocks"])
 def test_every_plan_measures_every_file_and_keeps_to_its_memory(good_files, folder, monkeypatch, plan):
     monkeypatch.setattr(latency, "plan_of", lambda *subjects: plan)

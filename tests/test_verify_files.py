@@ -134,6 +134,7 @@ def test_a_file_of_a_slightly_older_checkpoint_is_stale_though_its_numbers_are_g
     assert "an older or another checkpoint" in result.verification.failures[0]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("changes", "check", "says"),
     [
@@ -220,6 +221,7 @@ def test_a_file_said_to_take_other_pixels_than_it_does(normalized, reference, re
     assert [cause.name for cause in result.verification.files[0].causes] == ["takes_normalized"]
 
 
+@pytest.mark.thorough
 def test_layers_are_compared_where_asked(reference, request_of, exported, tmp_path):
     source = RandomParameters(SPEC)
     bad = source.replaced("encoder/layer_0/mlp/dense_1/bias", np.zeros(SPEC.mlp_size, np.float32))

@@ -151,6 +151,7 @@ def test_a_file_alone_and_keys_of_a_wrapper(name, altered, golden):
     assert worst(found, golden[f"{name}/logits"]) < 1e-5
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "options",
     [
@@ -193,6 +194,7 @@ def test_googles_file_in_other_precisions(dtype, tmp_path, golden):
     assert worst(found, reference_google.forward(rounded, golden["images"])["logits"]) < 1e-5
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5", ""])
 def test_what_our_own_model_saved(suffix, tmp_path, images):
     source = RandomParameters(toy_spec(pre_logits_size=20), seed=4)
