@@ -109,7 +109,8 @@ def answer(folder, photograph):
     """What classify.py prints, run where it is, by this interpreter but without this package."""
     script = (
         "import runpy, sys; sys.modules['vit_export'] = None; "
-        f"sys.argv = ['classify.py', {str(photograph)!r}]; runpy.run_path('classify.py', run_name='__main__')"
+        f"sys.path.insert(0, ''); sys.argv = ['classify.py', {str(photograph)!r}]; "
+        "runpy.run_path('classify.py', run_name='__main__')"
     )
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
@@ -138,13 +139,18 @@ def test_the_bundled_code_answers_as_this_package_does(name, files, photographs,
     assert_same_classes(printed_classes(answer(folder, photograph)), top_classes(ours(files[name], photograph), labels))
 
 
+def pixels_code(subject, model, folder):
+    """What pixels.py of a bundle for Linux defines."""
+    files = code_files(subject, row_of("linux", subject), model)
+    (folder / "pixels.py").write_text(files["pixels.py"], encoding="utf-8")
+    return runpy.run_path(str(folder / "pixels.py"))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("preprocessing", [PREPROCESSING, CROPPED], ids=["squash", "shortest"])
 def test_the_bundled_code_prepares_every_photograph_alike(kind, preprocessing, photographs, tmp_path):
     subject = described("onnx", kind, preprocessing)
-    (text,) = code_files(subject, row_of("linux", subject), "model.onnx").values()
-    (tmp_path / "classify.py").write_text(text, encoding="utf-8")
-    code = runpy.run_path(str(tmp_path / "classify.py"))
+    code = pixels_code(subject, "model.onnx", tmp_path)
     for photograph in photographs:
         found = code["numbers"](np.array(code["fit"](code["load"](photograph))))
         expected = feed(load_pixels([photograph], preprocessing), kind, preprocessing)
@@ -154,9 +160,7 @@ def test_the_bundled_code_prepares_every_photograph_alike(kind, preprocessing, p
 
 def test_quantized_inputs_and_outputs_are_those_of_the_runner(photographs, tmp_path):
     subject = described("tflite", "normalized", CROPPED, quantized=True)
-    (text,) = code_files(subject, row_of("linux", subject), "model.tflite").values()
-    (tmp_path / "classify.py").write_text(text, encoding="utf-8")
-    code = runpy.run_path(str(tmp_path / "classify.py"))
+    code = pixels_code(subject, "model.tflite", tmp_path)
     found = code["numbers"](np.array(code["fit"](code["load"](photographs[0]))))
     values = feed(load_pixels([photographs[0]], CROPPED), "normalized", CROPPED)
     expected = np.clip(np.rint(values / subject.input.scale) + subject.input.zero_point, -128, 127).astype(np.int8)
@@ -180,7 +184,7 @@ def test_what_is_in_a_bundle(files, tmp_path):
     own = {
         "android": {"Classifier.kt", "Pixels.kt", "Camera.kt"},
         "ios": {"Classifier.swift", "Pixels.swift", "Camera.swift"},
-        "linux": {"classify.py"},
+        "linux": {"classify.py", "classifier.py", "pixels.py", "camera.py"},
         "web": {"classify.mjs", "pixels.mjs", "index.html"},
     }
     for entry in made:
@@ -209,14 +213,14 @@ def test_what_is_in_a_bundle(files, tmp_path):
 
 
 def test_names_that_anybody_chose_are_in_no_code(files, tmp_path):
-    path = tmp_path / "a'b\"$(c)<img src=x>{{7}}.onnx"
-    shutil.copy(files["plain.onnx"], path)
-    for entry in bundle(path, TARGETS):
+    model = tmp_path / "a'b\"$(c)<img src=x>{{7}}.onnx"
+    shutil.copy(files["plain.onnx"], model)
+    for entry in bundle(model, TARGETS):
         folder = unpacked(entry.path, tmp_path / entry.target)
-        for name in ("Classifier.kt", "Pixels.kt", "Classifier.swift", "Pixels.swift", "classify.py", "classify.mjs"):
-            if (folder / name).exists():
-                code = (folder / name).read_text(encoding="utf-8")
-                assert not [text for text in (*LABELS[1:], path.stem, "img") if text in code]
+        for path in folder.iterdir():
+            if path.suffix in (".kt", ".swift", ".py", ".mjs"):
+                code = path.read_text(encoding="utf-8")
+                assert not [text for text in (*LABELS[1:], model.stem, "img") if text in code]
         for name in ("README.md", "MODEL_CARD.md"):
             assert "<img" not in (folder / name).read_text(encoding="utf-8").replace("\\<", "")
     assert "<img" not in (tmp_path / "web" / "index.html").read_text(encoding="utf-8")

@@ -32,6 +32,7 @@ class Row:
 _ANDROID = {"Pixels.kt": "Pixels.kt", "Camera.kt": "Camera.kt"}
 _IOS = {"Pixels.swift": "Pixels.swift", "Camera.swift": "Camera.swift"}
 _WEB = {"pixels.mjs": "pixels.mjs", "index.html": "index.html"}
+_LINUX = {name: name for name in ("classify.py", "classifier.py", "pixels.py", "camera.py")}
 
 ROWS: dict[tuple[Name, Format], Row] = {
     ("android", "tflite"): Row(
@@ -45,8 +46,8 @@ ROWS: dict[tuple[Name, Format], Row] = {
     ),
     ("ios", "tflite"): Row("TensorFlowLiteSwift", {"Classifier.swift": "tflite.swift", **_IOS}, release="2.17.0"),
     ("ios", "onnx"): Row("onnxruntime-objc", {"Classifier.swift": "onnx.swift", **_IOS}, release="1.24.2"),
-    ("linux", "tflite"): Row("ai-edge-litert", {"classify.py": "classify.py"}),
-    ("linux", "onnx"): Row("onnxruntime", {"classify.py": "classify.py"}),
+    ("linux", "tflite"): Row("ai-edge-litert", _LINUX),
+    ("linux", "onnx"): Row("onnxruntime", _LINUX),
     ("web", "tflite"): Row(
         "@litertjs/core",
         {"classify.mjs": "tflite.mjs", **_WEB},
