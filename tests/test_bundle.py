@@ -226,6 +226,17 @@ def test_names_that_anybody_chose_are_in_no_code(files, tmp_path):
     assert "<img" not in (tmp_path / "web" / "index.html").read_text(encoding="utf-8")
 
 
+def test_accelerators_that_take_an_onnx_file_in_pieces_are_told(files, tmp_path):
+    from vit_export.onnx import write_onnx
+
+    write_onnx(DigitsParameters(), digits_record(), tmp_path / "whole.onnx", opset=22)
+    for path, wanted in ((files["plain.onnx"], {"android": "QNN", "ios": "Core ML"}), (tmp_path / "whole.onnx", {})):
+        for entry in bundle(path, TARGETS, output=tmp_path / path.stem):
+            told = [note for note in entry.notes if "--opset 22" in note]
+            assert len(told) == (entry.target in wanted)
+            assert all(wanted[entry.target] in note for note in told)
+
+
 def test_the_same_file_makes_the_same_bytes(files, tmp_path):
     copy = tmp_path / "plain.onnx"
     copy.write_bytes(files["plain.onnx"].read_bytes())

@@ -47,5 +47,5 @@ def bundle_command(
         return
     for entry in made:
         click.echo(f"Wrote {entry.path} ({megabytes(entry.bytes)})")
-    for note in made[0].notes:
+    for note in dict.fromkeys(note for entry in made for note in entry.notes):
         click.echo(f"Note: {note}", err=True)

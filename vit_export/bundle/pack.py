@@ -24,6 +24,11 @@ from vit_export.report.text import visible
 MAX_LICENCE = 1 << 20
 """Bytes of a licence; what is larger is some other file."""
 
+_ATTENTION = 23
+"""The first opset that has it (docs/delegates.md says what accelerators make of it)."""
+_WHOLE = {"android": "QNN", "ios": "Core ML"}
+"""What else than the CPU runs ONNX files on a target."""
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -75,9 +80,8 @@ def bundle(
                  zip(rows.items(), stage, strict=True)]  # fmt: skip
         made = [(file.stat().st_size, digest_of_file(file)) for file in stage]
         move_into(folder, stage, overwrite=overwrite)
-    notes = _notes(subject)
     return tuple(
-        Bundle(str(planned[target]), target, size, digest, found, notes)
+        Bundle(str(planned[target]), target, size, digest, found, _notes(subject, target))
         for target, (size, digest), found in zip(rows, made, names, strict=True)
     )
 
@@ -159,7 +163,7 @@ def _write(
     return tuple(names)
 
 
-def _notes(subject: Subject) -> tuple[str, ...]:
+def _notes(subject: Subject, target: str) -> tuple[str, ...]:
     found = []
     if subject.result is None:
         found.append("No report beside the file has verified it: its card says 'not measured'.")
@@ -167,4 +171,9 @@ def _notes(subject: Subject) -> tuple[str, ...]:
         found.append("The file failed its verification, as its card says.")
     if not subject.record.trained:
         found.append("The weights are untrained, as its card says.")
+    if target in _WHOLE and (subject.opset or 0) >= _ATTENTION:
+        found.append(
+            f"Attention is one operator in opset {subject.opset}, which {_WHOLE[target]} does not take, so that the "
+            "graph falls into pieces there. Export with --opset 22 for it; on the CPU both are as fast."
+        )
     return tuple(found)
