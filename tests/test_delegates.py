@@ -86,6 +86,7 @@ def test_of_int8_the_gpu_delegate_refuses_dense_layers_quantized_per_channel_alo
     """By their version, which is what such a layer needs; the GPU would compute in float all the same."""
     (refusal,) = assess(GPU, main_graph(files[name])).refusals
     assert (refusal.op, refusal.reason) == ("FULLY_CONNECTED", "version 12, at most 9 is taken")
+    assert "--float16" in refusal.change
 
 
 @pytest.mark.parametrize("name", [*FLOATS, *INTEGERS])

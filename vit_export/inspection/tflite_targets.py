@@ -127,6 +127,7 @@ GPU = Target(
         "STRIDED_SLICE": "slice a tensor of rank 3 or 4 and keep its axes, then reshape",
         "CAST": "take float images instead of pixels (--input normalized or 0..1); the cast runs on the CPU",
         "BATCH_MATMUL": "transpose the operand explicitly",
+        "FULLY_CONNECTED": "int8 is for the CPU: give the GPU a float16 file (--float16), it computes in float16",
         "": "keep to the operators of this table, or run the file on the CPU",
     },
     notes=(
