@@ -4,6 +4,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+import digits
 import numpy as np
 import pytest
 from conftest import RandomParameters, record_of, toy_spec
@@ -188,3 +189,28 @@ def test_inspect_finds_nothing_in_what_mediapipe_opens(precision, written):
         inspect_file(written(precision, "labels", "uint8", preprocessing=Preprocessing(32, **IMAGENET)))["findings"]
         == []
     )
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_trained_model_answers_alike_on_what_it_has_not_seen(precision, tmp_path):
+    """On random weights int8's rounding swaps classes that are equally likely; here one class is the answer."""
+    record = replace(record_of(digits.SPEC), preprocessing=digits.PREPROCESSING)
+    path, exact = tmp_path / "digits.tflite", tmp_path / "exact.tflite"
+    held_out = digits.held_out()
+    pictures, classes = digits.pictures()
+    if precision in ("float32", "float16"):
+        write_tflite(digits.DigitsParameters(), record, path, precision=precision)
+    else:
+        write_tflite(digits.DigitsParameters(), record, exact)
+        batches = feed(pictures[~held_out][:128], "normalized", digits.PREPROCESSING)[:, np.newaxis]
+        ranges = None if precision == "dynamic" else calibrate(exact, batches, len(batches))
+        write_int8(exact, record, path, scheme=precision, ranges=ranges)
+    unseen = pictures[held_out]
+    theirs = np.array([scores_of(categories) for categories in classified(path, unseen)])
+    expected = own(path, unseen, "normalized", digits.PREPROCESSING)
+    assert (theirs.argmax(1) == expected.argmax(1)).mean() >= 0.995
+    assert (theirs.argmax(1) == classes[held_out]).mean() >= 0.97
+    five, ours = (np.sort(np.argsort(-scores, 1)[:, :5], 1) for scores in (theirs, expected))
+    same = (five == ours).all(1).mean()
+    print(f"\n{precision}: top class alike {(theirs.argmax(1) == expected.argmax(1)).mean():.1%}, top five {same:.1%}")
+    assert same >= (1 if precision in ("float32", "float16") else 0.95)
