@@ -187,7 +187,13 @@ def test_a_camera_is_watched_until_ctrl_c(files, folders, pictures):
     folder = folders["digits.onnx"]
     camera(folder, "camera_9", np.asarray(Image.open(pictures[1])))
     process = subprocess.Popen(
-        command("--camera", "9"), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command("--camera", "9"),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background are started deaf to Ctrl-C, and so would be what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     lines = process.stdout.readline() + process.stdout.readline()
     process.send_signal(signal.SIGINT)
