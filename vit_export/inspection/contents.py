@@ -5,9 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vit_export.description import PRODUCER
 from vit_export.facts.artifact import read_facts
 from vit_export.facts.contents import format_of
-from vit_export.facts.found import FileFacts
+from vit_export.facts.found import RECORD_KEY, FileFacts
 from vit_export.facts.onnx_file import load_structure
 from vit_export.facts.runtime_versions import minimum_onnx_runtime, minimum_runtime
 from vit_export.facts.tflite_metadata import read_tflite_metadata
@@ -24,7 +25,6 @@ from vit_export.subjects import recorded
 
 _FIRST = 3  # labels that are shown
 _LONG = 200  # characters of a metadata text that are shown
-_OURS = "vit_export"  # the key of the record, which is shown as such
 
 
 def inspect_file(path: str | Path, *, digest: bool = True, delegates: bool = False) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _saved_model(path: Path, *, digest: bool) -> dict[str, Any]:
         nbytes = size_of_folder(path)
     return {
         **_common(path, "saved_model", nbytes, record.to_dict(), digest=digest),
-        "producer": "vit-export",
+        "producer": PRODUCER,
         "schema": {},
         "minimum_runtime": None,
         "inputs": [asdict(image)],
@@ -171,4 +171,6 @@ def _unlabelled(record: Mapping[str, Any] | None, metadata: Mapping[str, Any] | 
 def _properties(path: Path) -> dict[str, str]:
     """The metadata_props of an .onnx file but for our record."""
     entries = {entry.key: entry.value for entry in load_structure(path).metadata_props}
-    return {key: text if len(text) <= _LONG else f"{text[:_LONG]}…" for key, text in entries.items() if key != _OURS}
+    return {
+        key: text if len(text) <= _LONG else f"{text[:_LONG]}…" for key, text in entries.items() if key != RECORD_KEY
+    }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_export.description import facts_for_people
+from vit_export.description import PRODUCER, facts_for_people
 from vit_export.errors import InputError, StructureError
 from vit_export.files import digest_of_file, refuse_existing
 from vit_export.graph import INPUT_NAME
@@ -38,7 +38,6 @@ MultiHeadAttention, within the noise (medians on Zen 3, ms: S/32 float32 35.1, 3
 37.6, 128, 26.7 and 102. Gemm or MatMul and Add makes no difference (35.1 and 34.6; 124 and 124).
 """
 
-_PRODUCER = "vit-export"
 _IMAGE_DIMENSIONS = ("DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL")
 _OUTPUT_DIMENSIONS = ("DATA_BATCH", "DATA_FEATURE")
 
@@ -181,8 +180,8 @@ def _describe(model: "onnx.ModelProto", record: ModelRecord, form: _Form, input:
     spec = record.spec
     mean, std = left_to_do(input, record.preprocessing)
     kind = f"{form.precision}{f' ({form.scheme})' if form.scheme else ''}"
-    model.producer_name = _PRODUCER
-    model.producer_version = versions(_PRODUCER)[_PRODUCER]
+    model.producer_name = PRODUCER
+    model.producer_version = versions(PRODUCER)[PRODUCER]
     model.graph.name = spec.name
     model.doc_string = f"{spec.name}, {spec.image_size}x{spec.image_size}, {kind}"
     facts = {
@@ -197,7 +196,7 @@ def _describe(model: "onnx.ModelProto", record: ModelRecord, form: _Form, input:
         "std": json.dumps(std),
         "channel_order": "RGB",
         "layout": "NHWC",
-        "producer": f"{_PRODUCER} {model.producer_version}",
+        "producer": f"{PRODUCER} {model.producer_version}",
     }
     if record.labels is not None:
         facts["labels"] = json.dumps(list(record.labels), ensure_ascii=False)

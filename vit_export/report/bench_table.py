@@ -7,14 +7,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vit_export.report.text import MEGABYTE, NONE, conditions, three_digits
+from vit_export.report.text import FORMATS, MEGABYTE, NONE, conditions, three_digits
 from vit_export.verification.statistics import Interval
 
 if TYPE_CHECKING:
     from vit_export.benchmark import BenchedFile, Benchmark
 
 COLUMNS = 100
-FORMATS = {"saved_model": "SavedModel", "tflite": "TFLite", "onnx": "ONNX"}
 
 
 def render_benchmark(benchmark: "Benchmark", console: Console | None = None) -> None:
