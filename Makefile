@@ -24,7 +24,7 @@ calibration: $(SETUP)  ## make the default representative dataset in calibration
 	$(BIN)/vit-export calibration
 
 arm64: $(SETUP)  ## set up the runtimes' arm64 builds, to verify files with them under emulation
-	$(BIN)/python -m vit_export.emulation
+	$(BIN)/python -m vit_export.cli.emulation
 
 test: lint types  ## lint, types and the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -37,7 +37,7 @@ test-slow: $(SETUP)  ## every test, the full-size exports too
 
 test-originals: $(SETUP)  ## full-size models against transformers' own forward pass (installs torch)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,originals]'
-	$(BIN)/python -m pytest -m '' tests/test_full_size.py
+	$(BIN)/python -m pytest -m '' tests/export/test_full_size.py
 
 lint: $(SETUP)  ## ruff
 	$(BIN)/ruff check .

@@ -18,11 +18,11 @@ from pathlib import Path
 import click
 from process_tree import limit, run, weights
 
-from vit_export.spec import ViTSpec
+from vit_export.model.spec import ViTSpec
 
 # The writers of every layout are the tests': written independently of what reads them.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from layouts import SeededParameters, write_google, write_huggingface, write_timm
+from helpers.layouts import SeededParameters, write_google, write_huggingface, write_timm
 
 SHARD_BYTES = 10**9
 WRITERS = {

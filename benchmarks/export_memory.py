@@ -16,9 +16,9 @@ from pathlib import Path
 import click
 from process_tree import Usage, limit, run
 
-from vit_export.photographs import write_photographs
-from vit_export.spec import ViTSpec
-from vit_export.variants import VARIANTS
+from vit_export.images.photographs import write_photographs
+from vit_export.model.spec import ViTSpec
+from vit_export.model.variants import VARIANTS
 
 ALL_FILES = (
     ("--onnx", "--float32"),

@@ -13,12 +13,12 @@ from pathlib import Path
 import click
 import numpy as np
 
-from vit_export.preprocess import Preprocessing, normalize
-from vit_export.quiet import import_tensorflow, quiet
-from vit_export.saved_model import ModelRecord
-from vit_export.spec import ViTSpec
-from vit_export.verification.latency import Subject, cpu, measure
-from vit_export.verification.runners import open_runner
+from vit_export.base.quiet import import_tensorflow, quiet
+from vit_export.model.preprocessing import Preprocessing, normalize
+from vit_export.model.saved_model import ModelRecord
+from vit_export.model.spec import ViTSpec
+from vit_export.runtimes.runner import open_runner
+from vit_export.runtimes.timing.latency import Subject, cpu, measure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -45,7 +45,7 @@ def quantize(float_path: Path, bits: int) -> Path:
 
 def digits(folder: Path) -> None:
     """Decibels, agreement and accuracy on the digits that were not trained on."""
-    from digits import PREPROCESSING, SPEC, DigitsParameters, held_out, pictures
+    from helpers.digits import PREPROCESSING, SPEC, DigitsParameters, held_out, pictures
 
     from vit_export.tflite.convert import write_tflite
 
@@ -65,7 +65,7 @@ def digits(folder: Path) -> None:
 
 def full_size(variant: str, folder: Path) -> None:
     """Size and median latency on one thread, interleaved."""
-    from vit_export.comparison import RandomWeights
+    from vit_export.export.compare import RandomWeights
     from vit_export.tflite.convert import write_tflite
 
     spec = ViTSpec.of(variant)

@@ -2,12 +2,12 @@
 
     python benchmarks/int8.py [--models digits,vit_s16,vit_b16] [--factors 1,10,30,100] [--speed vit_s32,vit_s16]
 
-`digits` is a ViT trained on scikit-learn's digits (tests/digits.py), judged on the 449 digits that it was not trained
-on; the others have heavy-tailed random weights and are judged on photographs that did not calibrate. An outlier factor
-makes 4 channels of every LayerNorm and of every V so many times as large, without changing the function
-(tests/outliers.py). `stock` is what TFLiteConverter's full-integer mode makes of the same model, `plain` our default
-without its rewrites. Each cell: dB of the outputs / % of images with the same top class. `--speed` compares latencies,
-interleaved in one run.
+`digits` is a ViT trained on scikit-learn's digits (tests/helpers/digits.py), judged on the 449 digits that it was not
+trained on; the others have heavy-tailed random weights and are judged on photographs that did not calibrate. An outlier
+factor makes 4 channels of every LayerNorm and of every V so many times as large, without changing the function
+(tests/helpers/outliers.py). `stock` is what TFLiteConverter's full-integer mode makes of the same model, `plain` our
+default without its rewrites. Each cell: dB of the outputs / % of images with the same top class. `--speed` compares
+latencies, interleaved in one run.
 """
 
 import json
@@ -21,15 +21,15 @@ import click
 import numpy as np
 from stock import stock_full_int8
 
-from vit_export.calibration import split
+from vit_export.base.quiet import import_tensorflow
+from vit_export.images.photographs import write_photographs
+from vit_export.images.split import split
 from vit_export.int8.modes import static
-from vit_export.photographs import write_photographs
-from vit_export.preprocess import Preprocessing, load_batch, normalize
-from vit_export.quiet import import_tensorflow
-from vit_export.saved_model import ModelRecord
-from vit_export.spec import ViTSpec
-from vit_export.verification.latency import Subject, cpu, measure
-from vit_export.verification.runners import open_runner
+from vit_export.model.preprocessing import Preprocessing, load_batch, normalize
+from vit_export.model.saved_model import ModelRecord
+from vit_export.model.spec import ViTSpec
+from vit_export.runtimes.runner import open_runner
+from vit_export.runtimes.timing.latency import Subject, cpu, measure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -47,7 +47,7 @@ class HeavyTailed:
 
     def read(self, name: str) -> np.ndarray:
         """The parameter called `name`."""
-        from vit_export.parameters import parameter_specs
+        from vit_export.model.parameters import parameter_specs
 
         index, found = next((i, p) for i, p in enumerate(parameter_specs(self.spec)) if p.name == name)
         random = np.random.default_rng(index)
@@ -62,7 +62,7 @@ class HeavyTailed:
 def subject(name: str, work: Path) -> tuple[Any, np.ndarray, np.ndarray]:
     """A model's parameters, the images that calibrate it and those that judge it, normalized."""
     if name == "digits":
-        from digits import PREPROCESSING, DigitsParameters, held_out, pictures
+        from helpers.digits import PREPROCESSING, DigitsParameters, held_out, pictures
 
         images, out = pictures()[0], held_out()
         return (
@@ -119,8 +119,8 @@ def files_of(source: Any, seen: np.ndarray, folder: Path, *, stock: bool) -> dic
 
 def stock_of(source: Any, folder: Path, images: np.ndarray) -> Path:
     """The file of the stock converter, of the same parameters."""
-    from vit_export.model import build_model
-    from vit_export.saved_model import assign_parameters
+    from vit_export.model.keras_model import build_model
+    from vit_export.model.saved_model import assign_parameters
 
     model = build_model(source.spec)
     assign_parameters(model, source.read)
@@ -143,7 +143,7 @@ def judge(wanted: np.ndarray, found: np.ndarray) -> tuple[float, float]:
 
 def measure_model(name: str, factors: list[float], work: Path) -> dict[str, dict[str, tuple[float, float]]]:
     """Decibels and agreement by file and factor."""
-    from outliers import Outliers
+    from helpers.outliers import Outliers
 
     from vit_export.tflite.convert import write_tflite
 

@@ -14,14 +14,14 @@ import click
 import numpy as np
 from stock import stock_full_int8
 
-from vit_export.calibration import split
-from vit_export.photographs import write_photographs
-from vit_export.pipeline import export
-from vit_export.plan import ExportRequest
-from vit_export.preprocess import Preprocessing, load_batch
-from vit_export.quiet import import_tensorflow, quiet
-from vit_export.spec import ViTSpec
-from vit_export.verification.latency import Subject, cpu, measure
+from vit_export.base.quiet import import_tensorflow, quiet
+from vit_export.export.pipeline import export
+from vit_export.export.plan import ExportRequest
+from vit_export.images.photographs import write_photographs
+from vit_export.images.split import split
+from vit_export.model.preprocessing import Preprocessing, load_batch
+from vit_export.model.spec import ViTSpec
+from vit_export.runtimes.timing.latency import Subject, cpu, measure
 
 CALIBRATION_IMAGES = 32
 
@@ -40,7 +40,7 @@ def dense_alone(spec: ViTSpec, folder: Path, images: np.ndarray) -> dict[str, Pa
     """
     import tensorflow as tf
 
-    from vit_export.saved_model import ModelRecord
+    from vit_export.model.saved_model import ModelRecord
     from vit_export.tflite.quantize import Rule, calibrate, write_int8
 
     random = np.random.default_rng(0)
@@ -76,7 +76,7 @@ def measure_variant(name: str, threads: int, calibration: Path, folder: Path) ->
     spec = ViTSpec.of(name)
     paths = split(calibration, CALIBRATION_IMAGES).representative.paths()
     images = load_batch(paths, Preprocessing(spec.image_size))
-    from vit_export.model import build_model
+    from vit_export.model.keras_model import build_model
 
     model = build_model(spec, seed=0)
     files = {

@@ -24,9 +24,9 @@ GB = 1e9
 _WRITE_SAVED_MODEL = """
 import sys
 from pathlib import Path
-from vit_export.model import create_vit
-from vit_export.preprocess import Preprocessing
-from vit_export.saved_model import ModelRecord, write_saved_model
+from vit_export.model.keras_model import create_vit
+from vit_export.model.preprocessing import Preprocessing
+from vit_export.model.saved_model import ModelRecord, write_saved_model
 
 model = create_vit(sys.argv[1], gelu="tanh", seed=0)
 write_saved_model(model, Path(sys.argv[2]), ModelRecord(model.spec, Preprocessing(model.spec.image_size)))
@@ -36,7 +36,7 @@ _OURS = """
 import sys
 from pathlib import Path
 from vit_export.onnx.convert import write_onnx
-from vit_export.saved_model import SavedModelParameters
+from vit_export.model.saved_model import SavedModelParameters
 
 source = SavedModelParameters(Path(sys.argv[1]))
 write_onnx(source, source.record, Path(sys.argv[2]), precision=sys.argv[3])

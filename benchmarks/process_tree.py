@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from vit_export.spec import ViTSpec
+from vit_export.model.spec import ViTSpec
 
 
 @dataclass
@@ -41,7 +41,7 @@ def run(arguments: list[str], folder: Path) -> Usage:
     began = time.monotonic()
     with open(folder / "log.txt", "a") as log:
         child = psutil.Popen(
-            [sys.executable, "-m", "vit_export.cli", *arguments], cwd=folder, stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "vit_export.cli.main", *arguments], cwd=folder, stdout=log, stderr=subprocess.STDOUT
         )
         largest = tree = 0.0
         while child.poll() is None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_export.quiet import quiet
+from vit_export.base.quiet import quiet
 
 
 def stock_full_int8(model: Any, folder: Path, images: np.ndarray) -> Path:

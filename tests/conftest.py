@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vit_export.parameters import parameter_specs
-from vit_export.preprocess import Preprocessing
-from vit_export.quiet import import_tensorflow
-from vit_export.spec import ViTSpec
-from vit_export.variants import Variant
-from vit_export.verification.runners import open_runner
-from vit_export.verification.workers import RunnerProcess
+from vit_export.base.quiet import import_tensorflow
+from vit_export.model.parameters import parameter_specs
+from vit_export.model.preprocessing import Preprocessing
+from vit_export.model.spec import ViTSpec
+from vit_export.model.variants import Variant
+from vit_export.runtimes.process import RunnerProcess
+from vit_export.runtimes.runner import open_runner
+
+pytest_plugins = ["helpers.originals"]  # fixtures that several folders need
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -53,8 +55,8 @@ def toy_spec(**overrides) -> ViTSpec:
 def build(source):
     """The Keras reference model with the parameters of `source`."""
     import_tensorflow()
-    from vit_export.model import build_model
-    from vit_export.saved_model import assign_parameters
+    from vit_export.model.keras_model import build_model
+    from vit_export.model.saved_model import assign_parameters
 
     model = build_model(source.spec)
     assign_parameters(model, source.read)
@@ -62,7 +64,7 @@ def build(source):
 
 
 def record_of(spec: ViTSpec, *, trained: bool = False):
-    from vit_export.saved_model import ModelRecord
+    from vit_export.model.saved_model import ModelRecord
 
     return ModelRecord(spec, Preprocessing(spec.image_size), {"source": "test", "trained": trained})
 
@@ -99,7 +101,7 @@ class InProcess(RunnerProcess):
 @pytest.fixture
 def in_process(monkeypatch):
     """Verification in this process; what is special about a process of its own is tested where it is not asked for."""
-    from vit_export.verification import verifier
+    from vit_export.verify import verifier
 
     monkeypatch.setattr(verifier, "RunnerProcess", InProcess)
 
@@ -148,7 +150,7 @@ def expected(model, images) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def saved_model(model, record, tmp_path_factory) -> Path:
-    from vit_export.saved_model import write_saved_model
+    from vit_export.model.saved_model import write_saved_model
 
     path = tmp_path_factory.mktemp("toy") / "saved_model"
     write_saved_model(model, path, record)

@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 import pytest
 
-from vit_export.cli import main
-from vit_export.commands import EXPORT
-from vit_export.plan import INT8_SCHEMES
-from vit_export.variants import VARIANTS
+from vit_export.cli.framework import EXPORT
+from vit_export.cli.main import main
+from vit_export.export.plan import INT8_SCHEMES
+from vit_export.model.variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted({ROOT / "README.md", *ROOT.glob("docs/**/*.md")})

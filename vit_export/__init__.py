@@ -8,27 +8,27 @@ There is a factory for every variant. Nothing heavy is imported until one of the
 from importlib import import_module
 from typing import Any
 
-from vit_export.variants import VARIANTS
+from vit_export.model.variants import VARIANTS
 
 _HOMES = {
-    "create_vit": "vit_export.model",
-    "VisionTransformer": "vit_export.model",
-    "ViTSpec": "vit_export.spec",
-    "VARIANTS": "vit_export.variants",
-    "list_variants": "vit_export.variants",
-    "ExportRequest": "vit_export.plan",
-    "ExportResult": "vit_export.pipeline",
-    "export": "vit_export.library",
-    "Preprocessing": "vit_export.preprocess",
-    "open_checkpoint": "vit_export.weights.sources",
-    "verify": "vit_export.verification.verifier",
-    "verify_files": "vit_export.verify_files",
-    "VerifyRequest": "vit_export.verify_files",
-    "write_saved_model": "vit_export.saved_model",
-    "InputError": "vit_export.errors",
-    "OutputError": "vit_export.errors",
-    "VitExportError": "vit_export.errors",
-    **{f"create_{variant}": "vit_export.model" for variant in VARIANTS},
+    "create_vit": "vit_export.model.keras_model",
+    "VisionTransformer": "vit_export.model.keras_model",
+    "ViTSpec": "vit_export.model.spec",
+    "VARIANTS": "vit_export.model.variants",
+    "list_variants": "vit_export.model.variants",
+    "ExportRequest": "vit_export.export.plan",
+    "ExportResult": "vit_export.export.pipeline",
+    "export": "vit_export.api",
+    "Preprocessing": "vit_export.model.preprocessing",
+    "open_checkpoint": "vit_export.weights.open",
+    "verify": "vit_export.verify.verifier",
+    "verify_files": "vit_export.export.verify_files",
+    "VerifyRequest": "vit_export.export.verify_files",
+    "write_saved_model": "vit_export.model.saved_model",
+    "InputError": "vit_export.base.errors",
+    "OutputError": "vit_export.base.errors",
+    "VitExportError": "vit_export.base.errors",
+    **{f"create_{variant}": "vit_export.model.keras_model" for variant in VARIANTS},
 }
 
 

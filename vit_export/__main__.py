@@ -1,5 +1,5 @@
 """`python -m vit_export`: the command line."""
 
-from vit_export.cli import main
+from vit_export.cli.main import main
 
 main(prog_name="vit-export")

@@ -2,11 +2,11 @@
 
 from typing import Any
 
+from vit_export.base.numbers import NONE, megabytes, number, visible
 from vit_export.bundle.code import markdown, preprocessing, templates, what
-from vit_export.bundle.subject import Subject
-from vit_export.report.text import NONE, megabytes, number, visible
+from vit_export.bundle.source import Subject
 from vit_export.report.view import COLUMNS, base_name, image_names, listed, record, text
-from vit_export.weights.fetch import is_remote, shown
+from vit_export.weights.remote.fetch import is_remote, shown
 
 NOT_MEASURED = "not measured"
 

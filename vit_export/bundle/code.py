@@ -9,11 +9,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from vit_export.bundle.subject import Subject
+from vit_export.base.numbers import visible
+from vit_export.bundle.source import Subject
 from vit_export.bundle.targets import Row, minimum_of, release_of
-from vit_export.pixels import left_to_do
-from vit_export.plan import LABELS_NAME
-from vit_export.report.text import visible
+from vit_export.export.plan import LABELS_NAME
+from vit_export.model.input_kinds import left_to_do
 
 PLATFORMS = {"android": "Android", "ios": "iOS", "linux": "Linux", "web": "web pages"}
 

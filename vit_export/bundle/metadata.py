@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from vit_export.bundle.subject import Subject
+from vit_export.artifacts.runtime_versions import minimum_runtime
+from vit_export.bundle.source import Subject
 from vit_export.bundle.targets import Row, minimum_of, release_of
-from vit_export.facts.runtime_versions import minimum_runtime
-from vit_export.pixels import left_to_do
-from vit_export.plan import LABELS_NAME
+from vit_export.export.plan import LABELS_NAME
+from vit_export.model.input_kinds import left_to_do
 
 METADATA_VERSION = 1
 

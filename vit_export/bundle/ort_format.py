@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_export.bundle.subject import Subject
-from vit_export.errors import InputError, StructureError
+from vit_export.base.errors import InputError, StructureError
+from vit_export.bundle.source import Subject
 
 MODEL_NAME, OPERATORS_NAME = "model.ort", "required_operators.config"
 

@@ -9,17 +9,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vit_export.base.errors import InputError
+from vit_export.base.files import digest_of_file, input_errors, move_into, output_errors, refuse_existing, shortened
+from vit_export.base.numbers import visible
 from vit_export.bundle.archive import SUMS_NAME, write_zip
 from vit_export.bundle.card import licence_missing, model_card
 from vit_export.bundle.code import code_files, readme
 from vit_export.bundle.metadata import metadata
 from vit_export.bundle.ort_format import MODEL_NAME, OPERATORS_NAME, Converted, to_ort
-from vit_export.bundle.subject import Subject, subject_of
+from vit_export.bundle.source import Subject, subject_of
 from vit_export.bundle.targets import Row, row_of
-from vit_export.errors import InputError
-from vit_export.files import digest_of_file, input_errors, move_into, output_errors, refuse_existing, shortened
-from vit_export.plan import LABELS_NAME
-from vit_export.report.text import visible
+from vit_export.export.plan import LABELS_NAME
 
 MAX_LICENCE = 1 << 20
 """Bytes of a licence; what is larger is some other file."""

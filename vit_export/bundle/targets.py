@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from vit_export.bundle.subject import Subject
-from vit_export.errors import InputError
-from vit_export.facts.runtime_versions import minimum_onnx_runtime
-from vit_export.records import Format
-from vit_export.versions import versions
+from vit_export.artifacts.runtime_versions import minimum_onnx_runtime
+from vit_export.base.errors import InputError
+from vit_export.base.versions import versions
+from vit_export.bundle.source import Subject
+from vit_export.model.artifact import Format
 
 Name = Literal["android", "ios", "linux", "web"]
 TARGETS: tuple[Name, ...] = get_args(Name)

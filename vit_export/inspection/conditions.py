@@ -5,7 +5,7 @@ Each makes a function that gets a node and returns why the node is refused, "" w
 
 from collections.abc import Callable, Sequence
 
-from vit_export.inspection.graph import Node, Tensor
+from vit_export.inspection.operators import Node, Tensor
 
 Condition = Callable[[Node], str]
 

@@ -1,9 +1,9 @@
-"""Why MediaPipe Tasks would not open a .tflite file of images (seen with MediaPipe 1.2: tests/test_mediapipe.py)."""
+"""Why MediaPipe Tasks would not open a .tflite file of images (MediaPipe 1.2: tests/tflite/test_mediapipe.py)."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from vit_export.facts.found import FileFacts
+from vit_export.artifacts.facts import FileFacts
 from vit_export.inspection.findings import Fault, Finding
 
 MAX_BYTES = 2**31

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from vit_export.inspection.findings import Fault, Finding
-from vit_export.inspection.graph import Graph, Key, Node
+from vit_export.inspection.operators import Graph, Key, Node
 from vit_export.inspection.tflite_findings import MAX_RANK, shown
 
 DYNAMIC_SHAPE = Fault(

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit_export.facts.found import damage_told, text_of
-from vit_export.facts.layout import open_or_size
-from vit_export.facts.onnx_file import dtype_name, load_structure
-from vit_export.inspection.graph import Graph, Node, Tensor
+from vit_export.artifacts.facts import damage_told, text_of
+from vit_export.artifacts.layout import open_or_size
+from vit_export.artifacts.onnx_file import dtype_name, load_structure
+from vit_export.inspection.operators import Graph, Node, Tensor
 
 if TYPE_CHECKING:
     import onnx

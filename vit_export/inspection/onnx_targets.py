@@ -9,6 +9,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from vit_export.base.versions import versions
 from vit_export.inspection.conditions import (
     Condition,
     all_of,
@@ -21,9 +22,8 @@ from vit_export.inspection.conditions import (
     static,
     stored,
 )
-from vit_export.inspection.graph import Node
-from vit_export.inspection.targets import Basis, Target
-from vit_export.versions import versions
+from vit_export.inspection.delegates import Basis, Target
+from vit_export.inspection.operators import Node
 
 _READ = "microsoft/onnxruntime, read 2026-11-23"
 _ANY: Condition = all_of()

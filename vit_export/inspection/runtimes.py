@@ -1,7 +1,7 @@
 """What a runtime on this machine itself says of a file: the CPU's, in a process of its own.
 
 The Analyzer of TensorFlow and LiteRT, which has a check for the GPU delegate, is not asked: in the pinned releases it
-calls every file compatible, those with Flex operators and five dimensions too (tests/test_delegates.py).
+calls every file compatible, those with Flex operators and five dimensions too (tests/inspection/test_delegates.py).
 """
 
 import json
@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vit_export.inspection.graph import Graph, Node
-from vit_export.inspection.targets import Verdict, counted, verdict
-from vit_export.versions import versions
+from vit_export.base.versions import versions
+from vit_export.inspection.delegates import Verdict, counted, verdict
+from vit_export.inspection.operators import Graph, Node
 
 _PATIENCE = 600.0  # seconds; a model of 2 GB takes half a minute to pack
 _NAMES = {"tflite": ("CPU (XNNPACK)", "ai-edge-litert"), "onnx": ("CPU", "onnxruntime")}

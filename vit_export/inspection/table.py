@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vit_export.report.text import FORMATS, MEGABYTE, three_digits
+from vit_export.base.numbers import FORMATS, MEGABYTE, three_digits
 
 _STYLES = {"problem": "bold red", "remark": "yellow"}
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from vit_export.inspection.findings import Fault, Finding
-from vit_export.inspection.graph import Graph, Node, Tensor
+from vit_export.inspection.operators import Graph, Node, Tensor
 
 MAX_RANK = 4
 

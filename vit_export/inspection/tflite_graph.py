@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from vit_export.facts.found import damage_told, text_of
-from vit_export.facts.layout import open_or_size
-from vit_export.facts.tflite_file import Reader
-from vit_export.inspection.graph import Graph, Node, Tensor, is_folded
+from vit_export.artifacts.facts import damage_told, text_of
+from vit_export.artifacts.layout import open_or_size
+from vit_export.artifacts.tflite_file import Reader
+from vit_export.inspection.operators import Graph, Node, Tensor, is_folded
 
 _FEW = 64  # bytes up to which the whole numbers of a constant are read: axes, shapes, slices
 _WHOLE = {"int32": "<i4", "int64": "<i8"}

@@ -17,8 +17,8 @@ from vit_export.inspection.conditions import (
     unset,
     version_up_to,
 )
-from vit_export.inspection.graph import Node
-from vit_export.inspection.targets import Target
+from vit_export.inspection.delegates import Target
+from vit_export.inspection.operators import Node
 
 _READ = "google-ai-edge/LiteRT, read 2026-11-23"
 _FLOATS = ("float32", "float16")

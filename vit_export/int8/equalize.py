@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from vit_export.parameters import ParameterSource, layer_name
-from vit_export.spec import ViTSpec
+from vit_export.model.parameters import ParameterSource, layer_name
+from vit_export.model.spec import ViTSpec
 
 _FLOOR = 1e-4
 """A channel is never scaled as if it were smaller than this part of the largest: dead channels stay dead."""

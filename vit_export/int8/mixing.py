@@ -11,7 +11,7 @@ import numpy as np
 from vit_export.int8.modes import Modes, static
 from vit_export.int8.price import price
 from vit_export.int8.sensitivity import Component, Sensitivity, components
-from vit_export.spec import ViTSpec
+from vit_export.model.spec import ViTSpec
 
 MOST_FLOAT = 0.25
 """The part of the encoder's attentions and MLPs that may be left in float, rounded down; more is no int8 file."""

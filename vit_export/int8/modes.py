@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vit_export.int8.arithmetic import Mode
-from vit_export.parameters import layer_name
-from vit_export.spec import ViTSpec
+from vit_export.model.parameters import layer_name
+from vit_export.model.spec import ViTSpec
 
 Products = Literal["float", "int8"]
 """The two matrix products of attention, QKᵀ and softmax·V: in float, or with both sides in int8."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from vit_export.int8.modes import Modes
 from vit_export.int8.sensitivity import Component, Option, components
-from vit_export.spec import ViTSpec
+from vit_export.model.spec import ViTSpec
 
 INT8_MS, FLOAT_MS, DYNAMIC_MS, PRODUCTS_MS = 6.8, 60.0, 1.65, 2.5
 """S/16 on one core of an x86 processor with AMX, milliseconds for all its encoder layers: the Dense in int8; in float;

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from vit_export.errors import InputError
+from vit_export.base.errors import InputError
 from vit_export.int8.mixing import Mixes
 from vit_export.int8.modes import Modes, static
 from vit_export.int8.price import price, total
 from vit_export.int8.sensitivity import Component, Option, Progress, Sensitivity, components, measure_sensitivity
 from vit_export.int8.tune import Tuning
-from vit_export.parameters import ParameterSource
-from vit_export.spec import ViTSpec
-from vit_export.verification.metrics import json_ready
+from vit_export.model.parameters import ParameterSource
+from vit_export.model.spec import ViTSpec
+from vit_export.verify.metrics import json_ready
 
 MOST_ROUNDS = 6
 """Files that are written and measured, the first with everything static."""

@@ -11,15 +11,15 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from vit_export.graph import TFLITE, Graph
+from vit_export.deployment.graph import TFLITE, Graph
+from vit_export.deployment.rewrites import folded_parameters
 from vit_export.int8.arithmetic import Mode
 from vit_export.int8.equalize import EqualizedParameters
 from vit_export.int8.modes import LayerModes, Modes, Products, full_float
 from vit_export.int8.simulate import Simulation, rounded
 from vit_export.int8.tune import SIGNIFICANT, Tuning
-from vit_export.parameters import ParameterSource, layer_name
-from vit_export.rewrites import folded_parameters
-from vit_export.spec import ViTSpec
+from vit_export.model.parameters import ParameterSource, layer_name
+from vit_export.model.spec import ViTSpec
 
 MOST_IMAGES, FEWEST_IMAGES, MACS = 64, 2, 1e12
 """Images to measure by: as many as `MACS` multiply-accumulates pay for, within these bounds.

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from vit_export.graph import TFLITE, Graph
+from vit_export.deployment.graph import TFLITE, Graph
 from vit_export.int8 import arithmetic
 from vit_export.int8.modes import Modes
-from vit_export.spec import ViTSpec
+from vit_export.model.spec import ViTSpec
 
 Clips = Mapping[str, tuple[float, float]]
 """Site of the graph -> which part of a tensor's smallest and of its largest value its range reaches, 1 without clip."""

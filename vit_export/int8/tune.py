@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from vit_export.graph import TFLITE, Graph
+from vit_export.deployment.graph import TFLITE, Graph
+from vit_export.deployment.rewrites import folded_parameters
 from vit_export.int8.equalize import EqualizedParameters, Factors, geometric, norm_groups
 from vit_export.int8.modes import Modes
 from vit_export.int8.simulate import Clips, Extremes, Simulation, rounded
-from vit_export.parameters import ParameterSource, layer_name
-from vit_export.rewrites import folded_parameters
-from vit_export.spec import ViTSpec
+from vit_export.model.parameters import ParameterSource, layer_name
+from vit_export.model.spec import ViTSpec
 
 STRENGTHS = (0.5, 0.75, 1.0, 0.25)
 """Tried in this order, and none after a first one that is no use at all."""

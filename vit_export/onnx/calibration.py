@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vit_export.errors import InputError
-from vit_export.graph import INPUT_NAME
+from vit_export.base.errors import InputError
+from vit_export.base.machine import usable_cores
+from vit_export.deployment.graph import INPUT_NAME
+from vit_export.deployment.rewrites import FoldedInput, plain_parameters
 from vit_export.int8.simulate import Clips
-from vit_export.machine import usable_cores
+from vit_export.model.artifact import InputKind
+from vit_export.model.input_kinds import kind_of, left_to_do
+from vit_export.model.parameters import ParameterSource
+from vit_export.model.preprocessing import Preprocessing
 from vit_export.onnx.convert import QDQ_OPSET
 from vit_export.onnx.fusion import ATTENTION, fuse
 from vit_export.onnx.qdq import PIXELS, Ranges, fold_query_scale, qdq_parameters, sites, through_pairs
 from vit_export.onnx.structure import onnx_structure
-from vit_export.onnx.weights import float_weights, write_model
-from vit_export.parameters import ParameterSource
-from vit_export.pixels import kind_of, left_to_do
-from vit_export.preprocess import Preprocessing
-from vit_export.records import InputKind
-from vit_export.rewrites import FoldedInput, plain_parameters
+from vit_export.onnx.writer import float_weights, write_model
 
 if TYPE_CHECKING:
     import onnx
@@ -43,7 +43,7 @@ def calibrate(
 ) -> dict[str, tuple[float, float]]:
     """Smallest and largest value over `images` of all that the "qdq" form of `source` rounds.
 
-    Each of `images` is [batch, size, size, 3] in the numbers and dtype of the kind `input` (`pixels.feed`); one is in
+    Each of `images` is [batch, size, size, 3] in the numbers and dtype of the kind `input` (`input_kinds.feed`); one is in
     memory at a time. The float32 file, as large as the model, lies in `folder` meanwhile. Every range is drawn in to
     the parts that `clips` say (`int8.simulate.Clips`). That of the pixels is the whole one they can have.
 

@@ -6,24 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_export.description import PRODUCER, facts_for_people
-from vit_export.errors import InputError, StructureError
-from vit_export.files import digest_of_file, refuse_existing
-from vit_export.graph import INPUT_NAME
+from vit_export.artifacts.description import PRODUCER, facts_for_people
+from vit_export.base.errors import InputError, StructureError
+from vit_export.base.files import digest_of_file, refuse_existing
+from vit_export.base.versions import versions
+from vit_export.deployment.graph import INPUT_NAME
+from vit_export.deployment.rewrites import FoldedInput, Rounding, plain_parameters, through_float16
+from vit_export.model.artifact import Artifact, InputKind, Precision, TensorSpec
+from vit_export.model.input_kinds import kind_of, left_to_do, notes_on
+from vit_export.model.parameters import ParameterSource
+from vit_export.model.saved_model import ModelRecord
+from vit_export.model.spec import ViTSpec
 from vit_export.onnx.fusion import ATTENTION, fuse
 from vit_export.onnx.half import NOTE, to_float16
-from vit_export.onnx.names import name_nodes
 from vit_export.onnx.qdq import Ranges, through_pairs
 from vit_export.onnx.quantize import SCHEMES, through_int8
 from vit_export.onnx.structure import onnx_structure
-from vit_export.onnx.weights import Weight, float_weights, write_model
-from vit_export.parameters import ParameterSource
-from vit_export.pixels import kind_of, left_to_do, notes_on
-from vit_export.records import Artifact, InputKind, Precision, TensorSpec
-from vit_export.rewrites import FoldedInput, Rounding, plain_parameters, through_float16
-from vit_export.saved_model import ModelRecord
-from vit_export.spec import ViTSpec
-from vit_export.versions import versions
+from vit_export.onnx.value_names import name_nodes
+from vit_export.onnx.writer import Weight, float_weights, write_model
 
 if TYPE_CHECKING:
     import onnx
@@ -91,7 +91,7 @@ def write_onnx(
 ) -> Artifact:
     """Write the ONNX file of `source` with a static batch; above 1.9 GB its weights go to `<path>.data` beside it.
 
-    Input `images`, [batch, size, size, 3] of the kind `input` (`pixels.KINDS`: float32, or uint8 for "uint8"); output
+    Input `images`, [batch, size, size, 3] of the kind `input` (`input_kinds.KINDS`: float32, or uint8 for "uint8"); output
     `logits` [batch, classes] or `features` [batch, width], in float32 whatever the precision. LayerNormalization
     (opset 17), Gelu (20) and Attention (23) are single operators where `opset` has them, and decomposed below; None is
     20 for "qdq" and 23 for all others. `scheme` belongs to int8 only: "dynamic", or "qdq" (`onnx.qdq`), which leaves
@@ -153,7 +153,7 @@ def _unsafe(precision: Precision, spec: ViTSpec) -> tuple[str, ...]:
     """Operators that are computed wrong somewhere, and so stay decomposed.
 
     On arm64, ONNX Runtime 1.32's float16 Attention takes the last four numbers of a head's values as zeros where heads
-    have 8n + 4 of them (tests/test_emulation.py shows it). No variant of the table has such heads.
+    have 8n + 4 of them (tests/runtimes/test_emulation.py shows it). No variant of the table has such heads.
     """
     return (ATTENTION,) if precision == "float16" and spec.head_size % 8 == 4 else ()
 
@@ -174,7 +174,7 @@ def _describe(model: "onnx.ModelProto", record: ModelRecord, form: _Form, input:
     """Write into the model what it is: for people a name and a text, for programs the record and its main facts.
 
     `mean` and `std` say what an app has to do, in one formula for every input kind: (pixel / 255 - mean) / std
-    (`pixels.left_to_do`). What the model was trained with is in the record. `labels`, where there are any, are a JSON
+    (`input_kinds.left_to_do`). What the model was trained with is in the record. `labels`, where there are any, are a JSON
     list in the order of the classes.
     """
     spec = record.spec

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vit_export.errors import StructureError
+from vit_export.base.errors import StructureError
 
 if TYPE_CHECKING:
     import onnx

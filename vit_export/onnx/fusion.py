@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vit_export.errors import StructureError
+from vit_export.base.errors import StructureError
+from vit_export.model.parameters import layer_name
+from vit_export.model.spec import ViTSpec
 from vit_export.onnx.editing import Constant, Editor, Number, Op, Pattern, Value, count, drop_unused
-from vit_export.parameters import layer_name
-from vit_export.spec import ViTSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -100,7 +100,7 @@ def _norm_patterns(spec: ViTSpec) -> list[Op]:
 
 
 def gelu_pattern(form: str) -> Op:
-    """GELU of x as tf2onnx writes `vit_export.graph`'s two forms."""
+    """GELU of x as tf2onnx writes `vit_export.deployment.graph`'s two forms."""
     x = Value("x")
     half = Op("Mul", (Number(0.5), x))
     if form == "tanh":

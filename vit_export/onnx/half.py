@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vit_export.errors import StructureError
+from vit_export.base.errors import StructureError
+from vit_export.deployment.rewrites import plain_parameters, rounded_to_float16
+from vit_export.model.parameters import ParameterSource
+from vit_export.model.spec import ViTSpec
 from vit_export.onnx.editing import Editor, drop_unused
 from vit_export.onnx.fusion import norm_names
-from vit_export.onnx.weights import Weight, float_weights
-from vit_export.parameters import ParameterSource
-from vit_export.rewrites import plain_parameters, rounded_to_float16
-from vit_export.spec import ViTSpec
+from vit_export.onnx.writer import Weight, float_weights
 
 if TYPE_CHECKING:
     import onnx

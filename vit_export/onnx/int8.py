@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_export.files import refuse_existing
+from vit_export.base.files import refuse_existing
 from vit_export.int8.tune import Tuning
+from vit_export.model.artifact import Artifact, InputKind
+from vit_export.model.parameters import ParameterSource
+from vit_export.model.saved_model import ModelRecord
 from vit_export.onnx.calibration import calibrate
 from vit_export.onnx.convert import write_onnx
-from vit_export.parameters import ParameterSource
-from vit_export.records import Artifact, InputKind
-from vit_export.saved_model import ModelRecord
 
 
 def write_qdq_onnx(
@@ -29,7 +29,7 @@ def write_qdq_onnx(
 ) -> Artifact:
     """Write the "qdq" file of `source`, equalized, corrected and clipped as `tuning` says.
 
-    `batches` are the representative dataset as the file takes it (`pixels.feed`), each [batch, size, size, 3]; read one
+    `batches` are the representative dataset as the file takes it (`input_kinds.feed`), each [batch, size, size, 3]; read one
     at a time. A `tuning` that was made for a TFLite file serves this one too: what TFLite folds away, the scale and
     shift of LayerNorms, is equalized from the weights (`int8.equalize.DataFreeParameters`). On a model trained on
     digits a tuning made for this form is 0.3 to 0.6 dB better, and none at all 0.7 dB worse.

@@ -35,14 +35,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from vit_export.errors import InputError, StructureError
+from vit_export.base.errors import InputError, StructureError
+from vit_export.deployment.rewrites import DeploymentParameters, plain_parameters
 from vit_export.int8.equalize import DataFreeParameters
+from vit_export.model.parameters import ParameterSource, layer_name
+from vit_export.model.spec import ViTSpec
 from vit_export.onnx.editing import Editor, drop_unused
 from vit_export.onnx.fusion import dense_layers
-from vit_export.onnx.weights import Weight, float_weights
-from vit_export.parameters import ParameterSource, layer_name
-from vit_export.rewrites import DeploymentParameters, plain_parameters
-from vit_export.spec import ViTSpec
+from vit_export.onnx.writer import Weight, float_weights
 
 if TYPE_CHECKING:
     import onnx
@@ -87,7 +87,7 @@ def sites(graph: "onnx.GraphProto", spec: ViTSpec) -> dict[str, str]:
 
     `<dense>:input`, which query, key and value share; `…/attention/query`, `/key`, `/value` as the products read them;
     `…/attention/scores/softmax`; `<dense>`, the output, of every other Dense but the one that gives the logits (the
-    names of `vit_export.graph.Graph.visit`).
+    names of `vit_export.deployment.graph.Graph.visit`).
 
     Raises:
         StructureError: a Dense or a product of attention is not where the spec says.

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vit_export.errors import StructureError
+from vit_export.base.errors import StructureError
+from vit_export.deployment.rewrites import plain_parameters
 from vit_export.int8.equalize import DataFreeParameters
+from vit_export.model.parameters import ParameterSource
 from vit_export.onnx.editing import count
 from vit_export.onnx.fusion import dense_layers
 from vit_export.onnx.qdq import qdq_int8
-from vit_export.onnx.weights import Weight, float_weights
-from vit_export.parameters import ParameterSource
-from vit_export.rewrites import plain_parameters
+from vit_export.onnx.writer import Weight, float_weights
 
 if TYPE_CHECKING:
     import onnx

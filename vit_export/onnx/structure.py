@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from vit_export import graph
-from vit_export.errors import StructureError
+from vit_export.base.errors import StructureError
+from vit_export.deployment import graph
+from vit_export.deployment.rewrites import DeploymentParameters, Shapes, placeholders
+from vit_export.model.spec import ViTSpec
 from vit_export.onnx.editing import drop_unused, rename_values
-from vit_export.rewrites import DeploymentParameters, Shapes, placeholders
-from vit_export.spec import ViTSpec
 
 if TYPE_CHECKING:
     import onnx

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from vit_export.base.numbers import figure, number, sentence, shortened
 from vit_export.report.svg import Chart, Drawing, Scale, linear, logarithmic
-from vit_export.report.text import figure, number, sentence, shortened
 from vit_export.report.view import File, base_name, listed, records, text
 
 DOTS = 150

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vit_export.files import publish
-from vit_export.records import Artifact
-from vit_export.verification.checks import LIMITS
-from vit_export.verification.latency import cpu
-from vit_export.verification.metrics import json_ready
-from vit_export.verification.verdict import Verification
-from vit_export.versions import versions
+from vit_export.base.files import publish
+from vit_export.base.versions import versions
+from vit_export.model.artifact import Artifact
+from vit_export.runtimes.timing.latency import cpu
+from vit_export.verify.checks import LIMITS
+from vit_export.verify.metrics import json_ready
+from vit_export.verify.verdict import Verification
 
 SCHEMA_VERSION = 2
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from vit_export.errors import InputError
-from vit_export.files import publish
-from vit_export.report.text import number, visible
+from vit_export.base.errors import InputError
+from vit_export.base.files import publish
+from vit_export.base.numbers import number, visible
 from vit_export.report.view import File, Record, read_files, record, text
 
 _FIGURES = {

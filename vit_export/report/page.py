@@ -13,10 +13,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from vit_export.errors import InputError
-from vit_export.files import publish
+from vit_export.base.errors import InputError
+from vit_export.base.files import publish
+from vit_export.base.numbers import NONE, figure, megabytes, number, percent, sentence, shortened, visible
 from vit_export.report import charts, trade_off
-from vit_export.report.text import NONE, figure, megabytes, number, percent, sentence, shortened, visible
 from vit_export.report.view import (
     COLUMNS,
     EMPTY,

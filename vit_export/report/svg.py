@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from vit_export.report.text import figure, visible
+from vit_export.base.numbers import figure, visible
 
 ROW = 15.0
 """Pixels between two lines of text."""

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+from vit_export.base.numbers import figure, number, percent, shortened
 from vit_export.report.svg import ROW, Chart, Drawing, Scale, linear
-from vit_export.report.text import figure, number, percent, shortened
 from vit_export.report.view import File
 
 LABELLED = 12

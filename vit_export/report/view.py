@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from vit_export.report.text import NONE, figure, megabytes, number, percent, seconds, span, unit
+from vit_export.base.numbers import NONE, figure, megabytes, number, percent, seconds, span, unit
 
 Record = Mapping[str, Any]
 EMPTY: Record = {}

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from vit_export.errors import StructureError
-from vit_export.tflite.flatbuffer import MappedModel, Payload, schema
+from vit_export.base.errors import StructureError
+from vit_export.tflite.writer import MappedModel, Payload, schema
 
 KERNEL, BIAS = b"patch_embedding/kernel", b"patch_embedding/bias"
 
@@ -19,7 +19,7 @@ KERNEL, BIAS = b"patch_embedding/kernel", b"patch_embedding/bias"
 def correct_patch_bias(mapped: MappedModel, float_path: Path, centre: np.ndarray) -> None:
     """Change in place the bias of the int8 model `mapped`, made from the float file at `float_path`.
 
-    `centre` [3] is the value of red, green and blue that normalization makes 0 (`pixels.affine`).
+    `centre` [3] is the value of red, green and blue that normalization makes 0 (`input_kinds.affine`).
 
     Raises:
         StructureError: the patch embedding is not stored as int8 with an int32 or float32 bias.

@@ -5,18 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vit_export.files import digest_of_file
-from vit_export.parameters import ParameterSource
-from vit_export.pixels import kind_of, notes_on
-from vit_export.records import Artifact, InputKind, Precision, TensorSpec
-from vit_export.rewrites import FoldedInput, folded_parameters, through_float16
-from vit_export.saved_model import ModelRecord
-from vit_export.tflite.flatbuffer import MappedModel, Payload, fit_inline, schema, write_model
+from vit_export.base.files import digest_of_file
+from vit_export.base.versions import versions
+from vit_export.deployment.rewrites import FoldedInput, folded_parameters, through_float16
+from vit_export.model.artifact import Artifact, InputKind, Precision, TensorSpec
+from vit_export.model.input_kinds import kind_of, notes_on
+from vit_export.model.parameters import ParameterSource
+from vit_export.model.saved_model import ModelRecord
 from vit_export.tflite.half import halve_kernels
 from vit_export.tflite.metadata import set_tflite_metadata
 from vit_export.tflite.operator_versions import set_versions
 from vit_export.tflite.structure import convert_structure, get_metadata, set_metadata
-from vit_export.versions import versions
+from vit_export.tflite.writer import MappedModel, Payload, fit_inline, schema, write_model
 
 
 def write_tflite(
@@ -32,7 +32,7 @@ def write_tflite(
 ) -> Artifact:
     """Write the float .tflite file of `source` with a static batch (int8 is made from it, see `quantize`).
 
-    Input `images`, [batch, size, size, 3] of the kind `input` (`pixels.KINDS`: float32, or uint8 for "uint8"); output
+    Input `images`, [batch, size, size, 3] of the kind `input` (`input_kinds.KINDS`: float32, or uint8 for "uint8"); output
     `logits` [batch, classes] or `features` [batch, width]. float16 halves the file: kernels are stored as float16 and
     computed in the widest type the device has. LayerNorms of `kept_norms` are not folded (see
     `rewrites.folded_parameters`).

@@ -9,9 +9,9 @@ import numpy as np
 
 from vit_export.int8.modes import Modes, static
 from vit_export.int8.tune import Tuning, images_wanted, tune
-from vit_export.parameters import ParameterSource
-from vit_export.records import Artifact, InputKind
-from vit_export.saved_model import ModelRecord
+from vit_export.model.artifact import Artifact, InputKind
+from vit_export.model.parameters import ParameterSource
+from vit_export.model.saved_model import ModelRecord
 from vit_export.tflite.convert import write_tflite
 from vit_export.tflite.quantize import Progress, Ranges, calibrate, modes_of, rules_of, write_int8
 
@@ -69,7 +69,7 @@ def write_int8_tflite(
 ) -> Artifact:
     """Write the int8 file of `source` by `recipe`.
 
-    `batches` are the representative dataset as the file takes it (`pixels.feed`), each [batch, size, size, 3]; read one
+    `batches` are the representative dataset as the file takes it (`input_kinds.feed`), each [batch, size, size, 3]; read one
     at a time, and not at all by a recipe that needs no ranges.
 
     Raises:

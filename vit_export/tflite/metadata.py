@@ -1,6 +1,6 @@
 """TFLite Metadata, by which MediaPipe Tasks and others know what a file takes and answers without being told.
 
-The flatbuffer is written field by field (`facts.tflite_metadata` has the numbers); labels go to a zip behind the model,
+The flatbuffer is written field by field (`artifacts.tflite_metadata` has the numbers); labels go to a zip behind the model,
 as the format wants. Our own record, which says more, is beside it (`structure.set_metadata`).
 """
 
@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from vit_export.description import facts_for_people
-from vit_export.facts import tflite_metadata as fields
-from vit_export.graph import INPUT_NAME
-from vit_export.pixels import left_to_do
-from vit_export.records import InputKind
-from vit_export.saved_model import ModelRecord
-from vit_export.tflite.flatbuffer import Payload, schema
+from vit_export.artifacts import tflite_metadata as fields
+from vit_export.artifacts.description import facts_for_people
+from vit_export.deployment.graph import INPUT_NAME
+from vit_export.model.artifact import InputKind
+from vit_export.model.input_kinds import left_to_do
+from vit_export.model.saved_model import ModelRecord
 from vit_export.tflite.structure import metadata_buffer
+from vit_export.tflite.writer import Payload, schema
 
 LABELS_FILE = "labels.txt"
 

@@ -13,19 +13,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vit_export.errors import InputError
-from vit_export.graph import INPUT_NAME
+from vit_export.base.errors import InputError
+from vit_export.base.machine import usable_cores
+from vit_export.base.quiet import quiet
+from vit_export.deployment.graph import INPUT_NAME
 from vit_export.int8.modes import SCHEMES, Modes
 from vit_export.int8.simulate import Clips
-from vit_export.machine import usable_cores
-from vit_export.pixels import affine, kind_of
-from vit_export.quiet import quiet
-from vit_export.records import Artifact
-from vit_export.saved_model import ModelRecord
-from vit_export.spec import ViTSpec
+from vit_export.model.artifact import Artifact
+from vit_export.model.input_kinds import affine, kind_of
+from vit_export.model.saved_model import ModelRecord
+from vit_export.model.spec import ViTSpec
 from vit_export.tflite.bias import correct_patch_bias
 from vit_export.tflite.convert import describe_inside, describe_tflite, input_kind
-from vit_export.tflite.flatbuffer import MappedModel, write_model
+from vit_export.tflite.writer import MappedModel, write_model
 
 Ranges = dict[str, tuple[float, float]]
 """Tensor name -> smallest and largest value over the representative dataset."""
@@ -142,7 +142,7 @@ def calibrate(
 ) -> Ranges:
     """The true minimum and maximum of every activation over `images`.
 
-    Each of `images` is [batch, size, size, 3] in the file's own numbers and dtype (`pixels.feed`). `threads` are those
+    Each of `images` is [batch, size, size, 3] in the file's own numbers and dtype (`input_kinds.feed`). `threads` are those
     of the runtime, all usable cores by default. `each` is told the ranges of every batch.
 
     AI Edge Quantizer's default is a moving average of them, which cuts off what is rare; that cost 16 dB of

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vit_export.errors import InputError
-from vit_export.labels import check_labels
-from vit_export.parameters import ParameterSource, parameter_specs
-from vit_export.preprocess import Preprocessing
-from vit_export.saved_model import ModelRecord
-from vit_export.spec import ViTSpec
+from vit_export.base.errors import InputError
+from vit_export.model.labels import check_labels
+from vit_export.model.parameters import ParameterSource, parameter_specs
+from vit_export.model.preprocessing import Preprocessing
+from vit_export.model.saved_model import ModelRecord
+from vit_export.model.spec import ViTSpec
 from vit_export.weights.positions import Rule, resample
 from vit_export.weights.provenance import Digests
 
 if TYPE_CHECKING:
-    from vit_export.model import VisionTransformer
+    from vit_export.model.keras_model import VisionTransformer
 
 
 OTHER_LABELS = (

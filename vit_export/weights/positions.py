@@ -10,8 +10,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from vit_export.errors import InputError, nearest
-from vit_export.spec import MAX_IMAGE_SIZE
+from vit_export.base.errors import InputError, nearest
+from vit_export.model.spec import MAX_IMAGE_SIZE
 
 Rule = Literal["bilinear_aligned", "bicubic_antialiased", "bicubic", "bicubic_aligned"]
 

@@ -5,8 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vit_export.files import digest_of_file
-from vit_export.weights.safetensors_file import damage_refused
+from vit_export.base.files import digest_of_file
+from vit_export.weights.containers.safetensors_file import damage_refused
 
 Digests = Callable[[], dict[str, Any]]
 """Fields that take time to compute; later calls of the same one cost nothing."""

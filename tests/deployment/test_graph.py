@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+from conftest import RandomParameters, build, toy_spec
+
+from vit_export.base.quiet import import_tensorflow
+from vit_export.deployment.graph import ONNX, TFLITE, argument_name, deployment_graph, parameter_name, trace
+from vit_export.deployment.rewrites import folded_parameters, plain_parameters
+
+CASES = {
+    "default": {},
+    "features": {"num_classes": None},
+    "tanh": {"gelu": "tanh"},
+    "epsilon": {"layer_norm_epsilon": 1e-2},
+    "one_layer": {},
+    "size": {"image_size": 40},
+    "pre_logits": {"pre_logits_size": 20},
+    "pooled": {"pre_logits_size": 20, "num_classes": None},
+}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "make"), [(TFLITE, folded_parameters), (ONNX, plain_parameters)], ids=["tflite", "onnx"]
+)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_equals_the_reference(dialect, make, case, batch, images):
+    import_tensorflow()
+    import tensorflow as tf
+
+    spec = toy_spec(**CASES[case])
+    if case == "one_layer":
+        spec = spec.with_(num_layers=1)
+    source = RandomParameters(spec)
+    images = np.resize(images, (batch, spec.image_size, spec.image_size, 3))
+    expected = build(source).predict_output(images)
+    weights = {name: tf.constant(p.read()) for name, p in make(source).items()}
+    found = deployment_graph(spec, tf.constant(images), weights, dialect).numpy()
+    assert np.abs(found - expected).max() < 1e-5 * np.ptp(expected)
+
+
+@pytest.mark.parametrize(("dtype", "casts"), [("float32", 0), ("uint8", 1)])
+def test_integer_images_are_cast_once_and_first(dtype, casts, source, spec):
+    import_tensorflow()
+    function = trace(spec, folded_parameters(source), TFLITE, dtype=dtype)
+    assert function.inputs[0].dtype == dtype
+    found = [operation for operation in function.graph.get_operations() if operation.type == "Cast"]
+    assert len(found) == casts
+    assert all(operation.inputs[0] is function.inputs[0] for operation in found)
+
+
+def test_trace_takes_every_parameter_by_name(source, spec):
+    import_tensorflow()
+    parameters = folded_parameters(source)
+    function = trace(spec, parameters, TFLITE, batch=2)
+    names = [tensor.op.name for tensor in function.inputs]
+    assert names == ["images", *map(argument_name, parameters)]
+    assert [parameter_name(n) for n in names[1:]] == list(parameters)
+    assert function.outputs[0].shape == (2, 10)

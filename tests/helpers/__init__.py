@@ -1,0 +1,1 @@
+"""What tests share: toy models, other tools' files, faults, outliers, originals' outputs."""

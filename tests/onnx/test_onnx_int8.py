@@ -1,0 +1,424 @@
+"""int8 ONNX: the answers are kept, outliers or not, and the "qdq" form is what accelerators' runtimes look for."""
+
+import json
+import os
+import weakref
+from collections import Counter
+from functools import lru_cache
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from conftest import RandomParameters, record_of, toy_spec
+from helpers.digits import PREPROCESSING, SPEC, DigitsParameters, held_out, pictures
+
+from vit_export.base.errors import InputError, OutputError
+from vit_export.int8.equalize import Factors
+from vit_export.int8.modes import static
+from vit_export.int8.tune import Tuning, tune
+from vit_export.model.input_kinds import KINDS, feed
+from vit_export.model.parameters import ParameterSource, layer_name, parameter_specs
+from vit_export.model.preprocessing import normalize
+from vit_export.model.saved_model import ModelRecord
+from vit_export.onnx import qdq, write_onnx, write_qdq_onnx
+from vit_export.onnx import writer as weights
+from vit_export.onnx.calibration import calibrate, clipped
+
+OPSETS = (13, 20, 23)
+
+
+class Outliers:
+    """The same function as `source`, with four channels of every LayerNorm and value projection `factor` times larger.
+
+    What reads them is as much smaller: in float nothing changes.
+    """
+
+    channels = (3, 20, 33, 41)
+
+    def __init__(self, source: ParameterSource, factor: float) -> None:
+        self.spec, self._source, self._factor = source.spec, source, factor
+
+    def read(self, name):
+        values = self._source.read(name).copy()
+        chosen = list(self.channels)
+        owner, _, part = name.rpartition("/")
+        if owner.endswith(("attention_norm", "mlp_norm")) or (owner.endswith("/value") and part == "bias"):
+            values[chosen] *= self._factor
+        if owner.endswith("attention/value") and part == "kernel":
+            values[:, chosen] *= self._factor
+        if part == "kernel" and owner.endswith(("/query", "/key", "/value", "/dense_1", "attention/output")):
+            values[chosen] /= self._factor
+        return values
+
+
+def session(path, level=None, optimized=None):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if level is not None:
+        options.graph_optimization_level = level
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def run(path, images, **options):
+    opened = session(path, **options)
+    batch = opened.get_inputs()[0].shape[0]
+    parts = [opened.run(None, {"images": images[i : i + batch]})[0] for i in range(0, len(images), batch)]
+    return np.concatenate(parts)
+
+
+def signal_to_noise(found, wanted):
+    return 10 * np.log10((wanted.astype(np.float64) ** 2).sum() / ((found.astype(np.float64) - wanted) ** 2).sum())
+
+
+def operators(path):
+    return Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)
+
+
+def batches_of(images, batch=1):
+    return [images[i : i + batch] for i in range(0, len(images) - batch + 1, batch)]
+
+
+@pytest.fixture(scope="module")
+def reference(source, record, images, tmp_path_factory):
+    path = tmp_path_factory.mktemp("reference") / "toy.onnx"
+    write_onnx(source, record, path)
+    return run(path, images)
+
+
+@pytest.fixture(scope="module")
+def exported(source, record, images, tmp_path_factory):
+    """Path and Artifact of the toy in "qdq" form, written once for all tests that only read it."""
+
+    @lru_cache
+    def path_and_artifact(opset=20):
+        path = tmp_path_factory.mktemp("exported") / f"{opset}.onnx"
+        return path, write_qdq_onnx(source, record, path, Tuning(), batches_of(images), opset=opset)
+
+    return path_and_artifact
+
+
+@pytest.fixture(scope="module")
+def ranges(source, record, images, tmp_path_factory):
+    return calibrate(source, record.preprocessing, batches_of(images), len(images), tmp_path_factory.mktemp("ranges"))
+
+
+# Outliers
+
+
+@pytest.mark.parametrize("factor", [1, 100])
+@pytest.mark.parametrize("scheme", ["dynamic", "qdq"])
+def test_outliers_that_change_nothing_in_float_cost_nothing(
+    source, record, images, reference, scheme, factor, tmp_path
+):
+    path, parameters = tmp_path / "toy.onnx", Outliers(source, factor)
+    if scheme == "qdq":
+        write_qdq_onnx(parameters, record, path, Tuning(), batches_of(images))
+    else:
+        write_onnx(parameters, record, path, precision="int8", scheme=scheme)
+    assert signal_to_noise(run(path, images), reference) > (30 if scheme == "qdq" else 31.5)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """Held-out digits, the float model's logits of them, and digits to calibrate on."""
+    folder, out = tmp_path_factory.mktemp("digits"), held_out()
+    images, _ = pictures()
+    record = ModelRecord(SPEC, PREPROCESSING, {"source": "tests/helpers/digits.py", "trained": True})
+    write_onnx(DigitsParameters(), record, folder / "float32.onnx")
+    shown = normalize(images[out], PREPROCESSING)
+    chosen = normalize(images[np.flatnonzero(~out)[:128]], PREPROCESSING)
+    return record, shown, run(folder / "float32.onnx", shown), chosen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [1, 30, 100])
+@pytest.mark.parametrize(("scheme", "least_db"), [("dynamic", 39), ("qdq", 35)])
+def test_trained_digits_keep_their_answers(digits, scheme, least_db, factor, tmp_path):
+    record, shown, wanted, chosen = digits
+    assert len(shown) == 449
+    path, source = tmp_path / "digits.onnx", Outliers(DigitsParameters(), factor)
+    if scheme == "qdq":
+        # As tuned for a TFLite file: one tuning serves both.
+        tuning = tune(source, chosen[:16], static(SPEC))
+        write_qdq_onnx(source, record, path, tuning, batches_of(chosen))
+    else:
+        write_onnx(source, record, path, precision="int8", scheme=scheme)
+    found = run(path, shown)
+    print(f"{scheme}, outliers {factor}: {signal_to_noise(found, wanted):.2f} dB")
+    assert signal_to_noise(found, wanted) > least_db
+    assert (found.argmax(1) == wanted.argmax(1)).mean() > 0.995
+
+
+# The form
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_every_dense_and_product_is_integer(spec, exported, images, reference, opset, tmp_path):
+    path, artifact = exported(opset)
+    assert (artifact.precision, artifact.scheme) == ("int8", "qdq")
+    model = onnx.load(path)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
+    onnx.checker.check_model(str(path), full_check=True)
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    made_by = {output: node for node in model.graph.node for output in node.output}
+    found = Counter(node.op_type for node in model.graph.node)
+    assert (found["Gemm"], found["MatMul"], found["Attention"]) == (6 * spec.num_layers + 2, 2 * spec.num_layers, 0)
+    for node in model.graph.node:
+        if node.op_type not in ("Gemm", "MatMul"):
+            continue
+        dequantized = [made_by[value] for value in node.input]
+        assert {step.op_type for step in dequantized} == {"DequantizeLinear"}
+        activations = dequantized[:1] if node.op_type == "Gemm" else dequantized
+        for step in activations:
+            assert made_by[step.input[0]].op_type == "QuantizeLinear"
+            assert list(made_by[step.input[0]].input[1:]) == list(step.input[1:])
+            assert initializers[step.input[2]].data_type == onnx.TensorProto.UINT8
+        if node.op_type == "Gemm":
+            (kernel, scale, zero), (bias, *_) = ([initializers[v] for v in step.input] for step in dequantized[1:])
+            assert (kernel.data_type, bias.data_type) == (onnx.TensorProto.INT8, onnx.TensorProto.INT32)
+            assert tuple(scale.dims) == tuple(zero.dims) == (kernel.dims[1],)
+            assert [a.i for a in dequantized[1].attribute if a.name == "axis"] == [1]
+            assert not onnx.numpy_helper.to_array(zero).any()
+            assert node.name == f"{kernel.name.removesuffix('/kernel_quantized')}/Gemm"
+        # Integer operators of accelerators have integer outputs; only the answer is float.
+        read_by = [other for other in model.graph.node if node.output[0] in other.input]
+        moved = {"Reshape", "Transpose"}
+        while node.op_type == "Gemm" and read_by and read_by[0].op_type in moved:
+            read_by = [other for other in model.graph.node if read_by[0].output[0] in other.input]
+        if node.op_type == "Gemm":
+            assert [other.op_type for other in read_by] == ([] if node.output[0] == "logits" else ["QuantizeLinear"])
+    assert made_by["logits"].op_type == "Gemm"
+    assert signal_to_noise(run(path, images), reference) > 30
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_runtime_multiplies_integers_alone(spec, exported, opset, tmp_path):
+    session(exported(opset)[0], optimized=tmp_path / "optimized.onnx")
+    found = operators(tmp_path / "optimized.onnx")
+    layers = spec.num_layers
+    assert (found["QGemm"], found["MatMulIntegerToFloat"], found["QLinearMatMul"]) == (6 * layers + 2, layers, layers)
+    assert not found["Gemm"] + found["MatMul"]
+
+
+def test_metadata_and_names(spec, exported):
+    path, artifact = exported()
+    model = onnx.load(path)
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    record = json.loads(facts["vit_export"])
+    assert (record.pop("precision"), record.pop("scheme"), record.pop("input")) == ("int8", "qdq", "normalized")
+    assert ModelRecord.from_dict(record) == record_of(spec)
+    assert artifact.bytes == path.stat().st_size
+    names = {tensor.name for tensor in model.graph.initializer}
+    dense = "encoder/layer_1/mlp/dense_1"
+    assert {f"{dense}/input_scale", f"{dense}/kernel_quantized", f"{dense}/bias_scale"} <= names
+    assert {f"encoder/layer_0/attention/{name}/output_scale" for name in ("query", "key", "value")} <= names
+    nodes = [node.name for node in model.graph.node]
+    assert len(set(nodes)) == len(nodes)
+    assert "encoder/layer_0/attention/key/Gemm" in nodes
+
+
+def test_same_model_same_bytes_and_opset_20_unless_told_otherwise(source, record, images, exported, tmp_path):
+    again = write_qdq_onnx(source, record, tmp_path / "toy.onnx", Tuning(), batches_of(images))
+    assert again.sha256 == exported()[1].sha256
+    assert os.listdir(tmp_path) == ["toy.onnx"]
+
+
+def test_one_tensor_in_memory_at_a_time(spec, source, record, ranges, tmp_path):
+    alive, most = Counter(), 0
+
+    class Counting:
+        def read(self, name):
+            nonlocal most
+            value = source.read(name).copy()
+            alive["now"] += value.nbytes
+            weakref.finalize(value, alive.subtract, now=value.nbytes)
+            most = max(most, alive["now"])
+            return value
+
+    counting = Counting()
+    counting.spec = spec
+    write_onnx(counting, record, tmp_path / "toy.onnx", precision="int8", scheme="qdq", ranges=ranges)
+    # Query, key and value next to each other are what equalization looks at together.
+    assert 0 < most <= 3 * max(4 * parameter.size for parameter in parameter_specs(spec))
+    assert alive["now"] == 0
+
+
+# Weights
+
+
+def test_pairs_of_weights_stay_within_sixteen_bits():
+    random = np.random.default_rng(0)
+    kernel = random.standard_t(3, (255, 40)).astype(np.float32)
+    kernel[:, 0] = 0
+    kernel[:2, 1], kernel[2:, 1] = (3, 3), 0  # the worst pair: both at the end of the range
+    kernel[1:3, 2], kernel[3:, 2], kernel[0, 2] = (3, 3), 0, 0  # neighbours, but of two pairs
+    values, scale = qdq.quantize_by_pairs(kernel)
+    assert values.dtype == np.int8
+    assert np.isfinite(scale).all()
+    assert np.abs(values * scale - kernel).max() <= scale.max() / 2 + 1e-6
+    padded = np.concatenate([values, np.zeros((1, 40), np.int8)]).astype(int).reshape(-1, 2, 40)
+    for sign in (1, -1):
+        assert (255 * np.maximum(sign * padded, 0).sum(1)).max() < 2**15
+    assert values[:2, 1].tolist() == [64, 64]
+    assert values[1:3, 2].tolist() == [127, 127]
+    np.testing.assert_array_equal(qdq.through_pairs(kernel), values.astype(np.float32) * scale)
+
+
+def test_integer_products_are_exact_on_this_processor(exported, images):
+    """Trap: with plain int8 weights, sums of two products in 16 bits saturate on x86 without VNNI."""
+    path, _ = exported()
+    exact = run(path, images, level=onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)  # in float, a step at a time
+    assert signal_to_noise(run(path, images), exact) > 45
+
+
+def test_channel_of_next_to_no_weights_keeps_its_bias(source, record, images, tmp_path):
+    kernel, bias = source.read("head/kernel").copy(), source.read("head/bias").copy()
+    kernel[:, 4], bias[4] = 1e-12, 3.5
+    kernel[:, 5] = 0
+    parameters = source.replaced("head/kernel", kernel).replaced("head/bias", bias)
+    write_qdq_onnx(parameters, record, tmp_path / "toy.onnx", Tuning(), batches_of(images))
+    found = run(tmp_path / "toy.onnx", images)
+    # The shift of the last LayerNorm goes into this bias too, times weights of nearly nothing.
+    np.testing.assert_allclose(found[:, 4], 3.5, rtol=1e-3)
+    np.testing.assert_allclose(found[:, 5], bias[5], rtol=1e-3, atol=1e-3)
+
+
+# Ranges
+
+
+def test_ranges_are_the_true_extremes(spec, source, record, images, ranges, exported, tmp_path):
+    layers = spec.num_layers
+    inputs, outputs, softmax = 6 * layers + 2, 6 * layers + 1, layers
+    assert len(ranges) == inputs + outputs + softmax
+    assert ranges[qdq.PIXELS] == (-1.0, 1.0)
+    first = layer_name(0)
+    assert ranges[f"{first}/attention/query:input"] == ranges[f"{first}/attention/key:input"]
+    low, high = ranges[f"{first}/attention/scores/softmax"]
+    assert 0 <= low < high <= 1
+    low, high = ranges[f"{first}/mlp/dense_2:input"]
+    assert low == pytest.approx(-0.17, abs=0.01)  # as far down as GELU goes
+    one = calibrate(source, record.preprocessing, batches_of(images[:1]), 1, tmp_path)
+    assert all(ranges[site][0] <= low and high <= ranges[site][1] for site, (low, high) in one.items())
+    assert one != ranges
+    scales = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(exported()[0]).graph.initializer}
+    assert scales[f"{first}/mlp/dense_2/input_scale"] == pytest.approx((high - low) / 255)
+
+
+def test_clips_draw_ranges_in():
+    found = clipped(
+        {"a/attention/scores/softmax": (0.0, 0.8), "a/attention/output:input": (-2.0, 4.0), "head:input": (-1.0, 1.0)},
+        {"a/attention/scores/softmax": (1.0, 0.5), "a/attention/mixed": (0.9, 0.8), "a/mlp/dense_2": (0.5, 0.5)},
+    )
+    assert found["a/attention/scores/softmax"] == (0.0, 0.4)
+    assert found["a/attention/output:input"] == pytest.approx((-1.8, 3.2))
+    assert found["head:input"] == (-1.0, 1.0)
+
+
+def test_a_tuning_is_applied(source, record, images, exported, tmp_path):
+    shift = np.full(10, 0.5, np.float32)
+    tuning = Tuning(Factors(corrections={"head": shift}), {f"{layer_name(0)}/mlp/dense_2:input": (1.0, 0.5)})
+    write_qdq_onnx(source, record, tmp_path / "toy.onnx", tuning, batches_of(images))
+    name = f"{layer_name(0)}/mlp/dense_2/input_scale"
+    before, after = (
+        next(float(onnx.numpy_helper.to_array(t)) for t in onnx.load(path).graph.initializer if t.name == name)
+        for path in (exported()[0], tmp_path / "toy.onnx")
+    )
+    assert 0.5 * before < after < 0.6 * before
+    found, plain = run(tmp_path / "toy.onnx", images), run(exported()[0], images)
+    assert (found - plain).mean() == pytest.approx(0.5, abs=0.15)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_input_kind_and_a_batch(kind, source, record, images, tmp_path):
+    pixels = np.round((images + 1) * 127.5).astype(np.uint8)
+    fed = feed(pixels, kind, record.preprocessing)
+    path, plain = tmp_path / "qdq.onnx", tmp_path / "float32.onnx"
+    artifact = write_qdq_onnx(source, record, path, Tuning(), batches_of(fed, 2), batch=2, input=kind)
+    write_onnx(source, record, plain, batch=2, input=kind)
+    assert artifact.inputs[0].shape == (2, 32, 32, 3)
+    assert artifact.inputs[0].dtype == KINDS[kind].dtype
+    assert signal_to_noise(run(path, fed), run(plain, fed)) > 30
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    step, zero = (constants[f"patch_embedding/input_{part}"] for part in ("scale", "zero_point"))
+    if KINDS[kind].per_pixel is not None:  # each pixel value is a level
+        assert (float(step), int(zero)) == (pytest.approx(KINDS[kind].per_pixel), 0)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "changes",
+    [{"num_classes": None}, {"pre_logits_size": 24}, {"gelu": "tanh"}],
+    ids=["features", "pre-logits", "tanh"],
+)
+def test_other_models(changes, images, tmp_path):
+    spec = toy_spec(**changes)
+    source = RandomParameters(spec)
+    write_qdq_onnx(source, record_of(spec), tmp_path / "qdq.onnx", Tuning(), batches_of(images))
+    write_onnx(source, record_of(spec), tmp_path / "float32.onnx")
+    wanted = run(tmp_path / "float32.onnx", images)
+    assert signal_to_noise(run(tmp_path / "qdq.onnx", images), wanted) > 28
+
+
+def test_external_data(source, record, images, reference, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "SINGLE_FILE_LIMIT", 1000)
+    path = tmp_path / "toy.onnx"
+    artifact = write_qdq_onnx(source, record, path, Tuning(), batches_of(images))
+    assert sorted(os.listdir(tmp_path)) == ["toy.onnx", "toy.onnx.data"]
+    assert artifact.extra_files == (str(tmp_path / "toy.onnx.data"),)
+    onnx.checker.check_model(str(path), full_check=True)
+    assert signal_to_noise(run(path, images), reference) > 30
+    for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+        assert (tensor.data_location == onnx.TensorProto.EXTERNAL) == (len(tensor.raw_data) == 0)
+        assert tensor.dims or tensor.raw_data  # a scale is not worth a page of the data file
+
+
+# Failures
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda ranges: None, "needs the ranges of a representative dataset"),
+        (lambda ranges: {k: v for k, v in ranges.items() if k != "head:input"}, "lack head:input"),
+        (lambda ranges: {**ranges, "head:input": (0.0, float("nan"))}, "range of head:input is 0.0 to nan"),
+        (lambda ranges: {**ranges, "head:input": (1.0, -1.0)}, "two finite numbers in order"),
+    ],
+    ids=["none", "missing", "nan", "reversed"],
+)
+def test_ranges_that_do_not_do(source, record, ranges, given, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        write_onnx(source, record, tmp_path / "toy.onnx", precision="int8", scheme="qdq", ranges=given(ranges))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(("precision", "scheme"), [("float32", None), ("int8", "dynamic")])
+def test_ranges_for_a_form_without_are_refused(source, record, ranges, precision, scheme, tmp_path):
+    with pytest.raises(InputError, match="takes no ranges"):
+        write_onnx(source, record, tmp_path / "toy.onnx", precision=precision, scheme=scheme, ranges=ranges)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda images: [], "no images to calibrate on"),
+        (lambda images: [images[:2]], r"float32 \[2, 32, 32, 3\], expected float32 \[1, 32, 32, 3\]"),
+        (lambda images: [images[:1].astype(np.float64)], "are float64"),
+    ],
+    ids=["none", "batch", "dtype"],
+)
+def test_images_that_do_not_do(source, record, images, wrong, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        write_qdq_onnx(source, record, tmp_path / "toy.onnx", Tuning(), wrong(images))
+    assert os.listdir(tmp_path) == []
+
+
+def test_existing_file_is_refused_before_any_work(source, record, images, tmp_path, monkeypatch):
+    (tmp_path / "toy.onnx").write_text("mine")
+    monkeypatch.setattr("vit_export.onnx.int8.calibrate", lambda *_, **__: pytest.fail("calibrated before looking"))
+    with pytest.raises(OutputError, match="exists"):
+        write_qdq_onnx(source, record, tmp_path / "toy.onnx", Tuning(), batches_of(images))
+    assert (tmp_path / "toy.onnx").read_text() == "mine"

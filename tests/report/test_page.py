@@ -1,0 +1,478 @@
+"""report.html: what it shows, that it needs nothing else, and that no name becomes more than a name."""
+
+import base64
+import copy
+import hashlib
+import io
+import json
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from conftest import write_pictures
+from helpers.reports import FAILURE, HOSTILE, artifact, hostile_report, latency, report_of, verification
+from PIL import Image
+
+from vit_export.base.errors import InputError, OutputError
+from vit_export.base.numbers import figure, number, percent, shortened, visible
+from vit_export.report import charts, trade_off
+from vit_export.report.content import write_report
+from vit_export.report.page import images_shown, render_page, write_page
+from vit_export.report.svg import linear, logarithmic
+from vit_export.report.thumbnails import thumbnails
+from vit_export.report.view import image_names, notable_images, read_files
+from vit_export.verify.checks import Check
+from vit_export.verify.metrics import compare
+from vit_export.verify.verdict import FileResult, Reference
+
+VOID = {"meta", "img", "br", "hr", "input", "link"}
+SECTIONS = [
+    "findings", "files", "trade-off", "differences", "images", "layers", "latency", "checks", "made", "reproduce",
+]  # fmt: skip
+
+
+class Page(HTMLParser):
+    """The elements of a page as (tag, attributes), its text, and whether every element is closed."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.elements, self.open, self.texts, self.unbalanced = [], [], [], []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+        else:
+            self.unbalanced.append(tag)
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.texts.append(data)
+
+    @property
+    def text(self):
+        return re.sub(r"\s+", " ", "".join(self.texts))
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def ids(self, tag):
+        return [attributes["id"] for attributes in self.of(tag) if "id" in attributes]
+
+
+@pytest.fixture(scope="module")
+def full():
+    return report_of(verification())
+
+
+def sound(page):
+    """The parsed page, after the promises that every page keeps."""
+    parsed = Page(page)
+    assert parsed.open == parsed.unbalanced == []
+    page.encode("utf-8")
+    ids = [attributes["id"] for _, attributes in parsed.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for tag, attributes in parsed.elements:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), (tag, name)
+            assert name != "style", (tag, value)  # the policy would not let it count
+            if name in ("src", "href", "srcset", "action", "data", "poster"):
+                assert value.startswith(("#", "data:image/jpeg;base64,")), (tag, name, value)
+    assert len(parsed.of("script")) == len(parsed.of("style")) == len(parsed.of("h1")) == 1
+    assert not {tag for tag, _ in parsed.elements} & {"link", "iframe", "object", "embed", "form", "base"}
+    assert "None" not in parsed.text
+    return parsed
+
+
+def test_every_section_is_there_with_what_it_is_about(full):
+    page = sound(render_page(full, {}))
+    assert page.ids("section") == SECTIONS
+    for text in (
+        "FAIL", "3 of 5 files are", "vit_toy, 32 px", "saved_model", "A processor", FAILURE,
+        "GELU is the tanh form in it.", "It leaves the reference at encoder layer 1 mlp.",
+        "was killed by SIGKILL.", "p90 is up to 2.5 times the median.", "tflite int8 static", "toy_float16.tflite",
+        "label 3", "another top class", "vit-export verify exports", "cd" * 32, "broken.jpg: it is empty",
+        "tensorflow", "onnxruntime", "interpolation", "bilinear", "3 of 3 passed", "2 of 3 passed", "Runs on anything",
+    ):  # fmt: skip
+        assert text in page.text, text
+
+
+def test_the_table_gives_each_figure_with_its_interval_or_limit(full):
+    page = sound(render_page(full, {}))
+    of_static = page.text.partition("toy_int8.tflite")[2].partition("toy_int8.onnx")[0]
+    file = full["verification"]["files"][2]
+    right = file["accuracy"]
+    for text in (
+        "24.0 MB", "25.8 % of ref.", figure(file["comparison"]["worst_relative"]), "limit ≤ 0.1", "limit ≥ 10",
+        percent(right["share"]).replace("\xa0", " "), f"{figure(100 * right['low'])} to {figure(100 * right['high'])}",
+        "30.0 ms", "29.7 to 30.3", "33.0 / 36.0 ms", "2.42 ×", "2.37 to 2.47", "0.5 s", "40.0 ms", "312 MB",
+    ):  # fmt: skip
+        assert text in of_static, text
+
+
+def test_a_pass_is_said_in_words(full):
+    passing = [file for file in verification().files if file.passed]
+    page = sound(render_page(report_of(replace(verification(), files=tuple(passing))), {}))
+    assert "PASS" in page.text
+    assert "All 3 files are the reference’s model on 8 images." in page.text
+    assert "FAIL" not in page.text
+    one = sound(render_page(report_of(replace(verification(), files=tuple(passing[:1]))), {}))
+    assert "The file is the reference’s model on 8 images." in one.text
+
+
+def test_the_policy_allows_this_style_and_this_script_and_nothing_else(full):
+    page = render_page(full, {})
+    policy = next(a for a in Page(page).of("meta") if a.get("http-equiv") == "Content-Security-Policy")["content"]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    for tag in ("style", "script"):
+        content = page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert rules.pop(f"{tag}-src") == f"'sha256-{digest}'"
+    assert rules == {"default-src": "'none'", "img-src": "data:", "base-uri": "'none'", "form-action": "'none'"}
+
+
+def test_hostile_names_stay_names():
+    report = hostile_report()
+    page = render_page(report, dict.fromkeys(HOSTILE, b"\xff\xd8\xff"))
+    parsed = sound(page)
+    assert not {a.get("src") for a in parsed.of("img")} & {"x"}
+    assert "<script>alert(1)</script>" in parsed.text
+    assert '"><img src=x onerror=alert(2)>' in parsed.text
+    assert "{{7*7}}{% raw %}" in parsed.text
+    assert "\\u202egpj.exe\\u2066" in parsed.text
+    assert "&lt;b&gt; &#60;" in parsed.text  # as it was typed, not as it would be read
+    assert not [c for c in page if c in "\u202e\u2066\x00\x1b\ud800\uffff\r"]
+
+
+def test_it_is_made_of_what_report_json_holds(full, tmp_path):
+    write_report(full, tmp_path / "report.json")
+    again = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert render_page(again, {}) == render_page(full, {})
+
+
+def paths(value, at=()):
+    """The path of every part of `value`; of lists the first entries stand for all."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value[:4]) if isinstance(value, list) else ()
+    for key, part in entries:
+        yield (*at, key)
+        yield from paths(part, (*at, key))
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A report with one file that has everything, small enough to be spoiled everywhere."""
+    plain = verification(3)
+    return report_of(replace(plain, files=(plain.files[3],)))
+
+
+JUNK = (None, "x", 7, -1.5, "NaN", "Infinity", True, [], {}, [None, "y", 3], {"a": [1]}, 10**400)
+
+
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_whatever_is_missing_or_of_another_kind_the_page_can_be_read(step, small):
+    random = np.random.default_rng(step)
+    places = list(paths(small))
+    assert len(places) > 300
+    for path in places[::step]:
+        report = copy.deepcopy(small)
+        holder = report
+        for key in path[:-1]:
+            holder = holder[key]
+        if random.random() < 0.3:
+            del holder[path[-1]]
+        else:
+            holder[path[-1]] = JUNK[random.integers(len(JUNK))]
+        try:
+            page = render_page(report, {})
+        except Exception as error:
+            raise AssertionError(f"broken by a change of {path}") from error
+        assert page.rstrip().endswith("</html>")
+
+
+@pytest.mark.parametrize("report", [{}, {"schema_version": 1}, {"verification": {}}, {"verification": {"files": 3}}])
+def test_nearly_nothing_is_still_a_page(report):
+    assert "NOT VERIFIED" in sound(render_page(report, {})).text
+
+
+def test_what_is_no_report_is_refused(tmp_path):
+    with pytest.raises(InputError, match="of type list, expected the JSON object"):
+        write_page([], {}, tmp_path / "report.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_without_verification():
+    report = report_of(None, artifacts=[artifact("a.tflite", "tflite", "float32"), artifact("b.onnx", "onnx", "int8")])
+    page = sound(render_page(report, {}))
+    assert "NOT VERIFIED" in page.text
+    assert "2 files were made; none has been compared" in page.text
+    assert "a.tflite" in page.text
+    assert "88.1 MB" in page.text
+    assert page.ids("section") == ["files", "made", "reproduce"]
+    assert "PASS" not in page.text
+
+
+def test_features_have_no_classes():
+    outputs = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+    plain = verification(4)
+    file = replace(plain.files[0], comparison=compare(outputs, outputs * 1.001, classes=False), top=None, accuracy=None)
+    other = replace(plain.files[2], comparison=compare(outputs, outputs * 1.01, classes=False), top=None, accuracy=None)
+    reference = replace(plain.reference, top=None, accuracy=None)
+    report = report_of(replace(plain, files=(file, other), reference=reference), labels=None)
+    page = sound(render_page(report, {}))
+    assert "SQNR of the worst image by size" in page.text
+    assert "Same top class" not in page.text.partition("Limits")[0]
+    assert "class 3" not in page.text
+
+
+def test_a_failed_reference_and_files_that_never_ran():
+    check = Check("runs", False, detail="saved_model could not be loaded")
+    skipped = Check("reference", False, detail="not compared, because the reference failed")
+    files = (FileResult(artifact("a.tflite", "tflite", "float32"), (skipped,)),)
+    plain = verification()
+    page = sound(render_page(report_of(replace(plain, reference=Reference("/x/s", 1, (check,)), files=files)), {}))
+    assert "saved_model could not be loaded." in page.text
+    assert "0 of 1 files are the reference’s model" in page.text
+    assert page.ids("section") == ["findings", "files", "checks", "made", "reproduce"]
+
+
+def test_numbers_that_are_none():
+    plain = verification(4)
+    file = plain.files[1]
+    same = replace(file.comparison, sqnr_db=(math.inf,) * 4, worst_difference=(0.0,) * 4)
+    broken = replace(file.comparison, sqnr_db=(math.nan,) * 4, worst_difference=(math.nan,) * 4, range=0.0)
+    files = (replace(file, comparison=same), replace(plain.files[2], comparison=broken))
+    report = report_of(replace(plain, files=files))
+    page = sound(render_page(report, {}))
+    assert "∞" in page.text
+    assert "NaN" in page.text
+    assert "%nan" not in render_page(report, {})
+    assert 'x="nan' not in render_page(report, {})
+
+
+def test_a_report_of_32_images_and_six_files_is_small(tmp_path):
+    random = np.random.default_rng(0)
+    for i in range(32):
+        noise = random.integers(0, 256, (40, 40, 3), dtype=np.uint8)  # nothing compresses worse
+        Image.fromarray(noise).resize((320, 320)).save(tmp_path / f"photo_{i}.jpg")
+    plain = verification(32, images=tuple(f"photo_{i}.jpg" for i in range(32)))
+    files = [*plain.files[:4], *(replace(f, artifact=artifact(f"{i}.onnx", "onnx", "float16")) for i, f in
+                                 enumerate(plain.files[1:3]))]  # fmt: skip
+    report = report_of(replace(plain, files=tuple(files)))
+    shown = images_shown(report)
+    pictures = thumbnails(tmp_path, shown)
+    assert len(pictures) == len(shown) >= 4
+    assert max(map(len, pictures.values())) < 20_000
+    assert len(render_page(report, pictures)) < 1_000_000
+
+
+def test_images_shown_are_the_worst_and_those_of_another_class(full):
+    _, files = read_files(full)
+    shown = notable_images(files, 8)
+    failing = full["verification"]["files"][3]["comparison"]
+    assert failing["worst_image"] in shown
+    first = next(iter(shown.values()))
+    assert any(file.name == "toy_int8.onnx" for file in first)  # the worst against its limit comes first
+    for index, of in shown.items():
+        for file in of:
+            worst = file.part("comparison")["worst_image"] == index
+            over = file.differences[index] > file.limit("worst_difference")
+            assert worst or over or not file.agrees[index]
+    missed = [i for i, agrees in enumerate(failing["top1_agrees"]) if not agrees]
+    assert missed
+    names = image_names(full)
+    assert set(images_shown(full)) == {names[i] for i in shown}
+    assert images_shown({}) == []
+
+
+def test_a_picture_is_embedded_once_and_its_absence_is_said(full):
+    name = images_shown(full)[0]
+    page = render_page(full, {name: b"\xff\xd8picture", "unknown.jpg": b"\xff\xd8other"})
+    pictures = Page(page).of("img")
+    assert [p["src"] for p in pictures] == ["data:image/jpeg;base64," + base64.b64encode(b"\xff\xd8picture").decode()]
+    assert pictures[0]["alt"] == f"The image {name.rpartition('/')[2]}"
+    assert page.count("no picture") == len(images_shown(full)) - 1
+
+
+def test_thumbnails_are_small_jpegs_and_the_unreadable_are_left_out(tmp_path):
+    write_pictures(tmp_path, 1, (640, 320))
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    (tmp_path / "tiny.png").write_bytes((write_pictures(tmp_path / "more", 1, (8, 8)) / "00.png").read_bytes())
+    turned = Image.new("RGB", (200, 100))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    names = ["00.png", "broken.jpg", "missing.jpg", "tiny.png", "turned.jpg", "x" * 400, "a\0b"]
+    made = thumbnails(tmp_path, names)
+    assert set(made) == {"00.png", "tiny.png", "turned.jpg"}
+    sizes = {name: Image.open(io.BytesIO(data)).size for name, data in made.items()}
+    assert sizes == {"00.png": (160, 80), "tiny.png": (8, 8), "turned.jpg": (80, 160)}
+    assert all(data.startswith(b"\xff\xd8") and len(data) < 15_000 for data in made.values())
+
+
+def test_the_page_is_written_whole_or_not_at_all(full, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    write_page(full, {}, path)
+    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_page(full, {}, path / "report.html")
+
+
+def names_on(chart):
+    return re.search(r"On the front: (.*)\.$", chart.caption)[1].split(", ")
+
+
+def test_the_front_holds_what_nothing_beats_and_nothing_that_failed(full):
+    reference, files = read_files(full)
+
+    def chart(**scores):
+        chosen = []
+        for label, (share, size) in scores.items():
+            entry = copy.deepcopy(files[0].entry)
+            entry["accuracy"]["share"] = share
+            entry["verdict"] = "fail" if label == "broken" else "pass"
+            entry["artifact"] |= {"format": label, "precision": "", "bytes": size}
+            chosen.append(replace(files[0], id=label, entry=entry, artifact=entry["artifact"]))
+        return trade_off.trade_off(chosen, reference, "accuracy", lambda f: f.bytes, "bytes", "x")
+
+    plot = chart(big=(0.95, 90), good=(0.94, 30), beaten=(0.93, 40), small=(0.80, 10), tie=(0.94, 30.5), broken=(1, 5))
+    assert names_on(plot) == ["small", "good", "big"]
+    assert plot.svg.count('class="front"') == 4
+    assert "broken (failed)" in plot.svg
+    assert chart(one=(0.5, 1)) is None
+
+
+def test_quality_is_what_tells_files_apart(full):
+    _, files = read_files(full)
+    assert trade_off.measure_of(files, trained=True) == "accuracy"
+    bare = [replace(f, entry={k: v for k, v in f.entry.items() if k != "accuracy"}) for f in files]
+    assert trade_off.measure_of(bare, trained=True) == "agreement"
+    assert trade_off.measure_of(bare, trained=False) == "sqnr"
+    assert trade_off.measure_of(bare[:1], trained=True) == "sqnr"
+
+
+def test_names_in_a_plot_do_not_cover_each_other():
+    points = [(0.5 + 0.01 * i, 100 + i % 2) for i in range(8)]
+    names = ["tflite int8 dynamic"] * 8
+    places = trade_off.place(points, names, points, 12, 276)
+    for width in trade_off.WIDTHS:
+        boxes = []
+        for (share, y), name, (side, down) in zip(points, names, places, strict=True):
+            length = trade_off.LETTER * len(name)
+            left = share * width + (11 if side > 0 else -11 - length)
+            boxes.append((left, left + length, y + down))
+        for i, (left, right, y) in enumerate(boxes):
+            assert 12 <= y <= 276
+            assert not [1 for a, b, v in boxes[:i] if a < right and left < b and abs(v - y) < 14]
+
+
+def test_differences_mark_every_image_and_what_is_beyond_the_limit(full):
+    _, files = read_files(full)
+    chart = charts.differences(files, image_names(full))
+    beyond = sum(value > 0.05 for value in files[3].differences)
+    assert beyond >= 1
+    assert chart.svg.count('class="mark bad"') == beyond
+    assert chart.svg.count("mark ringed") == 4
+    assert chart.svg.count(" dot") == 4 * 8 - beyond
+    assert "limit 0.05" in chart.svg
+
+
+def test_of_many_images_the_worst_are_drawn():
+    report = report_of(replace(verification(1000), files=verification(1000).files[:1]))
+    report["verification"]["files"][0]["comparison"]["worst_difference"] = [i / 1e6 for i in range(1000)]
+    _, files = read_files(report)
+    chart = charts.differences(files, image_names(report))
+    assert chart.svg.count(" dot") + chart.svg.count("mark bad") == charts.DOTS
+    assert "150 of 1000 images are drawn" in chart.caption
+    assert "photo_999.jpg" in chart.svg
+
+
+def test_layers_mark_where_a_file_departs(full):
+    _, files = read_files(full)
+    chart = charts.layers(files[3])
+    assert "departs: encoder layer 1 mlp" in chart.svg
+    assert chart.svg.count("mark ringed") == 1
+    assert chart.svg.count('class="mark bad"') == 5
+    assert chart.caption == "It leaves the reference at encoder layer 1 mlp. 1 point has no tensor in the file."
+    assert "mark ringed" not in charts.layers(files[2]).svg
+    assert charts.layers(files[0]) is None
+
+
+def test_latency_shares_one_axis_and_says_what_it_leaves_out(full):
+    reference, files = read_files(full)
+    chart = charts.latencies(reference, files)
+    assert chart.svg.count('class="median ') == 5
+    assert chart.svg.count(" sample") == 5 * 60
+    slow = copy.deepcopy(full)
+    slow["verification"]["files"][0]["latency"]["samples_ms"][-1] = 900.0
+    reference, files = read_files(slow)
+    assert "1 call lies beyond the axis." in charts.latencies(reference, files).caption
+    assert charts.latencies(None, []) is None
+
+
+def test_latency_of_older_reports_has_no_samples(full):
+    old = copy.deepcopy(full)
+    for file in old["verification"]["files"]:
+        if file["latency"]:
+            for key in (
+                "samples_ms",
+                "p99_ms",
+                "low_ms",
+                "high_ms",
+                "speedup_low",
+                "speedup_high",
+                "rounds",
+                "ended_by",
+            ):
+                del file["latency"][key]
+    _, files = read_files(old)
+    chart = charts.latencies(None, files)
+    assert chart.svg.count('class="median ') == 4
+    assert " sample" not in chart.svg
+    assert "60.0 ms" in sound(render_page(old, {})).text
+
+
+def test_scales_keep_what_lies_outside_on_the_edge():
+    scale = linear([10, 20], room=0)
+    assert [scale(v) for v in (10, 15, 20, 5, 99, math.inf, math.nan)] == [0, 0.5, 1, 0, 1, 1, 1]
+    assert linear([], zero=True).low == 0
+    assert 0.4 < linear([3, 3])(3) < 0.6
+    log = logarithmic([0, 1e-12, 0.02])
+    assert (log.low, log.high) == (1e-9, 0.1)
+    assert log(0) == 0
+    assert log.ticks() == pytest.approx([1e-9, 1e-7, 1e-5, 1e-3, 1e-1])
+    assert linear([0, 100], zero=True, room=0).ticks() == [0, 20, 40, 60, 80, 100]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "–"), (0.0, "0"), (3.14e-7, "3.1e−07"), (0.0123, "0.0123"), (4.567, "4.57"), (45.67, "45.7"),
+     (2529.4, "2529"), (-3.0, "−3"), (math.inf, "∞"), (math.nan, "NaN"), (1e12, "1.0e+12")],
+)  # fmt: skip
+def test_figures_have_the_digits_they_deserve(value, shown):
+    assert figure(value) == shown
+
+
+def test_small_words():
+    assert percent(0.9999) == "99.9\xa0%"  # never 100 for less than all
+    assert percent(1.0) == "100\xa0%"
+    assert number("Infinity") == math.inf
+    assert number(True) is number("12") is number([1]) is None
+    assert visible("a\u202eb\n") == "a\\u202eb\\n"
+    assert visible("a\nb", keep="\n") == "a\nb"
+    assert visible("שלום 🦊 日本") == "שלום 🦊 日本"
+    assert shortened("abcdefghij", 5) == "ab…ij"
+    assert latency(10.0).median_ms == 10

@@ -1,0 +1,93 @@
+"""Which format a file is of, told by its content (its name may say anything), and what it is when it is of none."""
+
+import os
+import re
+from pathlib import Path
+
+from vit_export.artifacts.facts import damaged
+from vit_export.artifacts.onnx_file import load_structure
+from vit_export.artifacts.tflite_file import IDENTIFIER
+from vit_export.base.errors import InputError
+from vit_export.base.files import input_errors, shortened
+from vit_export.model.artifact import Format
+
+_HEAD = 512  # bytes of a file that are looked at
+_SUFFIXES: dict[str, Format] = {".tflite": "tflite", ".lite": "tflite", ".onnx": "onnx"}
+_CALLED = {"tflite": "a TFLite model", "onnx": "an ONNX model"}
+_EXPECTED = "expected a .tflite or .onnx file"
+_WEIGHTS = f"{_EXPECTED}: export a model from these weights with --weights, then give what it writes."
+
+# What people take for an exported model: how it begins, and what to do.
+_OTHERS = (
+    (rb"version https://git-lfs", "a Git LFS pointer, which stands for the file: fetch the file with `git lfs pull`."),
+    (rb".{4}ORTM", f"in ONNX Runtime's own .ort format, {_EXPECTED}: give the .onnx file that it was made from."),
+    (rb"PK[\x03\x05][\x04\x06]", f"a zip (a .keras file, a PyTorch checkpoint or a bundle), {_WEIGHTS}"),
+    (rb"\x89HDF\r\n\x1a\n", f"an HDF5 file of Keras weights, {_WEIGHTS}"),
+    (rb"\x80[\x02-\x05]", f"a pickle, which can run any code when it is opened, {_EXPECTED}: export the model again."),
+    (rb".{7}\0\{\"", f"a file of weights (safetensors), {_WEIGHTS}"),
+    (
+        rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|.{257}ustar",
+        f"an archive, {_EXPECTED}: unpack it and give what is in it.",
+    ),
+    (rb"\s*<(!doctype|!DOCTYPE|html|HTML)", "a web page: download the file itself, by the link its site offers."),
+)
+
+
+def format_of(path: str | os.PathLike[str]) -> Format:
+    """The format of a .tflite file, an .onnx file or a SavedModel's folder, by its content.
+
+    Raises:
+        InputError: there is nothing, or something else; the message says what, where that can be told.
+    """
+    path = Path(path)
+    with input_errors(path):
+        if path.is_dir():
+            if (path / "saved_model.pb").is_file():
+                return "saved_model"
+            raise InputError(
+                f"{shortened(path)} is a folder without saved_model.pb, {_EXPECTED}: give one of the files in it."
+            )
+        if not path.exists():
+            raise InputError(f"{shortened(path)} does not exist, {_EXPECTED}: check the path.")
+        if not path.is_file():
+            raise InputError(f"{shortened(path)} is neither a file nor a folder, {_EXPECTED}: copy it to a file.")
+        if not path.stat().st_size:
+            raise InputError(f"{shortened(path)} is empty, {_EXPECTED}: fetch or export it again.")
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+    if head[4:8] == IDENTIFIER:
+        return "tflite"
+    if what := next((what for start, what in _OTHERS if re.match(start, head, re.DOTALL)), None):
+        raise InputError(f"{shortened(path)} is {what}")
+    try:
+        load_structure(path)
+    except ValueError as error:
+        raise _unknown(path, head) from error
+    return "onnx"
+
+
+def suffix_note(path: Path, format: Format) -> tuple[str, ...]:
+    """A note where the name of a file says another format than its content, which counts."""
+    if _SUFFIXES.get(path.suffix.lower(), format) == format:
+        return ()
+    return (f"{path.name} is {_CALLED[format]} by its content, whatever its name says.",)
+
+
+def _unknown(path: Path, head: bytes) -> InputError:
+    if data := re.fullmatch(r"(.*\.onnx)[._]data", path.name):
+        return InputError(
+            f"{shortened(path)} holds the weights of an .onnx file, expected that file itself: give "
+            f"{shortened(path.with_name(data[1]))}."
+        )
+    if path.name == "saved_model.pb":
+        return InputError(
+            f"{shortened(path)} is the graph of a SavedModel, {_EXPECTED}: give the folder that it is in."
+        )
+    suffix = path.suffix.lower()
+    # ONNX has no signature, but its first field is nearly always the IR version, and the second one of few.
+    if suffix in _SUFFIXES or re.match(rb"\x08[\x02-\x1f][\x12\x1a\x22\x28\x32\x3a\x42]", head):
+        return damaged(path, suffix if suffix in _SUFFIXES else ".onnx")
+    return InputError(
+        f"{shortened(path)} is of no format that vit-export knows, {_EXPECTED}: check the path, or export the model "
+        "again."
+    )

@@ -1,0 +1,79 @@
+"""A file taken up alone, without the report of its export: its facts, and the Artifact that stages work with."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+from vit_export.artifacts.facts import FileFacts
+from vit_export.artifacts.identify import format_of, suffix_note
+from vit_export.artifacts.onnx_file import read_onnx
+from vit_export.artifacts.tflite_file import read_tflite
+from vit_export.base.errors import InputError
+from vit_export.base.files import digest_of_file, input_errors, shortened
+from vit_export.model.artifact import Artifact, Precision
+
+_EIGHT_BITS = ("int8", "uint8", "int4", "uint4", "int2", "uint2", "float8", "float6", "float4")
+_SIXTEEN_BITS = ("float16", "bfloat16")
+_FULL = ("float32", "float64")
+
+
+def read_facts(path: str | os.PathLike[str]) -> FileFacts:
+    """What the .tflite or .onnx file at `path` says of itself.
+
+    Raises:
+        InputError: it is neither, or damaged, or its external data is missing or named outside its folder.
+    """
+    path = Path(path)
+    format = format_of(path)
+    if format == "saved_model":
+        raise InputError(f"{shortened(path)} is a SavedModel, expected a .tflite or .onnx file: export it to one.")
+    facts = read_tflite(path) if format == "tflite" else read_onnx(path)
+    return replace(facts, notes=(*suffix_note(path, format), *facts.notes))
+
+
+def precision_found(facts: FileFacts) -> Precision:
+    """The precision that most bytes of a file's weights are stored in, biases and norms left out.
+
+    "int8" stands for every type of 8 bits or fewer; where two share the bytes evenly it is the wider one.
+    """
+    shares: dict[Precision, int] = {
+        "float32": sum(size for dtype, size in facts.matrices.items() if dtype in _FULL),
+        "float16": sum(size for dtype, size in facts.matrices.items() if dtype in _SIXTEEN_BITS),
+        "int8": sum(size for dtype, size in facts.matrices.items() if dtype.startswith(_EIGHT_BITS)),
+    }
+    return max(shares, key=lambda precision: shares[precision])
+
+
+def artifact_of(
+    path: str | os.PathLike[str], *, precision: Precision | None = None, scheme: str | None = None
+) -> Artifact:
+    """The Artifact of the .tflite or .onnx file at `path`; `extra_files` are named relative to its folder.
+
+    What is not given, `precision` and `scheme`, goes by the record in a file of ours. Another tool's has the precision
+    that is found in it (`precision_found`) and no scheme. The whole file is read once, for its sha256.
+
+    Raises:
+        InputError: there is no such precision; see also `read_facts`.
+    """
+    if precision is not None and precision not in get_args(Precision):
+        raise InputError(f"Unknown precision {precision!r}: expected one of {', '.join(get_args(Precision))}.")
+    path = Path(path)
+    facts = read_facts(path)
+    record = facts.record or {}
+    own: Precision = record.get("precision") or precision_found(facts)
+    if scheme is None and precision in (None, own):
+        scheme = record.get("scheme")
+    with input_errors(path):
+        digest = digest_of_file(path)
+    return Artifact(
+        path=facts.path,
+        format=facts.format,
+        precision=precision or own,
+        inputs=facts.inputs,
+        outputs=facts.outputs,
+        bytes=facts.bytes,
+        sha256=digest,
+        scheme=scheme,
+        extra_files=facts.extra_files,
+    )

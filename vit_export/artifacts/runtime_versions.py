@@ -1,0 +1,119 @@
+"""Which release of its runtime a file needs.
+
+Of TensorFlow Lite by the operators and their versions: the table is that of TensorFlow, whose converter writes its
+result into a file as metadata `min_runtime_version`
+(tensorflow/compiler/mlir/lite/tools/versioning/runtime_version.cc).
+Here are the operators that image models are made of.
+Of ONNX Runtime by the opset and the version of the file format.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from vit_export.artifacts.facts import damage_told, text_of
+from vit_export.artifacts.tflite_file import Reader
+
+MIN_RUNTIME = b"min_runtime_version"
+"""The name of the metadata with the release; text, padded with zeros."""
+
+Release = tuple[int, ...]
+
+_RELEASES = {  # operator: the release of version 1, 2, ...
+    "ADD": "1.5.0 1.14.0 2.4.0 2.6.0 2.13.0",
+    "AVERAGE_POOL_2D": "1.5.0 1.14.0 2.3.0",
+    "BATCH_MATMUL": "2.3.0 2.3.0 2.4.0 2.5.0",
+    "BROADCAST_TO": "- 2.5.0 2.5.0",  # version 1 was withdrawn
+    "CAST": "1.5.0 2.7.0 2.8.0 2.9.0 2.12.0 2.15.0 2.17.0",
+    "CONCATENATION": "1.5.0 1.14.0 2.3.0 2.14.0",
+    "CONV_2D": "1.5.0 1.14.0 1.14.0 2.3.0 2.4.0 2.9.0 2.11.0 2.15.0",
+    "DEPTHWISE_CONV_2D": "1.5.0 1.12.0 1.14.0 2.2.0 2.3.0 2.3.0 2.11.0",
+    "DEQUANTIZE": "1.13.1 1.14.0 1.15.0 2.2.0 2.7.0 2.18.0",
+    "DIV": "1.6.0 2.3.0",
+    "EXPAND_DIMS": "1.10.0",
+    "FULLY_CONNECTED": "1.5.0 1.10.0 1.14.0 1.14.0 2.0.0 2.1.0 2.3.0 2.3.0 2.3.0 2.11.0 2.15.0 2.17.0 2.18.0",
+    "GATHER": "1.6.0 1.14.0 1.15.0 2.4.0 2.5.0 2.13.0 2.15.0",
+    "GELU": "2.9.0 2.9.0",
+    "LOGISTIC": "1.14.0 1.14.0 2.3.0",
+    "MEAN": "1.6.0 1.14.0 2.4.0",
+    "MUL": "1.5.0 1.14.0 1.15.0 2.3.0 2.6.0 2.11.0 2.13.0",
+    "PACK": "1.11.0 1.14.0 2.3.0 2.13.0",
+    "PAD": "1.5.0 1.14.0 2.4.0 2.6.0",
+    "POW": "1.10.0",
+    "QUANTIZE": "1.14.0 1.15.0 2.7.0",
+    "RESHAPE": "1.5.0",
+    "RSQRT": "1.10.0 2.5.0 2.15.0",
+    "SHAPE": "1.10.0",
+    "SLICE": "1.14.0 1.14.0 1.14.0 2.4.0 2.5.0 2.14.0",
+    "SOFTMAX": "1.5.0 1.14.0 2.3.0",
+    "SPLIT": "1.5.0 1.14.0 1.14.0 2.3.0",
+    "SQRT": "1.10.0",
+    "SQUARED_DIFFERENCE": "1.13.1 2.5.0",
+    "SQUEEZE": "1.6.0 2.5.0",
+    "STRIDED_SLICE": "1.6.0 1.14.0 2.1.0 2.2.0 2.5.0 2.6.0 2.14.0 2.14.0",
+    "SUB": "1.6.0 1.14.0 2.3.0 2.4.0 2.4.0",
+    "SUM": "1.10.0 1.15.0",
+    "TANH": "1.14.0 1.14.0 2.3.0",
+    "TRANSPOSE": "1.6.0 1.14.0 1.15.0 2.3.0 2.4.0 2.12.0 2.14.4",
+    "UNPACK": "1.11.0 1.14.0 2.2.0 2.3.0",
+}
+_TABLE = {
+    (name, version): text
+    for name, row in _RELEASES.items()
+    for version, text in enumerate(row.split(), 1)
+    if text != "-"
+}
+
+_BY_OPSET = {
+    13: (1, 6), 14: (1, 8), 15: (1, 9), 16: (1, 11), 17: (1, 12), 18: (1, 14), 19: (1, 15), 20: (1, 17), 21: (1, 18),
+    22: (1, 21), 23: (1, 23),
+}  # fmt: skip
+_BY_IR = {7: (1, 6), 8: (1, 9), 9: (1, 15), 10: (1, 18), 11: (1, 23)}
+"""The first release of ONNX Runtime that reads an opset, and a version of the file format (its table of releases)."""
+
+OFFSETS = "2.14.0"
+"""The release that reads buffers outside the flatbuffer, as large files have them: 2.12 does not find them."""
+
+
+def runtime_of(operators: Iterable[tuple[str, int]], *, inline: bool = True) -> str | None:
+    """The release that has all `operators`, (name, version) each; None where one is not in the table.
+
+    `inline` says whether every buffer is in the flatbuffer.
+    """
+    found = [*(_TABLE.get(operator) for operator in operators), *(() if inline else (OFFSETS,))]
+    known = [text for text in found if text is not None]
+    return max(known, key=_release) if known and len(known) == len(found) else None
+
+
+def minimum_onnx_runtime(schema: Mapping[str, int]) -> str | None:
+    """The ONNX Runtime release that a file of this `schema` (FileFacts.schema) needs, as "1.23"; None if unknown."""
+    found = [_BY_OPSET.get(schema.get("ai.onnx", 0)), _BY_IR.get(schema.get("ir", 0))]
+    known = [release for release in found if release is not None]
+    return None if len(known) < len(found) else ".".join(map(str, max(known)))
+
+
+def minimum_runtime(path: Path) -> str | None:
+    """The TensorFlow Lite release that the .tflite file at `path` needs, as "2.9.0".
+
+    By its operators and their versions; where one of them is not in the table, what the file says itself, and None
+    where it says nothing.
+
+    Raises:
+        InputError: the file is damaged or cut off.
+    """
+    with damage_told(path, ".tflite"):
+        reader = Reader(path)
+        said = text_of(reader.metadata(MIN_RUNTIME)).rstrip("\0")
+        inline = all(reader.model.Buffers(i).Offset() <= 1 for i in range(reader.buffers))
+        return runtime_of(_operators(reader), inline=inline) or said or None
+
+
+def _operators(reader: Reader) -> Iterator[tuple[str, int]]:
+    """Name and version of each operator code of the file."""
+    for code in reader.each(reader.model.OperatorCodes, reader.model.OperatorCodesLength()):
+        # Codes above 127 are in the newer field alone, the others in either.
+        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        yield reader.operators.get(number, f"BUILTIN_{number}"), code.Version()
+
+
+def _release(text: str) -> Release:
+    return tuple(map(int, text.split(".")))

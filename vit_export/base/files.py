@@ -1,0 +1,189 @@
+"""Files that appear complete or not at all: written beside their place, synced, then renamed."""
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from vit_export.base.errors import InputError, OutputError, VitExportError
+
+_CHUNK = 1 << 20
+_SHOWN = 200
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals while writing `path` into one OutputError."""
+    try:
+        yield
+    except VitExportError:  # said already, and perhaps of something that was read
+        raise
+    except OSError as error:
+        raise OutputError(_refusal(path, error)) from error
+    except Exception as error:
+        # TensorFlow and ONNX wrap the operating system's errors in classes of their own.
+        text = str(error).lower()
+        if "no space left" in text or ("resource_exhausted" in text and "write" in text):
+            raise OutputError(_refusal(path, OSError(errno.ENOSPC, ""))) from error
+        if "permission denied" in text or "read-only file system" in text:
+            raise OutputError(_refusal(path, OSError(errno.EACCES, ""))) from error
+        raise
+
+
+@contextmanager
+def input_errors(what: str | Path) -> Iterator[None]:
+    """Turn the operating system's refusals while reading `what` into one InputError."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"{shortened(what)} cannot be read ({reason}): check the path and its rights.") from error
+
+
+def refuse_existing(path: Path, *, overwrite: bool, folder: bool | None = None) -> None:
+    """Raise OutputError when `path` exists and `overwrite` is false, or when it cannot even be asked for.
+
+    `folder` says what is to be written there: what is of the other kind is not replaced even with `overwrite`.
+    """
+    with output_errors(path):
+        if not path.exists() and not path.is_symlink():
+            return
+        if folder is not None and path.is_dir() != folder and not path.is_symlink():
+            kinds = ("a folder", "a file") if folder else ("a file", "a folder")
+            raise OutputError(
+                f"{path} is {kinds[1]}, where {kinds[0]} is to be written: move it away, or choose another folder with "
+                "--output."
+            )
+    if not overwrite:
+        raise OutputError(f"{path} exists already: pass --overwrite to replace it, or --output for another folder.")
+
+
+@contextmanager
+def publish(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it becomes `path`, on failure it is gone.
+
+    Raises:
+        OutputError: `path` exists (and `overwrite` is false) or cannot be written.
+    """
+    refuse_existing(path, overwrite=overwrite)
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            temporary = folder / path.name
+            yield temporary
+            refuse_existing(path, overwrite=True, folder=temporary.is_dir())
+            sync(temporary)
+            if path.is_dir() and not path.is_symlink():
+                _replace_folder(temporary, path, folder)
+            else:
+                os.replace(temporary, path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish_folder(path: Path, write: Callable[[Path], None], *, overwrite: bool = False) -> None:
+    """Let `write` fill a temporary folder, then make it `path` (see `publish`)."""
+    with publish(path, overwrite=overwrite) as temporary:
+        temporary.mkdir()
+        write(temporary)
+
+
+def move_into(folder: Path, paths: Sequence[Path], *, overwrite: bool = False) -> None:
+    """Move complete files and folders into `folder`, all of them or, when one cannot be moved, none.
+
+    Raises:
+        OutputError: one exists already (and `overwrite` is false) or cannot be moved.
+    """
+    for path in paths:
+        refuse_existing(folder / path.name, overwrite=overwrite, folder=path.is_dir())
+    done: list[tuple[Path, Path, Path | None]] = []
+    with output_errors(folder), tempfile.TemporaryDirectory(prefix=".previous-", dir=folder) as scratch:
+        try:
+            for path in paths:
+                sync(path)
+                target, previous = folder / path.name, None
+                if target.exists():
+                    previous = Path(scratch) / path.name
+                    os.rename(target, previous)
+                done.append((path, target, previous))
+                os.rename(path, target)
+        except BaseException:
+            for path, target, previous in reversed(done):
+                if target.exists():
+                    os.rename(target, path)
+                if previous is not None:
+                    os.rename(previous, target)
+            raise
+
+
+def _replace_folder(temporary: Path, path: Path, scratch: Path) -> None:
+    """A folder cannot be renamed over another: move the old one aside first, back if that fails."""
+    aside = scratch / "previous"
+    os.rename(path, aside)
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        os.rename(aside, path)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or every file of a folder, to disk."""
+    for file in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def digest_of_file(path: Path, algorithm: str = "sha256") -> str:
+    """The digest of a file's bytes, in hex."""
+    digest = hashlib.new(algorithm, usedforsecurity=algorithm != "sha1")
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def digest_of_folder(path: Path) -> str:
+    """sha256 over the names and digests of a folder's files, in hex."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{digest_of_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def same_path(one: Path, other: Path) -> bool:
+    """Whether both lead to the same place."""
+    return one.resolve() == other.resolve()
+
+
+def size_of_folder(path: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+
+
+def shortened(path: str | Path) -> str:
+    """`path` as a message shows it: in full, unless nobody could read that."""
+    text = str(path)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}…{text[-_SHOWN // 4 :]}"
+
+
+def _refusal(path: Path, error: OSError) -> str:
+    if error.errno == errno.ENAMETOOLONG:
+        return f"{shortened(path)} cannot be written: the name is too long; choose a shorter one with --output."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"No space left on the disk for {path}: free some, or choose another folder with --output."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{path} cannot be written (permission denied): choose another folder with --output."
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return (
+            f"{path} cannot be written: a part of the path is a file, expected folders; choose another with --output."
+        )
+    return f"{path} cannot be written ({error.strerror or error}): choose another folder with --output."

@@ -1,0 +1,65 @@
+"""The last words of an export: where the result is, and a command that one would type next and that works."""
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vit_export.base.errors import VitExportError
+from vit_export.export.plan import SAVED_MODEL_NAME, ExportRequest, plan_files
+from vit_export.model.artifact import Format
+from vit_export.model.spec import ViTSpec
+
+if TYPE_CHECKING:
+    from vit_export.export.pipeline import ExportResult
+
+_REPEATED = ("input", "calibration", "calibration_images", "held_out_images", "batch", "threads", "seed")
+"""Fields of a request that another file of the same model needs again; the others are in its SavedModel's record."""
+
+
+def default_output(spec: ViTSpec) -> Path:
+    """The folder for the files where the user names none."""
+    return Path("exports") / f"{spec.name}-{spec.image_size}"
+
+
+def closing(request: ExportRequest, result: "ExportResult") -> str:
+    """Where the result is and what one would type next, in lines."""
+    lines = [f"Files, report.html and report.json: {result.report_path.parent}/"]
+    if not result.passed:
+        lines.append("At least one file is not the same model: see the failures above before shipping any of them.")
+    elif command := _next(request, result):
+        lines.append(f"Next: {command}")
+    elif result.artifacts:
+        lines.append(f"Next: run one of them, for example {shlex.quote(result.artifacts[0].path)}.")
+    return "\n".join(lines)
+
+
+def _next(request: ExportRequest, result: "ExportResult") -> str | None:
+    """The command for a small file that is not there yet: int8 .tflite first, then .onnx; None when both are."""
+    formats = [artifact.format for artifact in result.artifacts]
+    if not any((a.format, a.precision) == ("tflite", "int8") for a in result.artifacts) and (
+        command := _command(request, "tflite")
+    ):
+        return command
+    return None if "onnx" in formats else _command(request, "onnx")
+
+
+def _command(request: ExportRequest, file_format: Format) -> str | None:
+    """The command that makes the int8 file of `file_format` from the SavedModel; None where it would be refused."""
+    spec, saved_model = request.spec, request.output / SAVED_MODEL_NAME
+    assert spec is not None
+    wanted = replace(request, formats=(file_format,), precisions=("int8",), int8_scheme=None, overwrite=False)
+    try:
+        plan_files(wanted, spec, saved_model)
+    except VitExportError:
+        return None
+    words = ["vit-export", "--weights", str(saved_model), f"--{file_format}", "--int8"]
+    if request.output != default_output(spec):
+        words += ["--output", str(request.output)]
+    usual = ExportRequest(spec, request.output)
+    for name in (*_REPEATED, *(["opset"] if file_format == "onnx" else [])):
+        if (value := getattr(request, name)) != getattr(usual, name):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    if not request.verify:
+        words.append("--no-verify")
+    return shlex.join(words)

@@ -1,0 +1,44 @@
+"""`vit-export inspect`: what model files are, what is wrong with them, and which accelerators take them."""
+
+import json
+from pathlib import Path
+
+import click
+
+from vit_export.cli.framework import CONTEXT, Command, GivenPath
+
+
+@click.command("inspect", cls=Command, context_settings=CONTEXT, short_help="Show what a model file is.")
+@click.argument("files", nargs=-1, required=True, type=GivenPath(path_type=Path), metavar="FILE...")
+@click.option(
+    "--delegates",
+    "--where",
+    "delegates",
+    is_flag=True,
+    help="Which operators each accelerator takes, in how many pieces; the CPU's runtime loads the file.",
+)
+@click.option("--no-sha256", is_flag=True, help="Do not read the whole file (about a second for each GB).")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def inspect_command(files: tuple[Path, ...], delegates: bool, no_sha256: bool, as_json: bool) -> None:
+    """Show what each FILE is: a .tflite or .onnx file of any tool, a SavedModel of vit-export, or a folder of files.
+
+    Its model and weights, inputs and outputs, operators, and every fault that keeps it from running somewhere, with
+    what to change. No weights are loaded. Exit codes: 0, or 2 where a FILE is no model.
+    """
+    from rich.console import Console
+
+    from vit_export.export.references import files_of
+    from vit_export.inspection.inspect import inspect_file
+    from vit_export.inspection.table import render
+
+    console = Console()
+    found = []
+    for path in files_of(files):
+        entry = inspect_file(path, digest=not no_sha256, delegates=delegates)
+        found.append(entry)
+        if not as_json:
+            if len(found) > 1:
+                console.print()
+            render(entry, console)
+    if as_json:
+        click.echo(json.dumps({"files": found}, indent=2, ensure_ascii=False))

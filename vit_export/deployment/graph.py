@@ -1,0 +1,200 @@
+"""The deployment graph: the same Vision Transformer as a pure function, written for what phones run fast.
+
+Static batch, tokens kept two-dimensional [batch·tokens, width] so that every Dense is one FULLY_CONNECTED (TFLite) or
+Gemm (ONNX), nothing above rank 4, no strided slice that drops an axis, an explicit transpose instead of adj_x/adj_y.
+Weights are arguments, not constants: the converters see shapes only, and gigabytes never pass through them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vit_export.deployment.rewrites import DeploymentParameters
+from vit_export.model.parameters import layer_name
+from vit_export.model.spec import ViTSpec
+
+INPUT_NAME = "images"
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What one target wants the graph to look like; goes with the parameters made for it in `rewrites`."""
+
+    name: str
+    kernels_transposed: bool
+    """Dense kernels are [out, in] (FULLY_CONNECTED) rather than [in, out] (Gemm)."""
+    folded: bool
+    """LayerNorm scale and shift, and 1/√d, are in the Dense weights already."""
+
+
+TFLITE = Dialect("tflite", kernels_transposed=True, folded=True)
+ONNX = Dialect("onnx", kernels_transposed=False, folded=False)
+
+# A '/' in an argument's name does not survive every converter; this stands for it and is turned back afterwards.
+SEPARATOR = "__"
+
+
+def argument_name(parameter: str) -> str:
+    """The graph input that stands for `parameter`."""
+    return parameter.replace("/", SEPARATOR)
+
+
+def parameter_name(argument: str) -> str:
+    """The inverse of `argument_name`."""
+    return argument.replace(SEPARATOR, "/")
+
+
+def trace(
+    spec: ViTSpec, parameters: DeploymentParameters, dialect: Dialect, batch: int = 1, dtype: str = "float32"
+) -> Any:
+    """The deployment graph as a `tf.function` concrete function.
+
+    Its inputs are `images`, [batch, size, size, 3] of `dtype` (float32 or uint8), then every parameter by
+    `argument_name`; its output is logits [batch, classes] or features [batch, width].
+    """
+    import tensorflow as tf
+
+    names = list(parameters)
+    shape = (batch, spec.image_size, spec.image_size, 3)
+    signature = [tf.TensorSpec(shape, tf.as_dtype(dtype), name=INPUT_NAME)]
+    signature += [tf.TensorSpec(parameters[n].shape, tf.float32, name=argument_name(n)) for n in names]
+
+    @tf.function(input_signature=signature, autograph=False)
+    def deployment(images: Any, *weights: Any) -> Any:
+        output = deployment_graph(spec, images, dict(zip(names, weights, strict=True)), dialect)
+        return tf.identity(output, name=spec.output_name)
+
+    return deployment.get_concrete_function()
+
+
+def deployment_graph(spec: ViTSpec, images: Any, weights: Mapping[str, Any], dialect: Dialect) -> Any:
+    """Logits [batch, classes] or features [batch, width] of `images` [batch, size, size, 3].
+
+    Images that are not float32 are cast, first of all; their values stay what they are.
+    """
+    import tensorflow as tf
+
+    if images.dtype != tf.float32:
+        images = tf.cast(images, tf.float32)
+    graph = Graph(spec, weights, dialect, batch=images.shape[0])
+    tokens = graph.embed(images)
+    for index in range(spec.num_layers):
+        tokens = graph.encoder_layer(tokens, layer_name(index), last=index == spec.num_layers - 1)
+    return graph.answer(tokens)
+
+
+class Graph:
+    """The pieces of one deployment graph; every tensor of tokens is [batch·tokens, width].
+
+    Traced for the converters, and run a piece at a time to choose how to quantize (`vit_export.int8`).
+    """
+
+    def __init__(self, spec: ViTSpec, weights: Mapping[str, Any], dialect: Dialect, batch: int) -> None:
+        import tensorflow as tf
+
+        self.tf, self.spec, self.weights, self.dialect, self.batch = tf, spec, weights, dialect, batch
+
+    def visit(self, site: str, x: Any) -> Any:
+        """Called with each tensor that int8 may round: here unchanged, in a simulation rounded.
+
+        Sites are called as the tensors are in a .tflite file: a Dense's output by the Dense, the products of attention
+        `…/scores`, `…/scores/softmax` and `…/mixed`; the input of a Dense is `<dense>:input`.
+        """
+        del site
+        return x
+
+    def embed(self, images: Any) -> Any:
+        """Patches cut out by reshape and transpose (rank 4 at most), one Dense, class token, position embedding.
+
+        A convolution whose kernel does not overlap is the same matrix product; as a Dense it also runs on the int8
+        kernels, where a convolution over three channels would pad each tap.
+        """
+        tf, spec, batch = self.tf, self.spec, self.batch
+        grid, patch, width = spec.grid, spec.patch_size, spec.hidden_size
+        rows = tf.reshape(images, (batch * grid, patch, grid, patch * 3))
+        patches = tf.reshape(tf.transpose(rows, (0, 2, 1, 3)), (batch * spec.num_patches, patch * patch * 3))
+        embedded = tf.reshape(self.dense(patches, "patch_embedding"), (batch, spec.num_patches, width))
+        class_token = self.weights["class_token"]
+        if batch > 1:
+            class_token = tf.concat([class_token] * batch, axis=0)
+        tokens = tf.concat([class_token, embedded], axis=1) + self.weights["position_embedding"]
+        return tf.reshape(tokens, (batch * spec.num_tokens, width))
+
+    def encoder_layer(self, tokens: Any, prefix: str, *, last: bool) -> Any:
+        """One encoder layer; the last one computes the class token's row alone, the only one read after it."""
+        kept = self.class_rows(tokens) if last else tokens
+        tokens = kept + self.attention_branch(tokens, prefix, last=last)
+        return tokens + self.mlp_branch(tokens, prefix)
+
+    def attention_branch(self, tokens: Any, prefix: str, *, last: bool) -> Any:
+        """What attention adds to the residual stream: to every row, or in the last layer to the class token's."""
+        normed = self.layer_norm(tokens, f"{prefix}/attention_norm")
+        return self.attention(normed, self.class_rows(normed) if last else normed, f"{prefix}/attention")
+
+    def mlp_branch(self, tokens: Any, prefix: str) -> Any:
+        """What the MLP adds to the residual stream."""
+        hidden = self.dense(self.layer_norm(tokens, f"{prefix}/mlp_norm"), f"{prefix}/mlp/dense_1")
+        return self.dense(self.gelu(hidden), f"{prefix}/mlp/dense_2")
+
+    def answer(self, tokens: Any) -> Any:
+        """Logits [batch, classes] or features [batch, width] of the class tokens [batch, width]."""
+        found = self.layer_norm(tokens, "encoder/norm")
+        if self.spec.pre_logits_size is not None:
+            found = self.tf.tanh(self.dense(found, "pre_logits"))
+        return found if self.spec.num_classes is None else self.dense(found, "head")
+
+    def attention(self, tokens: Any, queries: Any, prefix: str) -> Any:
+        """Multi-head attention of `queries` (rows of `tokens`, or all of them) over `tokens`."""
+        tf, spec = self.tf, self.spec
+        query = self.heads(self.dense(queries, f"{prefix}/query"), (0, 2, 1, 3))
+        key = self.heads(self.dense(tokens, f"{prefix}/key"), (0, 2, 3, 1))
+        value = self.heads(self.dense(tokens, f"{prefix}/value"), (0, 2, 1, 3))
+        if not self.dialect.folded:
+            query = query * spec.head_size**-0.5
+        scores = self.visit(f"{prefix}/scores", tf.matmul(query, key))
+        weights = self.visit(f"{prefix}/scores/softmax", tf.nn.softmax(scores))
+        attended = self.visit(f"{prefix}/mixed", tf.matmul(weights, value))
+        merged = tf.reshape(tf.transpose(attended, (0, 2, 1, 3)), (-1, spec.hidden_size))
+        return self.dense(tf.ensure_shape(merged, queries.shape), f"{prefix}/output")
+
+    def heads(self, projected: Any, order: tuple[int, int, int, int]) -> Any:
+        """[batch·tokens, width] as [batch, tokens, heads, head size], transposed to `order`."""
+        spec = self.spec
+        tokens = projected.shape[0] // self.batch
+        split = self.tf.reshape(projected, (self.batch, tokens, spec.num_heads, spec.head_size))
+        return self.tf.transpose(split, order)
+
+    def class_rows(self, tokens: Any) -> Any:
+        """The class token's row of each image, [batch, width]: a slice that keeps its axis, then a reshape.
+
+        Of rank 3 also where one image could be sliced as it lies: the GPU delegate takes slices of rank 3 and 4 only.
+        """
+        sequence = self.tf.reshape(tokens, (self.batch, self.spec.num_tokens, self.spec.hidden_size))
+        return self.tf.reshape(sequence[:, :1], (self.batch, self.spec.hidden_size))
+
+    def layer_norm(self, x: Any, name: str) -> Any:
+        """LayerNorm (Ba et al., 2016) over the last axis; scale and shift unless they are folded away."""
+        tf = self.tf
+        centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
+        variance = tf.reduce_mean(centred * centred, axis=-1, keepdims=True)
+        normed = centred * tf.math.rsqrt(variance + self.spec.layer_norm_epsilon)
+        if f"{name}/scale" in self.weights:
+            normed = normed * self.weights[f"{name}/scale"] + self.weights[f"{name}/bias"]
+        return normed
+
+    def dense(self, x: Any, name: str) -> Any:
+        """x·kernel + bias on two-dimensional x."""
+        transposed = self.dialect.kernels_transposed
+        x = self.visit(f"{name}:input", x)
+        y = self.tf.matmul(x, self.weights[f"{name}/kernel"], transpose_b=transposed) + self.weights[f"{name}/bias"]
+        return self.visit(name, y)
+
+    def gelu(self, x: Any) -> Any:
+        """GELU (Hendrycks and Gimpel, 2016) in the form that each converter recognises as one operator.
+
+        `tf.nn.gelu(approximate=False)` emits Erfc, which tf2onnx cannot convert and TFLite does not fuse.
+        """
+        tf = self.tf
+        if self.spec.gelu == "tanh":
+            return tf.nn.gelu(x, approximate=True)
+        return 0.5 * x * (1.0 + tf.math.erf(x * 0.5**0.5))

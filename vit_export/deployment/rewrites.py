@@ -1,0 +1,209 @@
+"""Exact rewrites: the parameters of the deployment graph as float-equal functions of the canonical ones.
+
+Nothing here holds the model: each deployment parameter is a name, a shape and a function that reads the few canonical
+tensors it is made of. `vit_export.deployment.graph` is written against these names and shapes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from vit_export.base.errors import InputError
+from vit_export.model.input_kinds import affine, kind_of
+from vit_export.model.parameters import ParameterSource, layer_name, parameter_specs
+from vit_export.model.preprocessing import Preprocessing
+from vit_export.model.spec import ViTSpec
+
+
+@dataclass(frozen=True)
+class DeploymentParameter:
+    """One weight of the deployment graph: `read()` gives it, float32, in `shape`."""
+
+    name: str
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in float32."""
+        return 4 * int(np.prod(self.shape))
+
+
+DeploymentParameters = Mapping[str, DeploymentParameter]
+
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+"""Names and shapes of deployment parameters, in their order: all that a converter sees of them."""
+
+
+def placeholders(shapes: Shapes) -> DeploymentParameters:
+    """Parameters of `shapes` without values, to trace a graph from."""
+
+    def nothing() -> np.ndarray:
+        raise NotImplementedError
+
+    return {name: DeploymentParameter(name, shape, nothing) for name, shape in shapes}
+
+
+Rounding = Callable[[np.ndarray], np.ndarray]
+"""A kernel [in, out], float32, as a file will hold it: the nearest values it can, in float32 again."""
+
+
+class FoldedInput:
+    """A `ParameterSource` equal to `source` on the same picture, for images of the input kind `kind`.
+
+    With v the image's values, normalized = factor·(v - centre) per channel (`input_kinds.affine`), W the patch embedding's
+    kernel and b its bias: normalized·W + b = v·W' + (b - centre·W'), where W' = diag(factor)·W. All other parameters
+    are passed through.
+
+    The bias is made from `stored(W')`: pixels are positive, so what a coarser type rounds away of the kernel would
+    otherwise be added to every answer, multiplied by the mean pixel. So made, the file holds exactly the bias of the
+    rounded kernel, and errs as little as one for normalized images.
+
+    Raises:
+        InputError: on construction, when there is no such kind.
+    """
+
+    def __init__(
+        self, source: ParameterSource, preprocessing: Preprocessing, kind: str, stored: Rounding | None = None
+    ) -> None:
+        self._source, self._stored = source, stored
+        self._folds = kind_of(kind).per_pixel is not None
+        self._factor, self._centre = affine(kind, preprocessing)
+
+    @property
+    def spec(self) -> ViTSpec:
+        """The model the parameters belong to."""
+        return self._source.spec
+
+    def read(self, name: str) -> np.ndarray:
+        """The parameter called `name`, float32, in its canonical shape."""
+        if self._folds and name == "patch_embedding/kernel":
+            return (self._source.read(name) * self._factor[:, np.newaxis]).astype(np.float32)
+        if self._folds and name == "patch_embedding/bias":
+            kernel = self.read("patch_embedding/kernel")
+            if self._stored is not None:
+                kernel = self._stored(kernel.reshape(-1, kernel.shape[-1])).reshape(kernel.shape)
+            return (self._source.read(name) - self._centre @ kernel.sum((0, 1), np.float64)).astype(np.float32)
+        return self._source.read(name)
+
+
+def plain_parameters(source: ParameterSource) -> DeploymentParameters:
+    """The canonical parameters with Dense kernels [in, out] and the patch embedding as a matrix [P·P·3, D].
+
+    Used for ONNX, whose LayerNormalization and Attention operators take scale, shift and 1/√d for free.
+    """
+    spec = source.spec
+    found = {}
+    for parameter in parameter_specs(spec):
+        shape = parameter.shape
+        if parameter.name == "patch_embedding/kernel":
+            shape = (spec.patch_size**2 * 3, spec.hidden_size)
+        found[parameter.name] = _parameter(source, parameter.name, shape)
+    return found
+
+
+def folded_parameters(source: ParameterSource, *, kept_norms: frozenset[str] = frozenset()) -> DeploymentParameters:
+    """The parameters for TFLite: kernels [out, in], LayerNorm folded into the next Dense, 1/√d folded into the query.
+
+    With y = scale·n + shift the LayerNorm's output and z = yW + b the next Dense: z = n(diag(scale)W) + (b + shift·W),
+    which leaves the graph only the normalisation n. The final LayerNorm keeps its scale and shift when no Dense follows
+    it, and so do those of `kept_norms`.
+    """
+    spec = source.spec
+    found: dict[str, DeploymentParameter] = {}
+
+    def add(name: str, shape: tuple[int, ...], read: Callable[[], np.ndarray]) -> None:
+        found[name] = DeploymentParameter(name, shape, read)
+
+    def dense(name: str, shape: tuple[int, int], norm: str | None = None, factor: float = 1.0) -> None:
+        if norm in kept_norms:
+            for part in ("scale", "bias"):
+                found[f"{norm}/{part}"] = _parameter(source, f"{norm}/{part}", (spec.hidden_size,))
+            norm = None
+        add(f"{name}/kernel", shape[::-1], lambda: fold_kernel(source, name, norm, factor))
+        add(f"{name}/bias", shape[1:], lambda: fold_bias(source, name, norm, factor))
+
+    d, m, patch = spec.hidden_size, spec.mlp_size, spec.patch_size**2 * 3
+    add(
+        "patch_embedding/kernel",
+        (d, patch),
+        lambda: transposed(source.read("patch_embedding/kernel").reshape(patch, d)),
+    )
+    found["patch_embedding/bias"] = _parameter(source, "patch_embedding/bias", (d,))
+    found["class_token"] = _parameter(source, "class_token", (1, 1, d))
+    found["position_embedding"] = _parameter(source, "position_embedding", (1, spec.num_tokens, d))
+    for index in range(spec.num_layers):
+        prefix = layer_name(index)
+        norm_1, norm_2 = f"{prefix}/attention_norm", f"{prefix}/mlp_norm"
+        dense(f"{prefix}/attention/query", (d, d), norm_1, spec.head_size**-0.5)
+        dense(f"{prefix}/attention/key", (d, d), norm_1)
+        dense(f"{prefix}/attention/value", (d, d), norm_1)
+        dense(f"{prefix}/attention/output", (d, d))
+        dense(f"{prefix}/mlp/dense_1", (d, m), norm_2)
+        dense(f"{prefix}/mlp/dense_2", (m, d))
+    norm: str | None = "encoder/norm"
+    if spec.pre_logits_size is not None:
+        dense("pre_logits", (d, spec.pre_logits_size), norm)
+        norm = None
+    if spec.num_classes is not None:
+        dense("head", (spec.representation_size, spec.num_classes), norm)
+    elif norm is not None:
+        for part in ("scale", "bias"):
+            found[f"{norm}/{part}"] = _parameter(source, f"{norm}/{part}", (d,))
+    return found
+
+
+def fold_kernel(source: ParameterSource, dense: str, norm: str | None, factor: float = 1.0) -> np.ndarray:
+    """Kernel [out, in] of `dense` with the scale of LayerNorm `norm` and a constant `factor` multiplied in."""
+    scale = source.read(f"{norm}/scale") if norm is not None else None
+    kernel = source.read(f"{dense}/kernel")
+    if scale is not None:
+        kernel = kernel * scale[:, np.newaxis]
+    return transposed(kernel * np.float32(factor) if factor != 1.0 else kernel)
+
+
+def fold_bias(source: ParameterSource, dense: str, norm: str | None, factor: float = 1.0) -> np.ndarray:
+    """Bias [out] of `dense` with the shift of LayerNorm `norm` carried through its kernel, times `factor`."""
+    kernel = source.read(f"{dense}/kernel") if norm is not None else None
+    bias = source.read(f"{dense}/bias")
+    if kernel is not None:
+        bias = bias + source.read(f"{norm}/bias") @ kernel
+    return bias * np.float32(factor) if factor != 1.0 else bias
+
+
+def transposed(matrix: np.ndarray) -> np.ndarray:
+    """A contiguous transpose."""
+    return np.ascontiguousarray(matrix.T)
+
+
+def rounded_to_float16(values: np.ndarray, name: str) -> np.ndarray:
+    """Round the parameter `name` to float16.
+
+    Raises:
+        InputError: a value is too large for float16 and would become infinite, or is not a number.
+    """
+    largest, limit = float(np.max(np.abs(values), initial=0.0)), float(np.finfo(np.float16).max)
+    if not largest <= limit:
+        raise InputError(
+            f"{name} contains {largest:g}, which float16 cannot hold ({limit:g} at most): export float32 or int8."
+        )
+    return values.astype(np.float16)
+
+
+def through_float16(kernel: np.ndarray) -> np.ndarray:
+    """The patch embedding's kernel as float16 holds it (a `Rounding`).
+
+    Raises:
+        InputError: see `rounded_to_float16`.
+    """
+    return rounded_to_float16(kernel, "patch_embedding/kernel").astype(np.float32)
+
+
+def total_bytes(parameters: DeploymentParameters) -> int:
+    """Float32 bytes of all parameters."""
+    return sum(p.nbytes for p in parameters.values())
+
+
+def _parameter(source: ParameterSource, name: str, shape: tuple[int, ...]) -> DeploymentParameter:
+    return DeploymentParameter(name, shape, lambda: source.read(name).reshape(shape))

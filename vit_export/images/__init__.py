@@ -1,0 +1,1 @@
+"""Images from files to arrays: read, split in two, decoded once per run; the default photographs."""

@@ -1,0 +1,273 @@
+"""The representative dataset: which images of a folder set the int8 ranges, and which are kept to check the result."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from vit_export.base.errors import InputError
+from vit_export.base.files import digest_of_file, input_errors
+from vit_export.model.preprocessing import UnreadableImage, load_image
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+REPRESENTATIVE, HELD_OUT = "representative", "held_out"
+"""Sub-folders that, when both exist, are the two sides of a split."""
+
+MIN_IMAGES_TO_SPLIT = 4
+
+_PUT_IMAGES = f"put images ({', '.join(EXTENSIONS)}) in it or give another folder"
+
+Skipped = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Some image files of one folder. Construct with `ImageSet.of`, which sorts them and computes the digest.
+
+    `files` are relative to `folder`, with forward slashes, sorted. `digest` is the sha256 over each name and the
+    sha256 of that file's bytes: it depends on the files alone, wherever the folder lies.
+    """
+
+    folder: str
+    files: tuple[str, ...]
+    digest: str
+
+    @classmethod
+    def of(cls, folder: str | os.PathLike[str], files: Iterable[str]) -> Self:
+        """Return the set of `files` (relative names) in `folder`.
+
+        Raises:
+            InputError: a file cannot be read.
+
+        """
+        names = sorted(files)
+        return cls(os.fspath(folder), tuple(names), _digest({name: _sha256(Path(folder, name)) for name in names}))
+
+    def paths(self) -> tuple[Path, ...]:
+        """Return the files with their folder, in the order of `files`."""
+        return tuple(Path(self.folder, name) for name in self.files)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready dict."""
+        return {**asdict(self), "files": list(self.files)}
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+@dataclass(frozen=True)
+class DataSplit:
+    """The two sides of a folder, which share no image, and what was left out.
+
+    `representative` calibrates, `held_out` verifies and may be empty. `skipped` names unreadable files that were met
+    while choosing, each with its reason. `note` is None, or sentences on what the user may not expect.
+    """
+
+    representative: ImageSet
+    held_out: ImageSet
+    skipped: Skipped
+    note: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready dict."""
+        return {
+            "representative": self.representative.to_dict(),
+            "held_out": self.held_out.to_dict(),
+            "skipped": [list(item) for item in self.skipped],
+            "note": self.note,
+        }
+
+
+def list_images(folder: str | os.PathLike[str]) -> tuple[str, ...]:
+    """List the files below `folder` that look like images (`EXTENSIONS`, any case), sorted; nothing is decoded.
+
+    Names are relative to `folder`, with forward slashes. Hidden files and folders (leading dot) are ignored; linked
+    folders are followed unless they lead back to a folder they lie in.
+
+    Raises:
+        InputError: the folder does not exist, is a file, cannot be listed, is empty or holds no image.
+
+    """
+    root = Path(folder)
+    with input_errors(root):
+        if not root.exists():
+            raise InputError(f"There is no folder {root}: check the path, or create the folder and {_PUT_IMAGES}.")
+        if not root.is_dir():
+            raise InputError(f"{root} is a file, expected a folder of images: give the folder that contains it.")
+    files = sorted(_walk(root))
+    if not files:
+        raise InputError(f"The folder {root} is empty: {_PUT_IMAGES}.")
+    images = tuple(name for name in files if name.lower().endswith(EXTENSIONS))
+    if not images:
+        raise InputError(f"The folder {root} holds {_counted(len(files), 'file')} but no image: {_PUT_IMAGES}.")
+    return images
+
+
+def find_images(folder: str | os.PathLike[str], *, limit: int | None = None, seed: int = 0) -> tuple[ImageSet, Skipped]:
+    """Return the readable images below `folder`, and the unreadable ones as (relative name, reason).
+
+    Every file is decoded once, so give a `limit` where a folder may be large: files are then tried in the order that
+    `seed` fixes until so many were readable.
+
+    Raises:
+        InputError: as `list_images`; also when not one image is readable, or `limit` is below 1.
+
+    """
+    if limit is not None:
+        _require_count("limit", limit, least=1)
+    names = list_images(folder)
+    readable, skipped = _choose(folder, names, len(names) if limit is None else limit, seed)
+    if not readable:
+        raise _none_readable(os.fspath(folder), skipped)
+    return ImageSet.of(folder, readable), skipped
+
+
+def split(folder: str | os.PathLike[str], count: int = 128, held_out: int = 32, seed: int = 0) -> DataSplit:
+    """Choose up to `count` images of `folder` for calibration and up to `held_out` others for verification.
+
+    Where the folder has sub-folders `representative/` and `held_out/`, each side is chosen from its own. Otherwise at
+    most a quarter of the images is held out, and of fewer than four none. A held-out file with the same bytes as a
+    representative one is dropped.
+
+    The choice follows from the relative names and `seed` alone: same content, same files, whatever the order in which
+    the system lists them and wherever the folder lies. Changing `count` leaves the held-out side as it is, as long as
+    there are images enough. Only files that are tried are decoded: about as many as are asked for.
+
+    Raises:
+        InputError: as `find_images`; also when `count` is below 1 or `held_out` negative.
+
+    """
+    _require_count("count", count, least=1)
+    _require_count("held_out", held_out, least=0)
+    names = list_images(folder)
+    notes: list[str] = []
+    if all(Path(folder, side).is_dir() for side in (REPRESENTATIVE, HELD_OUT)):
+        chosen, kept, skipped = _split_by_folders(folder, names, count, held_out, seed, notes)
+    else:
+        chosen, kept, skipped = _split_by_quarter(folder, names, count, held_out, seed, notes)
+    hashes = {name: _sha256(Path(folder, name)) for name in (*chosen, *kept)}
+    used = {hashes[name] for name in chosen}
+    distinct = [name for name in kept if hashes[name] not in used]
+    if dropped := len(kept) - len(distinct):
+        notes.append(f"{_counted(dropped, 'held-out image')} with the same bytes as a calibration image left out.")
+        if not distinct:
+            notes.append("No image is held out.")
+
+    def image_set(files: Iterable[str]) -> ImageSet:
+        selected = {name: hashes[name] for name in sorted(files)}
+        return ImageSet(os.fspath(folder), tuple(selected), _digest(selected))
+
+    return DataSplit(image_set(chosen), image_set(distinct), skipped, " ".join(notes) or None)
+
+
+def _split_by_folders(
+    folder: str | os.PathLike[str], names: tuple[str, ...], count: int, held_out: int, seed: int, notes: list[str]
+) -> tuple[list[str], list[str], Skipped]:
+    """Choose each side from the sub-folder of its name."""
+    of_side = {side: [n for n in names if n.startswith(f"{side}/")] for side in (REPRESENTATIVE, HELD_OUT)}
+    calibration_folder = f"{os.fspath(folder)}/{REPRESENTATIVE}"
+    if not of_side[REPRESENTATIVE]:
+        raise InputError(f"The folder {calibration_folder} holds no image: {_PUT_IMAGES}.")
+    chosen, skipped = _choose(folder, of_side[REPRESENTATIVE], count, seed)
+    if not chosen:
+        raise _none_readable(calibration_folder, skipped)
+    kept, also_skipped = _choose(folder, of_side[HELD_OUT], held_out, seed)
+    if held_out and not kept:
+        notes.append(f"No image is held out: the sub-folder {HELD_OUT}/ has no readable one.")
+    if others := len(names) - sum(len(side) for side in of_side.values()):
+        notes.append(f"{_counted(others, 'image')} outside {REPRESENTATIVE}/ and {HELD_OUT}/ left out.")
+    return chosen, kept, tuple(sorted(skipped + also_skipped))
+
+
+def _split_by_quarter(
+    folder: str | os.PathLike[str], names: tuple[str, ...], count: int, held_out: int, seed: int, notes: list[str]
+) -> tuple[list[str], list[str], Skipped]:
+    """Choose both sides from one pile, at most a quarter of it held out."""
+    readable, skipped = _choose(folder, names, count + min(held_out, len(names) // 4), seed)
+    if not readable:
+        raise _none_readable(os.fspath(folder), skipped)
+    apart = min(held_out, (len(names) - len(skipped)) // 4)  # exact where every file had to be tried
+    if held_out and not apart:
+        notes.append(
+            f"The folder has fewer than {MIN_IMAGES_TO_SPLIT} readable images: "
+            "they are for calibration and none is held out."
+        )
+    # The held-out side first: it then stays the same when another count is asked for.
+    return readable[apart : apart + count], readable[:apart], skipped
+
+
+def _choose(folder: str | os.PathLike[str], names: Iterable[str], wanted: int, seed: int) -> tuple[list[str], Skipped]:
+    """Return the first `wanted` of `names` that decode, in the order of `seed`, and those met that do not."""
+    readable: list[str] = []
+    skipped: list[tuple[str, str]] = []
+    for name in sorted(names, key=lambda name: (hashlib.sha256(f"{seed}\0".encode() + _encoded(name)).digest(), name)):
+        if len(readable) == wanted:
+            break
+        try:
+            load_image(Path(folder, name))
+        except UnreadableImage as error:
+            skipped.append((name, error.reason))
+        else:
+            readable.append(name)
+    return readable, tuple(sorted(skipped))
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Yield the relative names of all visible entries below `root` that are not folders, in no particular order."""
+    pending = [(os.fspath(root), "", frozenset({_identity(root)}))]
+    while pending:
+        directory, prefix, inside = pending.pop()
+        try:
+            with os.scandir(directory) as listing:
+                entries = [entry for entry in listing if not entry.name.startswith(".")]
+        except OSError as error:
+            raise InputError(
+                f"The folder {directory} cannot be listed ({error.strerror}): check its rights."
+            ) from error
+        for entry in entries:
+            if not os.path.isdir(entry.path):  # DirEntry.is_dir raises on a link to itself
+                yield prefix + entry.name
+            elif (identity := _identity(entry.path)) not in inside:
+                pending.append((entry.path, f"{prefix}{entry.name}/", inside | {identity}))
+
+
+def _identity(directory: str | os.PathLike[str]) -> tuple[int, int]:
+    status = os.stat(directory)
+    return status.st_dev, status.st_ino
+
+
+def _digest(hashes: dict[str, str]) -> str:
+    """Return the sha256 over (name, sha256) pairs, which come sorted by name."""
+    lines = (_encoded(name) + b"\0" + value.encode() + b"\n" for name, value in hashes.items())
+    return hashlib.sha256(b"".join(lines)).hexdigest()
+
+
+def _encoded(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")  # a file name may be any bytes
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return digest_of_file(path)
+    except OSError as error:
+        raise UnreadableImage(os.fspath(path), error.strerror or type(error).__name__) from error
+
+
+def _none_readable(folder: str, skipped: Skipped) -> InputError:
+    name, reason = skipped[0]
+    return InputError(
+        f"None of the {_counted(len(skipped), 'image')} in {folder} can be read (first: {name}, {reason}): "
+        "replace them or give another folder."
+    )
+
+
+def _require_count(name: str, value: Any, *, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name} is {value!r}, expected a whole number of images, at least {least}.")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

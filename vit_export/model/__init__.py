@@ -1,0 +1,1 @@
+"""What is exported: variants, sizes, parameters, preprocessing, labels, the record, and the Keras reference model."""

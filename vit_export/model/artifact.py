@@ -1,0 +1,52 @@
+"""The small frozen records that stages hand to each other: what a tensor is, what a file is."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Format = Literal["saved_model", "tflite", "onnx"]
+Precision = Literal["float32", "float16", "int8"]
+InputKind = Literal["normalized", "0..1", "0..255", "uint8"]
+"""What numbers a file takes as an image; `vit_export.model.input_kinds` says what each means."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a file.
+
+    `scale` and `zero_point` are set for quantized integer tensors: real = scale * (q - zero_point). `values` is set for
+    the image that a file of ours takes: the InputKind of its numbers (of the real ones, where they are quantized).
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+    layout: str = ""
+    scale: float | None = None
+    zero_point: int | None = None
+    values: str = ""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One exported model. `path` is the file (or SavedModel folder); `extra_files` are those it needs beside it.
+
+    `quantization` tells, JSON-ready, how an int8 file came about: what computes in what, what was tuned by which error,
+    how much the ranges of two halves of the representative dataset agree.
+    """
+
+    path: str
+    format: Format
+    precision: Precision
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    bytes: int
+    sha256: str
+    scheme: str | None = None
+    extra_files: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    quantization: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        return asdict(self)

@@ -1,0 +1,323 @@
+"""The SavedModel: written from the reference model, read back one parameter at a time.
+
+Layout: a plain SavedModel with a dynamic-batch serving signature, whose variables are stored under their canonical
+names, and `assets.extra/vit_export.json`, the record that says what model it is and what pixels it takes.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+
+from vit_export.base.errors import InputError
+from vit_export.base.files import digest_of_folder, input_errors, publish_folder, size_of_folder
+from vit_export.base.versions import versions
+from vit_export.model.artifact import Artifact, TensorSpec
+from vit_export.model.parameters import fingerprint_of, parameter_specs
+from vit_export.model.preprocessing import Preprocessing
+from vit_export.model.spec import ViTSpec
+from vit_export.weights.positions import Rule
+
+if TYPE_CHECKING:
+    from vit_export.model.keras_model import VisionTransformer
+
+RECORD_FILE = "assets.extra/vit_export.json"
+RECORD_VERSION = 1
+INPUT_NAME = "images"
+
+_AGAIN = "export the model again"
+
+DEFAULT_POSITIONS: Rule = "bicubic_antialiased"
+"""How position embeddings trained here are resampled: antialiased, so that a smaller grid loses no patch."""
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """What a SavedModel is: the model's spec, the pixels it takes, where its weights come from.
+
+    `labels` are the names of the classes in their order, None where nobody said; `positions` is the rule by which the
+    position embedding is to be resampled for another image size; `fingerprint` (`parameters.fingerprint_of`) tells the
+    very weights, None until they are written.
+    """
+
+    spec: ViTSpec
+    preprocessing: Preprocessing
+    weights: dict[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
+    positions: Rule = DEFAULT_POSITIONS
+    fingerprint: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        return {
+            "record_version": RECORD_VERSION,
+            "spec": self.spec.to_dict(),
+            "preprocessing": self.preprocessing.to_dict(),
+            "weights": dict(self.weights),
+            "labels": None if self.labels is None else list(self.labels),
+            "positions": self.positions,
+            "fingerprint": self.fingerprint,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ModelRecord":
+        """The inverse of `to_dict`.
+
+        Raises:
+            InputError: another version, or a field of another type or with a value that no model has.
+        """
+        if not isinstance(values, dict):
+            raise InputError(f"The model record is a {type(values).__name__}, expected an object: {_AGAIN}.")
+        if values.get("record_version") != RECORD_VERSION:
+            raise InputError(
+                f"The model record has version {values.get('record_version')!r}, expected {RECORD_VERSION}: "
+                "export the model again with this release."
+            )
+        for name in ("spec", "preprocessing", "weights"):
+            if not isinstance(values.get(name), dict):
+                given = f"is a {type(values[name]).__name__}" if name in values else "is missing"
+                raise InputError(f"{name} {given} in the model record, expected an object: {_AGAIN}.")
+        labels, weights = values.get("labels"), dict(values["weights"])
+        if labels is not None and not (isinstance(labels, list) and all(isinstance(n, str) for n in labels)):
+            raise InputError(f"labels in the model record are no list of names: {_AGAIN}.")
+        if not isinstance(weights.get("trained", False), bool):
+            raise InputError(f"trained is {weights['trained']!r} in the record, expected true or false: {_AGAIN}.")
+        positions = values.get("positions", DEFAULT_POSITIONS)
+        if positions not in get_args(Rule):
+            rules = ", ".join(get_args(Rule))
+            raise InputError(f"positions is {positions!r} in the record, expected one of {rules}: {_AGAIN}.")
+        fingerprint = values.get("fingerprint")
+        if fingerprint is not None and not isinstance(fingerprint, str):
+            raise InputError(f"fingerprint is {fingerprint!r} in the record, expected text: {_AGAIN}.")
+        return cls(
+            ViTSpec.from_dict(values["spec"]),
+            Preprocessing.from_dict(values["preprocessing"]),
+            weights,
+            None if labels is None else tuple(labels),
+            positions,
+            fingerprint,
+        )
+
+    @property
+    def trained(self) -> bool:
+        """Whether the weights were learnt (agreement of classes means little when they were not)."""
+        return bool(self.weights.get("trained", False))
+
+
+def write_saved_model(
+    model: "VisionTransformer", path: str | Path, record: ModelRecord | None = None, *, overwrite: bool = False
+) -> Artifact:
+    """Write `model` to the folder `path`, complete or not at all; `vit-export … --weights path` takes it from there.
+
+    Without `record` that of the model is written, trained where it says so or an optimizer has made a step. A model in
+    mixed precision is written in float32, from its float32 variables.
+
+    The signature `serving_default` takes `images`, float32 [batch, size, size, 3], and returns one tensor: `logits`
+    [batch, classes], or `features` [batch, width] for a model without classifier.
+
+    Raises:
+        InputError: `model` is of another class, or has a weight that is not a finite number.
+        OutputError: `path` exists (and `overwrite` is false) or cannot be written.
+    """
+    import tensorflow as tf
+
+    from vit_export.model.keras_model import VisionTransformer, reference_model
+
+    if not isinstance(model, VisionTransformer):
+        raise InputError(
+            f"A model of the class {type(model).__name__} cannot be written: expected a VisionTransformer; "
+            "vit_export.export takes a functional model of one, too."
+        )
+    path, spec = Path(path), model.spec
+    record = record or model.current_record
+    if model.is_float32:
+        for name, variable in model.parameters().items():
+            require_finite(f"{name} of the model", variable.numpy())
+    else:
+        read = ModelParameters(model).read
+        model = reference_model(spec)
+        assign_parameters(model, read)
+    record = replace(record, fingerprint=fingerprint_of(ModelParameters(model)))
+    parameters = model.parameters()
+    # The variables hang on a module of our own: tf.saved_model.save of a function over a Keras 3 model finds no
+    # variables to track and would write them uninitialised, without a word.
+    module = tf.Module()
+    module.parameters = {name: variable.value for name, variable in parameters.items()}
+    size = spec.image_size
+
+    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32, name=INPUT_NAME)], autograph=False)
+    def serve(images: Any) -> dict[str, Any]:
+        return {spec.output_name: tf.cast(model.exported_output(images), tf.float32)}
+
+    module.__call__ = serve
+
+    def write(folder: Path) -> None:
+        tf.saved_model.save(module, str(folder), signatures={"serving_default": serve})
+        record_file = folder / RECORD_FILE
+        record_file.parent.mkdir(parents=True, exist_ok=True)
+        record_file.write_text(json.dumps(record.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    publish_folder(path, write, overwrite=overwrite)
+    return describe_saved_model(path)
+
+
+def read_record(path: str | Path) -> ModelRecord:
+    """The record of a SavedModel that this package wrote.
+
+    Raises:
+        InputError: no such folder, not a SavedModel, or one without (or with a broken) record.
+    """
+    path = Path(path)
+    record_file = path / RECORD_FILE
+    with input_errors(path):
+        if not path.is_dir():
+            raise InputError(f"No SavedModel folder at {path}: give the folder that contains saved_model.pb.")
+        if not (path / "saved_model.pb").is_file():
+            raise InputError(f"{path} is not a SavedModel: it has no saved_model.pb.")
+        if not record_file.is_file():
+            raise InputError(
+                f"{path} was not written by vit-export (no {RECORD_FILE}): build the model with create_vit and export "
+                "that."
+            )
+        content = record_file.read_bytes()
+    try:
+        return ModelRecord.from_dict(json.loads(content.decode("utf-8")))
+    except InputError as error:
+        raise InputError(f"{record_file} cannot be used: {error}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{record_file} is damaged ({_first_line(error)}): {_AGAIN}.") from error
+
+
+def describe_saved_model(path: Path) -> Artifact:
+    """The Artifact of the SavedModel at `path`."""
+    spec = read_record(path).spec
+    size = spec.image_size
+    return Artifact(
+        path=str(path),
+        format="saved_model",
+        precision="float32",
+        inputs=(TensorSpec(INPUT_NAME, (None, size, size, 3), "float32", "NHWC", values="normalized"),),
+        outputs=(TensorSpec(spec.output_name, (None, spec.output_size), "float32"),),
+        bytes=size_of_folder(path),
+        sha256=digest_of_folder(path),
+        versions=versions("tensorflow", "keras"),
+    )
+
+
+class SavedModelParameters:
+    """The parameters of a SavedModel, read from its checkpoint one tensor at a time (a `ParameterSource`).
+
+    Raises:
+        InputError: on construction, when the checkpoint lacks a parameter, has one too many, or one of another shape.
+            On `read`, when it is damaged or a value is not finite.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import tensorflow as tf
+
+        self.record, self._path = read_record(path), path
+        self._last: tuple[str, np.ndarray] | None = None
+        try:
+            self._reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
+            shapes = self._reader.get_variable_to_shape_map()
+        except Exception as error:  # TensorFlow raises a different class for each way a checkpoint can be broken
+            raise _unreadable(path, error) from error
+        wanted = {p.name: p.shape for p in parameter_specs(self.record.spec)}
+        prefix, suffix = "parameters/", "/.ATTRIBUTES/VARIABLE_VALUE"
+        found = {
+            key.removeprefix(prefix).removesuffix(suffix).replace(".S", "/"): tuple(shape)
+            for key, shape in shapes.items()
+            if key.startswith(prefix) and key.endswith(suffix)
+        }
+        if wanted != found:
+            raise InputError(_mismatch(path, wanted, found))
+
+    @property
+    def spec(self) -> ViTSpec:
+        """The model the parameters belong to."""
+        return self.record.spec
+
+    def read(self, name: str) -> np.ndarray:
+        """The parameter called `name`, float32, in its canonical shape; read-only."""
+        # A folded bias needs the kernel that was streamed just before it: keep the last tensor, not the model.
+        if self._last is None or self._last[0] != name:
+            self._last = name, self._load(name)
+        return self._last[1]
+
+    def _load(self, name: str) -> np.ndarray:
+        key = f"parameters/{name.replace('/', '.S')}/.ATTRIBUTES/VARIABLE_VALUE"
+        try:
+            values = np.asarray(self._reader.get_tensor(key), dtype=np.float32)
+        except Exception as error:  # as above: a truncated or changed file is noticed when a tensor's checksum is
+            raise _unreadable(self._path, error) from error
+        require_finite(f"{name} in {self._path}", values)
+        values.flags.writeable = False
+        return values
+
+
+class ModelParameters:
+    """The parameters of a reference model in memory (a `ParameterSource`).
+
+    Raises:
+        InputError: on `read`, when a parameter is quantized or a value is not finite.
+    """
+
+    def __init__(self, model: "VisionTransformer") -> None:
+        self._variables = model.parameters()
+        self.spec = model.spec
+
+    def read(self, name: str) -> np.ndarray:
+        """The parameter called `name`, float32, in its canonical shape."""
+        values = np.asarray(self._variables[name].numpy())
+        if np.issubdtype(values.dtype, np.integer):
+            raise InputError(
+                f"{name} of the model is {values.dtype}, expected floating-point numbers: export the model as it was "
+                "before it was quantized in Keras."
+            )
+        values = values.astype(np.float32)
+        require_finite(f"{name} of the model", values)
+        return values
+
+
+def require_finite(what: str, values: np.ndarray) -> None:
+    """Raise InputError where `values`, of a parameter that messages call `what`, has a NaN or infinity."""
+    if not np.isfinite(values).all():
+        strange = "NaN" if np.isnan(values).any() else "infinity"
+        raise InputError(
+            f"{what} contains {strange}, expected finite numbers: take the weights from before the training diverged."
+        )
+
+
+def assign_parameters(
+    model: "VisionTransformer",
+    read: Callable[[str], np.ndarray],
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Set every weight of `model` from `read(name)`; `progress` is told how many of how many are set."""
+    parameters = model.parameters()
+    for done, (name, variable) in enumerate(parameters.items(), 1):
+        variable.assign(read(name))
+        if progress:
+            progress(done, len(parameters))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"The weights of {path} cannot be read ({_first_line(error)}): {_AGAIN}.")
+
+
+def _mismatch(path: Path, wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> str:
+    parts = []
+    if missing := sorted(set(wanted) - set(found)):
+        parts.append(f"missing {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
+    if extra := sorted(set(found) - set(wanted)):
+        parts.append(f"unexpected {', '.join(extra[:5])}{' ...' if len(extra) > 5 else ''}")
+    wrong = [f"{n} is {found[n]}, expected {wanted[n]}" for n in sorted(wanted) if n in found and found[n] != wanted[n]]
+    parts.extend(wrong[:5])
+    return f"The weights of {path} do not fit its record: {'; '.join(parts)}."

@@ -1,0 +1,359 @@
+"""One file in a process of its own: its memory is its own, and a crash of its runtime is only a message.
+
+The child is a fresh interpreter that imports `serve` from this module, not a `multiprocessing.Process`: that would
+import the caller's `__main__` again, which a script without `if __name__ == "__main__"` does not survive. Parent and
+child speak over the child's standard input and output, one length-prefixed pickle a message; whatever a runtime
+prints goes to standard error, whose last line explains a crash.
+"""
+
+import gc
+import os
+import pickle
+import queue
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Self
+
+import numpy as np
+
+from vit_export.model.artifact import Format, TensorSpec
+from vit_export.runtimes.runner import RUNNERS, Runner, RunnerError, first_line, open_runner, require
+
+_LENGTH = struct.Struct("<Q")
+_SERVE = "from vit_export.runtimes.process import serve; serve()"
+_PATIENCE, _PATIENCE_EMULATED = 900.0, 6 * 3600.0
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", "GLOG_minloglevel": "3", "ABSL_MIN_LOG_LEVEL": "3"}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory of the process that runs one file, in bytes; all of it includes Python and the runtime's code.
+
+    `peak` is the high-water mark of resident memory, where pages of a mapped file count; `anonymous` (Linux) is
+    what was allocated at the time of asking, mapped files left out; `baseline` is what was resident before the file
+    was loaded, with the runtime already imported.
+    """
+
+    peak: int
+    anonymous: int | None
+    baseline: int
+
+
+class RunnerProcess:
+    """A child process that runs the one file at `path`; use it as a context manager.
+
+    Every request raises RunnerError when the file cannot be loaded or run, when the child died (the message names the
+    signal) or gave no answer within `timeout` seconds (it is then killed). The child ends when its parent does,
+    however that ends. Not to be shared between threads.
+
+    `emulate="arm64"` runs a TFLite or ONNX file by the runtimes' arm64 builds instead (`runtimes.emulation`): what it
+    computes is an arm64 machine's, what times and memory say is not. `timeout` is 900 s, or six hours emulated (a
+    float call takes some 500 times as long), unless it is given.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        format: Format,
+        threads: int = 1,
+        *,
+        timeout: float | None = None,
+        emulate: str | None = None,
+        output: str | None = None,
+    ) -> None:
+        self.path = path
+        self.format = format
+        self.threads = threads
+        self.emulate = emulate
+        self.output = output
+        self.timeout = timeout if timeout is not None else _PATIENCE if emulate is None else _PATIENCE_EMULATED
+        self.inputs: tuple[TensorSpec, ...] = ()
+        self.outputs: tuple[TensorSpec, ...] = ()
+        self.load_seconds: float | None = None
+        self.first_run_seconds: float | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self._chatter: IO[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, or None when it is not running."""
+        return None if self._child is None else self._child.pid
+
+    @property
+    def batch(self) -> int | None:
+        """The number of images one call takes, or None when the file leaves it open."""
+        shape = self.inputs[0].shape if self.inputs else ()
+        return shape[0] if shape else None
+
+    def start(self) -> None:
+        """Start the child and load the file; `inputs`, `outputs` and `load_seconds` are known afterwards."""
+        command, environment = self._launch()
+        self._chatter = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child does
+        self._child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._chatter, env=environment
+        )
+        try:
+            answer = self._ask("load", str(self.path.absolute()), self.format, self.threads, self.output)
+        except BaseException:
+            self.close()
+            raise
+        self.inputs, self.outputs, self.load_seconds = answer
+
+    def close(self) -> None:
+        """End the child; a second call does nothing."""
+        child, self._child = self._child, None
+        if child is not None:
+            _end(child)
+        if self._chatter is not None:
+            self._chatter.close()
+            self._chatter = None
+
+    def run(self, images: np.ndarray, *, together: bool = False) -> np.ndarray:
+        """The first output, float32 [n, k], of `images`, [n, s, s, 3]: uint8 pixels, or anything as float32.
+
+        Images travel and run one call at a time (the file's batch; one image where it is open), so that the child's
+        peak memory is that of a call and not of the data set; `together` sends all of them to a single `Runner.run`.
+        """
+        step = len(images) if together else self.batch or 1
+        parts = []
+        for start in range(0, len(images), step):
+            output, seconds = self._ask("run", _native(images[start : start + step]))
+            if self.first_run_seconds is None:
+                self.first_run_seconds = seconds
+            parts.append(output)
+        try:
+            return np.concatenate(parts)
+        except ValueError as error:
+            raise RunnerError(f"{self.path.name} gives outputs of different shapes for different images.") from error
+
+    def time(self, count: int, image: np.ndarray) -> list[float]:
+        """Seconds of each of `count` calls on `image` [s, s, 3] (repeated to fill a batch), measured in the child.
+
+        The image is uint8 pixels, or anything as float32.
+        """
+        batch = np.repeat(_native(image)[None], self.batch or 1, axis=0)
+        seconds: list[float] = self._ask("time", batch, count)
+        return seconds
+
+    def memory(self) -> Memory:
+        """The child's memory up to now."""
+        return Memory(*self._ask("memory"))
+
+    def _launch(self) -> tuple[list[str], dict[str, str]]:
+        """The child's command line and environment."""
+        if self.emulate is not None:
+            return self._launch_emulated(self.emulate)
+        if not sys.executable:
+            raise RunnerError("This Python does not know its own executable, so no file can be run in its own process.")
+        # -P keeps the current folder, which may hold a tensorflow.py of its own, out of the child's path.
+        return [sys.executable, "-P", "-c", _SERVE], _environment()
+
+    def _launch_emulated(self, architecture: str) -> tuple[list[str], dict[str, str]]:
+        from vit_export.runtimes.emulation import launch
+
+        if self.format == "saved_model":
+            raise RunnerError(f"{self.path.name} is a SavedModel: only TFLite and ONNX files are run under emulation.")
+        if reason := launch.available(architecture):
+            raise RunnerError(reason)
+        return launch.command(launch.folder(), _SERVE), {**launch.environment(), **_QUIET}
+
+    def _ask(self, request: str, *arguments: Any) -> Any:
+        child = self._child
+        if child is None or child.stdin is None or child.stdout is None:
+            raise RunnerError(f"No process is running {self.path.name}.")
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            child.kill()
+
+        timer = threading.Timer(self.timeout, stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            _send(child.stdin, (request, arguments))
+            good, answer = _receive(child.stdout)
+        except (EOFError, OSError) as error:
+            raise self._obituary(child, late.is_set()) from error
+        finally:
+            timer.cancel()
+        if not good:
+            raise RunnerError(answer)
+        return answer
+
+    def _obituary(self, child: "subprocess.Popen[bytes]", late: bool) -> RunnerError:
+        code = _end(child)
+        self._child = None
+        who = f"The process running {self.path.name}"
+        if late:
+            return RunnerError(f"{who} gave no answer within {self.timeout:g} s and was stopped.")
+        if code >= 0:
+            return RunnerError(f"{who} ended with exit code {code}{self._last_words()}.")
+        name = signal.Signals(-code).name
+        if name == "SIGKILL":
+            return RunnerError(f"{who} was killed by SIGKILL, as the kernel does when memory runs out.")
+        return RunnerError(f"{who} was killed by {name}{self._last_words()}.")
+
+    def _last_words(self) -> str:
+        if self._chatter is None:
+            return ""
+        self._chatter.seek(0)
+        lines = self._chatter.read()[-2000:].decode(errors="replace").split("\n")
+        # glog's and TFLite's information lines explain nothing.
+        last = [line.strip() for line in lines if line.strip() and not line.startswith(("INFO", "I0000"))][-1:]
+        return f", saying: {last[0][:300].rstrip('.')}" if last else ""
+
+
+def _native(images: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(images, images.dtype if images.dtype == np.uint8 else np.float32)
+
+
+def _end(child: "subprocess.Popen[bytes]", patience: float = 5.0) -> int:
+    """Close the child's input, which makes it leave, wait for it (kill it after `patience` s), return its exit code."""
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            with suppress(OSError):  # flushing into a dead child
+                pipe.close()
+    try:
+        return child.wait(patience)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        return child.wait()
+
+
+def _environment() -> dict[str, str]:
+    """The parent's environment and import path; quiet, and without a GPU: threads and times are the CPU's."""
+    package_root = str(Path(__file__).resolve().parents[2])
+    path = dict.fromkeys([package_root, *(entry or os.getcwd() for entry in sys.path)])
+    return {**os.environ, **_QUIET, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": os.pathsep.join(path)}
+
+
+def _send(stream: IO[bytes], message: Any) -> None:
+    data = pickle.dumps(message, protocol=5)
+    stream.write(_LENGTH.pack(len(data)))
+    stream.write(data)
+    stream.flush()
+
+
+def _receive(stream: IO[bytes]) -> Any:
+    header = stream.read(_LENGTH.size)
+    if len(header) < _LENGTH.size:
+        raise EOFError
+    (length,) = _LENGTH.unpack(header)
+    data = stream.read(length)
+    if len(data) < length:
+        raise EOFError
+    return pickle.loads(data)
+
+
+# What follows runs in the child.
+
+
+def serve() -> None:
+    """Answer the parent's requests until its end of the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    requests, answers = _private_streams()
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(requests, inbox), daemon=True).start()
+    worker = _Worker()
+    while True:
+        request, arguments = inbox.get()
+        try:
+            answer = (True, getattr(worker, request)(*arguments))
+        except RunnerError as error:
+            answer = (False, str(error))
+        except Exception as error:  # whatever it was, the parent must hear of it rather than of a dead process
+            answer = (False, f"{request} failed with {type(error).__name__}: {first_line(error)}")
+        _send(answers, answer)
+
+
+def _private_streams() -> tuple[IO[bytes], IO[bytes]]:
+    """The two pipes, moved away from descriptors 0 and 1 so that nothing a runtime prints can get between messages."""
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+    return requests, answers
+
+
+def _listen(requests: IO[bytes], inbox: "queue.SimpleQueue[Any]") -> None:
+    """Pass requests on; at the end of the pipe leave at once, even from the middle of a run: the parent is gone."""
+    try:
+        while True:
+            inbox.put(_receive(requests))
+    except BaseException:
+        os._exit(0)
+
+
+class _Worker:
+    """The child's side: one method per request."""
+
+    def load(self, path: str, format: Format, threads: int, output: str | None) -> tuple[Any, Any, float]:
+        require(Path(path))  # before seconds go into importing the runtime
+        _import_runtime(format)
+        self._baseline = _resident()[0]
+        start = time.perf_counter()
+        self._runner: Runner = open_runner(Path(path), format, threads, output)
+        outputs = self._runner.outputs if output is None else (self._runner.output,)
+        return self._runner.inputs, outputs, time.perf_counter() - start
+
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, float]:
+        start = time.perf_counter()
+        return self._runner.run(images), time.perf_counter() - start
+
+    def time(self, images: np.ndarray, count: int) -> list[float]:
+        return self._runner.time(images, count)
+
+    def memory(self) -> tuple[int, int | None, int]:
+        return *_resident(), self._baseline
+
+
+def _import_runtime(format: Format) -> None:
+    """Import the runtime for this process alone, which keeps it until its end."""
+    if format == "saved_model" and "keras" not in sys.modules:
+        # TensorFlow imports Keras for its optimizers, and does without where there is none; no inference needs it,
+        # and it costs a quarter of the seconds that TensorFlow takes to start.
+        sys.modules["keras"] = None  # type: ignore[assignment]
+    # What a runtime imports is never garbage: to look through it takes time here, and later amid the timed calls.
+    gc.disable()
+    RUNNERS[format].import_runtime()
+    gc.freeze()
+    gc.enable()
+
+
+def _resident() -> tuple[int, int | None]:
+    """The highest resident memory of this process and its anonymous memory now (None where unknown), in bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not getrusage: Linux lets ru_maxrss survive fork and exec, so it may be the parent's.
+        rows = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        if "VmHWM" in rows:
+            return _kilobytes(rows["VmHWM"]), _kilobytes(rows["RssAnon"]) if "RssAnon" in rows else None
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset, None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, None
+
+
+def _kilobytes(row: str) -> int:
+    """Bytes of a row such as '  1716 kB'."""
+    return int(row.strip().removesuffix("kB")) * 1024

@@ -1,0 +1,379 @@
+"""One way to run a file of any format, whoever wrote it, in its own runtime: images [n, s, s, 3] in, float32 out.
+
+Images are float32, or uint8 pixels for a file that takes those; the numbers are the file's own (`input_kinds.feed`). Their
+layout is NHWC always: they are transposed for a file that takes NCHW.
+"""
+
+import math
+import re
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from vit_export.artifacts.layout import layout_of, open_or_size
+from vit_export.base.errors import VerificationFailed
+from vit_export.model.artifact import Format, TensorSpec
+
+SIGNATURE = "serving_default"
+
+_TO_NCHW, _TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
+_FLOATS = ("float16", "float32", "float64")
+_Details = list[tuple[str, dict[str, Any]]]
+
+# "[ONNXRuntimeError] : 1 : FAIL : Load model from /… failed:/onnxruntime_src/….cc:256 onnxruntime::Model::Model(…) "
+_ONNX_NOISE = re.compile(
+    r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed: ?)?(/\S+\.(cc|h):\d+ .*?\) (?=[A-Z]))?"
+)
+
+
+class RunnerError(VerificationFailed):
+    """A file cannot be loaded or run by its runtime, or the process that ran it died."""
+
+
+class Runner(ABC):
+    """A file in its runtime. `inputs` and `outputs` describe the file once `load` has returned.
+
+    `threads` is what the runtime computes with; None leaves the runtime's own default. `output` is the name of the
+    output to read; None reads the first.
+    """
+
+    runtime: ClassVar[str]
+
+    def __init__(self, path: Path, threads: int | None = None, output: str | None = None) -> None:
+        self.path = path
+        self.threads = threads
+        self._wanted = output
+        self.inputs: tuple[TensorSpec, ...] = ()
+        self.outputs: tuple[TensorSpec, ...] = ()
+
+    @staticmethod
+    @abstractmethod
+    def import_runtime() -> None:
+        """Import the runtime's package, so that loading a file can be timed and weighed without it."""
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Load the file and set `inputs` and `outputs`."""
+
+    @abstractmethod
+    def _call(self, native: np.ndarray) -> np.ndarray:
+        """One call of the runtime: the file's own input dtype in, its own output dtype out."""
+
+    @property
+    def batch(self) -> int | None:
+        """The number of images one call takes, or None when the file leaves it open."""
+        shape = self.inputs[0].shape
+        return shape[0] if shape else None
+
+    @property
+    def output(self) -> TensorSpec:
+        """The output that is read."""
+        return next(spec for spec in self.outputs if self._wanted in (None, spec.name))
+
+    def load(self) -> None:
+        """Load the file.
+
+        Raises:
+            RunnerError: the runtime cannot read the file, or it has no such output.
+        """
+        self._guard("cannot be loaded", self._open)
+        if not self.inputs or not self.outputs:
+            raise RunnerError(f"{self.path.name} has {len(self.inputs)} inputs and {len(self.outputs)} outputs.")
+        names = [spec.name for spec in self.outputs]
+        if self._wanted not in (None, *names):
+            raise RunnerError(f"{self.path.name} has no output {self._wanted!r}: choose one of {', '.join(names)}.")
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """The output that is read, float32 [n, ...], of `images`, float32 or uint8 [n, s, s, 3], in the same order.
+
+        It has the file's own shape ([n, k] for a classifier); a file that answers for one image without a batch
+        dimension is given one. A file of fixed batch b is fed b images at a time; the last call is filled up with
+        copies of its last image (zeros would widen the range of an activation that is quantized per tensor) and cut.
+
+        Raises:
+            RunnerError: the file does not take such images or the runtime failed.
+        """
+        step = self.batch or len(images)
+        parts = []
+        for start in range(0, len(images), step):
+            chunk = images[start : start + step]
+            parts.append(self._rows(self._run_native(self._encode(_fill(chunk, step))), step)[: len(chunk)])
+        return np.concatenate(parts)
+
+    def time(self, images: np.ndarray, count: int) -> list[float]:
+        """Seconds of each of `count` calls of the runtime on `images` [b, s, s, 3], conversions by numpy left out."""
+        native = self._encode(images)
+        seconds = []
+        for _ in range(count):
+            start = time.perf_counter()
+            self._run_native(native)
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+    def _run_native(self, native: np.ndarray) -> np.ndarray:
+        result: np.ndarray = self._guard("cannot be run", self._call, native)
+        return result
+
+    def _encode(self, images: np.ndarray) -> np.ndarray:
+        if len(self.inputs) != 1:
+            raise RunnerError(f"{self.path.name} has {len(self.inputs)} inputs, expected one (images).")
+        spec = self.inputs[0]
+        shape = tuple(spec.shape[axis] for axis in _TO_NHWC) if spec.layout == "NCHW" else spec.shape
+        if not _fits(images.shape, shape):
+            raise RunnerError(f"{self.path.name} takes images of {_shape(shape)}, given {_shape(images.shape)}.")
+        native = self._numbers(images, spec)
+        # Here, where it is not timed: a runtime would copy what is not contiguous.
+        return np.ascontiguousarray(native.transpose(_TO_NCHW)) if spec.layout == "NCHW" else native
+
+    def _numbers(self, images: np.ndarray, spec: TensorSpec) -> np.ndarray:
+        if takes_pixels(spec):
+            if images.dtype != np.uint8:
+                raise RunnerError(f"{self.path.name} takes uint8 pixels from 0 to 255, given {images.dtype} images.")
+            return images
+        if spec.dtype in _FLOATS:
+            if images.dtype == np.uint8:
+                raise RunnerError(f"{self.path.name} takes {spec.dtype} images, given uint8 pixels.")
+            return images.astype(spec.dtype, copy=False)
+        if not spec.dtype.startswith(("int", "uint")):
+            raise RunnerError(f"{self.path.name} takes {spec.dtype}, expected images of floats or integers.")
+        dtype = np.dtype(spec.dtype)
+        scale, zero_point = self._quantization(spec)
+        limits = np.iinfo(dtype)
+        return np.clip(np.rint(images / scale) + zero_point, limits.min, limits.max).astype(dtype)
+
+    def _rows(self, output: np.ndarray, count: int) -> np.ndarray:
+        """`output` of a call on `count` images as float32, one row an image."""
+        if output.dtype.kind in "iu":
+            scale, zero_point = self._quantization(self.output)
+            # Through float64: an int32 minus its zero point need not fit a float32.
+            output = (output.astype(np.float64) - zero_point) * scale
+        if output.dtype.kind != "f":
+            raise RunnerError(f"{self.path.name}: {self.output.name} is {self.output.dtype}, expected numbers.")
+        if not output.ndim or len(output) != count:
+            if count != 1:
+                raise RunnerError(
+                    f"{self.path.name} gives {self.output.name} of {_shape(output.shape)} for {count} images, "
+                    "expected one row for each."
+                )
+            output = output[None]
+        return output.astype(np.float32, copy=False)
+
+    def _quantization(self, spec: TensorSpec) -> tuple[float, int]:
+        if spec.scale is None or spec.zero_point is None:
+            raise RunnerError(
+                f"{self.path.name}: {spec.name} is {spec.dtype} without one scale and zero point, "
+                "so its numbers have no meaning."
+            )
+        return spec.scale, spec.zero_point
+
+    def _guard(self, what: str, function: Any, *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except RunnerError:
+            raise
+        except Exception as error:  # each runtime raises classes of its own, RuntimeError and ValueError among them
+            raise RunnerError(f"{self.path.name} {what} by {self.runtime}: {self._reason(error)}") from error
+
+    def _reason(self, error: Exception) -> str:
+        """What the runtime says, in one line."""
+        return first_line(error)
+
+
+class SavedModelRunner(Runner):
+    """A SavedModel through TensorFlow: plain `tf.saved_model.load` and its signature `serving_default`."""
+
+    runtime = "tensorflow"
+
+    @staticmethod
+    def import_runtime() -> None:
+        """Import TensorFlow."""
+        import tensorflow  # noqa: F401
+
+    def _open(self) -> None:
+        import tensorflow as tf
+
+        if self.threads is not None:
+            _limit_tensorflow(self.threads)
+        # The object owns the variables: the signature alone does not keep them alive.
+        self._model = tf.saved_model.load(str(self.path))
+        if SIGNATURE not in self._model.signatures:
+            raise RunnerError(f"{self.path.name} has no signature {SIGNATURE}: it cannot be served.")
+        self._signature = self._model.signatures[SIGNATURE]
+        _, keywords = self._signature.structured_input_signature
+        self.inputs = tuple(_tensorflow_spec(name, spec, image=True) for name, spec in keywords.items())
+        self.outputs = tuple(_tensorflow_spec(name, spec) for name, spec in self._signature.structured_outputs.items())
+
+    def _call(self, native: np.ndarray) -> np.ndarray:
+        import tensorflow as tf
+
+        result = self._signature(**{self.inputs[0].name: tf.constant(native)})
+        return np.asarray(result[self.output.name].numpy())
+
+
+class TFLiteRunner(Runner):
+    """A TFLite file through ai-edge-litert's interpreter with its default XNNPACK delegate.
+
+    Tensors go by the names of the file's only signature (or `serving_default`); without one by their own.
+    """
+
+    runtime = "ai-edge-litert"
+
+    @staticmethod
+    def import_runtime() -> None:
+        """Import ai-edge-litert's interpreter."""
+        import ai_edge_litert.interpreter  # noqa: F401
+
+    def _open(self) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        if not self.path.is_file():
+            raise RunnerError(f"{self.path.name} is not a file.")
+        self._interpreter = Interpreter(model_path=str(self.path), num_threads=self.threads)
+        # What is open is stored as 1, which may be too small for the graph: such a file has to wait for its images.
+        if all((detail["shape_signature"][1:] > 0).all() for detail in self._interpreter.get_input_details()):
+            self._interpreter.allocate_tensors()  # refused once there is a runner of a signature
+        signatures = self._interpreter.get_signature_list() or {}
+        key = next(iter(signatures)) if len(signatures) == 1 else SIGNATURE
+        self._signature = self._interpreter.get_signature_runner(key) if key in signatures else None
+        inputs, outputs = self._details()
+        self.inputs = tuple(_tflite_spec(name, detail, image=True) for name, detail in inputs)
+        self.outputs = tuple(_tflite_spec(name, detail) for name, detail in outputs)
+
+    def _details(self) -> tuple[_Details, _Details]:
+        if self._signature is not None:
+            details = self._signature.get_input_details(), self._signature.get_output_details()
+            return list(details[0].items()), list(details[1].items())
+        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        return [(d["name"], d) for d in inputs], [(d["name"], d) for d in outputs]
+
+    def _call(self, native: np.ndarray) -> np.ndarray:
+        if self._signature is not None:  # which need not belong to the first subgraph, all that the rest is about
+            return np.asarray(self._signature(**{self.inputs[0].name: native})[self.output.name])
+        (detail,) = self._interpreter.get_input_details()
+        if native.shape != tuple(detail["shape"]):  # only an open one gets here: others were refused by _encode
+            self._interpreter.resize_tensor_input(detail["index"], native.shape)
+        self._interpreter.allocate_tensors()
+        self._interpreter.set_tensor(detail["index"], native)
+        self._interpreter.invoke()
+        place = self.outputs.index(self.output)
+        return np.asarray(self._interpreter.get_tensor(self._interpreter.get_output_details()[place]["index"]))
+
+
+class OnnxRunner(Runner):
+    """An ONNX file through onnxruntime's CPU execution provider, operators one after another."""
+
+    runtime = "onnxruntime"
+
+    @staticmethod
+    def import_runtime() -> None:
+        """Import onnxruntime."""
+        import onnxruntime  # noqa: F401
+
+    def _open(self) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads or 0  # 0: onnxruntime's own choice
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 4
+        # Threads that keep spinning after a run would slow down whatever is timed next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        self._session = ort.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
+        self.inputs = tuple(_onnx_spec(value, image=True) for value in self._session.get_inputs())
+        self.outputs = tuple(_onnx_spec(value) for value in self._session.get_outputs())
+
+    def _call(self, native: np.ndarray) -> np.ndarray:
+        return np.asarray(self._session.run([self.output.name], {self.inputs[0].name: native})[0])
+
+    def _reason(self, error: Exception) -> str:
+        """What is told, without the codes, C++ signatures and path around it that would push it out of the line."""
+        return _ONNX_NOISE.sub("", first_line(error, 2000))[:500]
+
+
+RUNNERS: dict[Format, type[Runner]] = {"saved_model": SavedModelRunner, "tflite": TFLiteRunner, "onnx": OnnxRunner}
+
+
+def open_runner(path: Path, format: Format, threads: int | None = None, output: str | None = None) -> Runner:
+    """The loaded runner of the file (or SavedModel folder) at `path`, which reads the output called `output`.
+
+    Raises:
+        RunnerError: the file is missing or damaged, its runtime refuses it, or it has no such output.
+    """
+    require(path)
+    runner = RUNNERS[format](path, threads, output)
+    runner.load()
+    return runner
+
+
+def takes_pixels(spec: TensorSpec) -> bool:
+    """Whether the input `spec` is uint8 pixels as they are: a quantized uint8 input has a scale and zero point."""
+    return spec.dtype == "uint8" and spec.scale is None and spec.zero_point is None
+
+
+def require(path: Path) -> None:
+    """Raise RunnerError unless something exists at `path`."""
+    if not path.exists():
+        raise RunnerError(f"{path.name} does not exist.")
+
+
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """The first line of an error's text (its class when it has none), at most `limit` characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:limit]
+
+
+def _limit_tensorflow(threads: int) -> None:
+    import tensorflow as tf
+
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        # A GPU computes float32 convolutions in TF32 and knows nothing of threads: the reference runs on the CPU.
+        tf.config.set_visible_devices([], "GPU")
+    except RuntimeError as error:
+        if tf.config.threading.get_intra_op_parallelism_threads() != threads:
+            raise RunnerError(
+                f"TensorFlow has started with other settings in this process and cannot change to {threads} threads: "
+                "open the runner in a process of its own."
+            ) from error
+
+
+def _fill(chunk: np.ndarray, size: int) -> np.ndarray:
+    missing = size - len(chunk)
+    return np.concatenate([chunk, np.repeat(chunk[-1:], missing, axis=0)]) if missing else chunk
+
+
+def _fits(given: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(given) == len(wanted) and all(w is None or g == w for g, w in zip(given, wanted, strict=True))
+
+
+def _shape(shape: tuple[int | None, ...]) -> str:
+    return "[" + ", ".join("?" if n is None else str(n) for n in shape) + "]"
+
+
+def _tensorflow_spec(name: str, spec: Any, *, image: bool = False) -> TensorSpec:
+    shape = tuple(spec.shape.as_list())
+    return TensorSpec(name, shape, spec.dtype.name, layout_of(shape, "NHWC") if image else "")
+
+
+def _tflite_spec(name: str, detail: dict[str, Any], *, image: bool = False) -> TensorSpec:
+    # An open dimension is -1 in the signature's shape and 1 in the allocated one.
+    shape = tuple(open_or_size(int(n)) for n in detail["shape_signature"])
+    parameters = detail["quantization_parameters"]
+    scales, zero_points = parameters["scales"], parameters["zero_points"]
+    scale, zero_point = (float(scales[0]), int(zero_points[0])) if len(scales) == 1 else (None, None)
+    if scale is not None and not (math.isfinite(scale) and scale > 0):
+        scale = zero_point = None
+    layout = layout_of(shape, "NHWC") if image else ""
+    return TensorSpec(name, shape, np.dtype(detail["dtype"]).name, layout, scale, zero_point)
+
+
+def _onnx_spec(value: Any, *, image: bool = False) -> TensorSpec:
+    shape = tuple(open_or_size(n) for n in value.shape)
+    element = value.type.removeprefix("tensor(").removesuffix(")")
+    dtype = {"float": "float32", "double": "float64"}.get(element, element)
+    return TensorSpec(value.name, shape, dtype, layout_of(value.shape, "NCHW") if image else "")

@@ -1,0 +1,1 @@
+"""Latencies that can be believed: rounds in turns, intervals of medians, ranks."""

@@ -1,0 +1,1 @@
+"""How tensors lie in files: .npz, safetensors, HDF5; which of them a file is."""

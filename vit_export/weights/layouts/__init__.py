@@ -1,0 +1,1 @@
+"""Which tensors of which package make the canonical parameters."""

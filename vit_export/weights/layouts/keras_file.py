@@ -1,0 +1,133 @@
+"""What this package's own reference model saved: `.keras` (with its spec and record) and `.weights.h5` (numbers alone).
+
+Keras names the groups of its file after attributes and classes of the model, in the order in which it finds them. The
+table below is what the pinned release writes; a test holds it to a real file.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vit_export.base.errors import InputError
+from vit_export.model.parameters import layer_name, parameter_specs
+from vit_export.model.preprocessing import Preprocessing
+from vit_export.model.saved_model import DEFAULT_POSITIONS, ModelRecord
+from vit_export.model.spec import ViTSpec
+from vit_export.weights.checkpoint import Checkpoint, checkpoint_of
+from vit_export.weights.containers.hdf5 import open_keras_archive, open_weights_h5
+from vit_export.weights.containers.tensors import TensorFile
+from vit_export.weights.layouts.mapping import Layout, MappedParameters, same
+from vit_export.weights.layouts.sizes import Hints, Sizes, require_variant, shape_of, spec_of
+from vit_export.weights.provenance import saved_again
+
+TITLE = "vit-export's Keras model"
+REGISTERED_NAME = "vit_export>VisionTransformer"
+
+_LAYER_PARTS = {
+    "attention_norm": "attention_norm",
+    "attention/query": "attention/query",
+    "attention/key": "attention/key",
+    "attention/value": "attention/value",
+    "attention/output": "attention/output_projection",
+    "mlp_norm": "mlp_norm",
+    "mlp/dense_1": "dense_1",
+    "mlp/dense_2": "dense_2",
+}
+
+_TOP_PARTS = {
+    "patch_embedding/kernel": "embedding/patch_embedding/vars/0",
+    "patch_embedding/bias": "embedding/patch_embedding/vars/1",
+    "class_token": "embedding/vars/0",
+    "position_embedding": "embedding/vars/1",
+    "encoder/norm/scale": "layers/layer_normalization/vars/0",
+    "encoder/norm/bias": "layers/layer_normalization/vars/1",
+    "pre_logits/kernel": "layers/dense/vars/0",
+    "pre_logits/bias": "layers/dense/vars/1",
+    "head/kernel": "head/vars/0",
+    "head/bias": "head/vars/1",
+}
+
+
+def group_of_layer(index: int) -> str:
+    """The group of encoder layer `index`: Keras numbers the second and later ones."""
+    return "encoder_layers/encoder_layer" + (f"_{index}" if index else "")
+
+
+def layout(file: TensorFile, spec: ViTSpec) -> Layout:
+    """Where every canonical parameter of `spec` is; optimizers' and dropouts' states are left out."""
+    keys = {name: key for name, key in _TOP_PARTS.items()}
+    for index in range(spec.num_layers):
+        for own, theirs in _LAYER_PARTS.items():
+            first, second = ("scale", "bias") if own.endswith("_norm") else ("kernel", "bias")
+            for number, part in enumerate((first, second)):
+                keys[f"{layer_name(index)}/{own}/{part}"] = f"{group_of_layer(index)}/{theirs}/vars/{number}"
+    pieces = {p.name: same(keys[p.name], p.shape) for p in parameter_specs(spec)}
+    state = {
+        key: "state of training" for key in file.tensors if key.startswith("optimizer/") or "seed_generator/" in key
+    }
+    return Layout(spec, pieces, state)
+
+
+def open_keras(path: Path, kind: str, hints: Hints, origin: Mapping[str, Any]) -> Checkpoint:
+    """The checkpoint in a `.keras` or `.weights.h5` file (`kind` 'keras' or 'weights_h5').
+
+    Raises:
+        InputError: another model than this package's, or not the one that `hints` name.
+    """
+    weights = {"source": "keras", "trained": True, **origin}
+    if kind == "keras":
+        file, config = open_keras_archive(path)
+        record = _record(path, config, weights)
+        require_variant(record.spec, hints, path)
+        notes: tuple[str, ...] = ()
+    else:
+        file = open_weights_h5(path)
+        spec = spec_of(file, _sizes(file), hints)
+        record = ModelRecord(spec, Preprocessing(spec.image_size), weights)
+        notes = (
+            "A .weights.h5 file holds numbers alone: LayerNorm's epsilon, the GELU form and how images are scaled are "
+            "taken to be the defaults (save the model as .keras to keep them).",
+        )
+    parameters = MappedParameters(file, layout(file, record.spec), TITLE)
+    return checkpoint_of(parameters, record, str(path), notes=notes)
+
+
+def _record(path: Path, config: Mapping[str, Any], weights: dict[str, Any]) -> ModelRecord:
+    name, own = config.get("registered_name"), config.get("config")
+    if name != REGISTERED_NAME or not isinstance(own, Mapping):
+        raise InputError(
+            f"{path} holds a Keras model of the class {config.get('class_name')!r}, expected vit_export's "
+            "VisionTransformer: load it in Python, and export the VisionTransformer in it (see docs/weights.md)."
+        )
+    try:
+        spec = ViTSpec.from_dict(dict(own["spec"]))
+        if own.get("record"):
+            record = ModelRecord.from_dict(dict(own["record"]))
+            if record.spec == spec:
+                # Whether it was trained is in the record; releases before that wrote it nowhere.
+                told = saved_again(record.weights, {**weights, "trained": record.weights.get("trained", True)})
+                return ModelRecord(spec, record.preprocessing, told, record.labels, record.positions)
+        return ModelRecord(spec, Preprocessing(spec.image_size), weights, None, DEFAULT_POSITIONS)
+    except InputError as error:
+        raise InputError(f"The config in {path} cannot be used: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"The config in {path} is damaged ({error!r}): save the model again.") from error
+
+
+def _sizes(file: TensorFile) -> Sizes:
+    patch, _, _, width = shape_of(file, _TOP_PARTS["patch_embedding/kernel"], 4)
+    _, tokens, _ = shape_of(file, _TOP_PARTS["position_embedding"], 3)
+    _, mlp = shape_of(file, f"{group_of_layer(0)}/dense_1/vars/0", 2)
+    layers = 0
+    while f"{group_of_layer(layers)}/dense_1/vars/0" in file.tensors:
+        layers += 1
+    head, pre = _TOP_PARTS["head/kernel"], _TOP_PARTS["pre_logits/kernel"]
+    return Sizes(
+        patch_size=patch,
+        num_layers=layers,
+        hidden_size=width,
+        mlp_size=mlp,
+        num_patches=tokens - 1,
+        num_classes=shape_of(file, head, 2)[1] if head in file.tensors else None,
+        pre_logits_size=shape_of(file, pre, 2)[1] if pre in file.tensors else None,
+    )

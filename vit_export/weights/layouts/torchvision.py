@@ -1,0 +1,64 @@
+"""torchvision's Vision Transformers, their state dict saved as safetensors (torchvision itself publishes pickles)."""
+
+from vit_export.weights.containers.tensors import TensorFile
+from vit_export.weights.layouts.mapping import Layout
+from vit_export.weights.layouts.sizes import Hints, Sizes, layer_count, shape_of, spec_of
+from vit_export.weights.layouts.torch_layouts import Parts, TorchNames, prefix_before, refuse, torch_layout
+
+ANCHOR = "conv_proj.weight"
+ARITHMETIC = {"layer_norm_epsilon": 1e-6, "gelu": "erf"}
+
+_LAYER = "encoder.layers.encoder_layer_"
+
+
+def _names(dense_1: str, dense_2: str) -> TorchNames:
+    layer = _LAYER + "{}"
+    return TorchNames(
+        patch_embedding="conv_proj",
+        class_token="class_token",
+        position_embedding="encoder.pos_embedding",
+        attention_norm=f"{layer}.ln_1",
+        fused_weight=f"{layer}.self_attention.in_proj_weight",
+        fused_bias=f"{layer}.self_attention.in_proj_bias",
+        output=f"{layer}.self_attention.out_proj",
+        mlp_norm=f"{layer}.ln_2",
+        dense_1=f"{layer}.mlp.{dense_1}",
+        dense_2=f"{layer}.mlp.{dense_2}",
+        norm="encoder.ln",
+        head="heads.head",
+        layers=_LAYER,
+        pre_logits="heads.pre_logits",
+    )
+
+
+# torchvision renamed the two when its MLP became a block of its own (0.13).
+NEW, OLD = _names("0", "3"), _names("linear_1", "linear_2")
+
+UNSUPPORTED = {"conv_stem": "a convolutional stem", "conv_proj.conv_bn_relu": "a convolutional stem"}
+
+
+def layout(file: TensorFile, hints: Hints) -> Layout:
+    """Where every canonical parameter is.
+
+    Raises:
+        InputError: a part this package does not build, or shapes that no Vision Transformer has.
+    """
+    prefix = prefix_before(file, ANCHOR) or ""
+    refuse(file, prefix, UNSUPPORTED)
+    tensors = file.tensors
+    names = OLD if f"{prefix}{OLD.dense_1.format(0)}.weight" in tensors else NEW
+    width, _, patch, _ = shape_of(file, f"{prefix}{ANCHOR}", 4)
+    _, tokens, _ = shape_of(file, f"{prefix}{names.position_embedding}", 3)
+    mlp, _ = shape_of(file, f"{prefix}{names.dense_1.format(0)}.weight", 2)
+    head, pre = f"{prefix}{names.head}.weight", f"{prefix}{names.pre_logits}.weight"
+    sizes = Sizes(
+        patch_size=patch,
+        num_layers=layer_count(tensors, f"{prefix}{_LAYER}"),
+        hidden_size=width,
+        mlp_size=mlp,
+        num_patches=tokens - 1,
+        num_classes=shape_of(file, head, 2)[0] if head in tensors else None,
+        pre_logits_size=shape_of(file, pre, 2)[0] if pre in tensors else None,
+        arithmetic=ARITHMETIC,
+    )
+    return torch_layout(spec_of(file, sizes, hints), names, prefix, Parts(), {})

@@ -1,0 +1,48 @@
+"""Weights by address: a hub repository (`hf:owner/name`) or an `https://` file, fetched once and kept in a cache."""
+
+from pathlib import Path
+
+from vit_export.base.errors import InputError
+from vit_export.weights.remote.hub import from_hub
+from vit_export.weights.remote.transfer import Count, Fetched, Tell
+from vit_export.weights.remote.urls import from_url
+
+__all__ = ["Fetched", "fetch", "is_remote"]
+
+
+def shown(location: str) -> str:
+    """`location` without what an address may hide: a password, a token."""
+    if "://" not in location:
+        return location
+    if not location.lower().startswith(("https://", "http://")):
+        return "the checkpoint"
+    from vit_export.weights.remote.connections import address_of
+
+    return address_of(location).shown
+
+
+def is_remote(location: str) -> bool:
+    """Whether `location` is one that `fetch` understands; anything else is a local path."""
+    return location.lower().startswith(("hf:", "https://", "http://"))
+
+
+def fetch(
+    location: str, *, cache: Path | None = None, progress: Count | None = None, note: Tell | None = None
+) -> Fetched:
+    """Bring the weights at `location` to this machine, or find them in the cache.
+
+    `hf:owner/name[@revision]` goes through huggingface_hub, with its cache, tokens and offline mode.
+    `https://…[#sha256=…]` is downloaded to `cache` (default $VIT_EXPORT_CACHE, $XDG_CACHE_HOME/vit-export or
+    ~/.cache/vit-export), resumed after a cut, and shared with other processes that fetch it at the same time.
+    `progress` hears (bytes done, bytes in all) where the size is known, `note` what the user should know.
+
+    Raises:
+        InputError: the location is malformed, refused, not there, not weights, or not what its sha256 says.
+        OutputError: the cache folder cannot be written, or the disk is full.
+    """
+    count, tell = progress or (lambda done, total: None), note or (lambda text: None)
+    if location.lower().startswith("hf:"):
+        return from_hub(location, count, tell)
+    if not is_remote(location):
+        raise InputError(f"'{location}' is no remote location: expected hf:owner/name, or https:// and a file.")
+    return from_url(location, cache, count, tell)
