@@ -52,9 +52,9 @@ Rounding = Callable[[np.ndarray], np.ndarray]
 class FoldedInput:
     """A `ParameterSource` equal to `source` on the same picture, for images of the input kind `kind`.
 
-    With v the image's values, normalized = factor·(v - centre) per channel (`input_kinds.affine`), W the patch embedding's
-    kernel and b its bias: normalized·W + b = v·W' + (b - centre·W'), where W' = diag(factor)·W. All other parameters
-    are passed through.
+    With v the image's values, normalized = factor·(v - centre) per channel (`input_kinds.affine`), W the patch
+    embedding's kernel and b its bias: normalized·W + b = v·W' + (b - centre·W'), where W' = diag(factor)·W. All other
+    parameters are passed through.
 
     The bias is made from `stored(W')`: pixels are positive, so what a coarser type rounds away of the kernel would
     otherwise be added to every answer, multiplied by the mean pixel. So made, the file holds exactly the bias of the

@@ -43,8 +43,8 @@ def calibrate(
 ) -> dict[str, tuple[float, float]]:
     """Smallest and largest value over `images` of all that the "qdq" form of `source` rounds.
 
-    Each of `images` is [batch, size, size, 3] in the numbers and dtype of the kind `input` (`input_kinds.feed`); one is in
-    memory at a time. The float32 file, as large as the model, lies in `folder` meanwhile. Every range is drawn in to
+    Each of `images` is [batch, size, size, 3] in the numbers and dtype of the kind `input` (`input_kinds.feed`); one is
+    in memory at a time. The float32 file, as large as the model, lies in `folder` meanwhile. Every range is drawn in to
     the parts that `clips` say (`int8.simulate.Clips`). That of the pixels is the whole one they can have.
 
     Raises:

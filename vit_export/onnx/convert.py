@@ -91,8 +91,8 @@ def write_onnx(
 ) -> Artifact:
     """Write the ONNX file of `source` with a static batch; above 1.9 GB its weights go to `<path>.data` beside it.
 
-    Input `images`, [batch, size, size, 3] of the kind `input` (`input_kinds.KINDS`: float32, or uint8 for "uint8"); output
-    `logits` [batch, classes] or `features` [batch, width], in float32 whatever the precision. LayerNormalization
+    Input `images`, [batch, size, size, 3] of the kind `input` (`input_kinds.KINDS`: float32, or uint8 for "uint8");
+    output `logits` [batch, classes] or `features` [batch, width], in float32 whatever the precision. LayerNormalization
     (opset 17), Gelu (20) and Attention (23) are single operators where `opset` has them, and decomposed below; None is
     20 for "qdq" and 23 for all others. `scheme` belongs to int8 only: "dynamic", or "qdq" (`onnx.qdq`), which leaves
     Attention decomposed and needs `ranges` (`onnx.calibration.calibrate` of the same `source` and input).
@@ -174,8 +174,8 @@ def _describe(model: "onnx.ModelProto", record: ModelRecord, form: _Form, input:
     """Write into the model what it is: for people a name and a text, for programs the record and its main facts.
 
     `mean` and `std` say what an app has to do, in one formula for every input kind: (pixel / 255 - mean) / std
-    (`input_kinds.left_to_do`). What the model was trained with is in the record. `labels`, where there are any, are a JSON
-    list in the order of the classes.
+    (`input_kinds.left_to_do`). What the model was trained with is in the record. `labels`, where there are any, are a
+    JSON list in the order of the classes.
     """
     spec = record.spec
     mean, std = left_to_do(input, record.preprocessing)

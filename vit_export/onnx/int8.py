@@ -29,10 +29,10 @@ def write_qdq_onnx(
 ) -> Artifact:
     """Write the "qdq" file of `source`, equalized, corrected and clipped as `tuning` says.
 
-    `batches` are the representative dataset as the file takes it (`input_kinds.feed`), each [batch, size, size, 3]; read one
-    at a time. A `tuning` that was made for a TFLite file serves this one too: what TFLite folds away, the scale and
-    shift of LayerNorms, is equalized from the weights (`int8.equalize.DataFreeParameters`). On a model trained on
-    digits a tuning made for this form is 0.3 to 0.6 dB better, and none at all 0.7 dB worse.
+    `batches` are the representative dataset as the file takes it (`input_kinds.feed`), each [batch, size, size, 3];
+    read one at a time. A `tuning` that was made for a TFLite file serves this one too: what TFLite folds away, the
+    scale and shift of LayerNorms, is equalized from the weights (`int8.equalize.DataFreeParameters`). On a model
+    trained on digits a tuning made for this form is 0.3 to 0.6 dB better, and none at all 0.7 dB worse.
 
     Raises:
         InputError: there are no images, or not such as the file takes; see also `write_onnx`.

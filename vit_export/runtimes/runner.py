@@ -1,7 +1,7 @@
 """One way to run a file of any format, whoever wrote it, in its own runtime: images [n, s, s, 3] in, float32 out.
 
-Images are float32, or uint8 pixels for a file that takes those; the numbers are the file's own (`input_kinds.feed`). Their
-layout is NHWC always: they are transposed for a file that takes NCHW.
+Images are float32, or uint8 pixels for a file that takes those; the numbers are the file's own (`input_kinds.feed`).
+Their layout is NHWC always: they are transposed for a file that takes NCHW.
 """
 
 import math

@@ -69,8 +69,8 @@ def write_int8_tflite(
 ) -> Artifact:
     """Write the int8 file of `source` by `recipe`.
 
-    `batches` are the representative dataset as the file takes it (`input_kinds.feed`), each [batch, size, size, 3]; read one
-    at a time, and not at all by a recipe that needs no ranges.
+    `batches` are the representative dataset as the file takes it (`input_kinds.feed`), each [batch, size, size, 3];
+    read one at a time, and not at all by a recipe that needs no ranges.
 
     Raises:
         InputError: images are needed and there are none, or not such as the file takes.

@@ -1,7 +1,7 @@
 """TFLite Metadata, by which MediaPipe Tasks and others know what a file takes and answers without being told.
 
-The flatbuffer is written field by field (`artifacts.tflite_metadata` has the numbers); labels go to a zip behind the model,
-as the format wants. Our own record, which says more, is beside it (`structure.set_metadata`).
+The flatbuffer is written field by field (`artifacts.tflite_metadata` has the numbers); labels go to a zip behind the
+model, as the format wants. Our own record, which says more, is beside it (`structure.set_metadata`).
 """
 
 from collections.abc import Mapping, Sequence

@@ -142,8 +142,8 @@ def calibrate(
 ) -> Ranges:
     """The true minimum and maximum of every activation over `images`.
 
-    Each of `images` is [batch, size, size, 3] in the file's own numbers and dtype (`input_kinds.feed`). `threads` are those
-    of the runtime, all usable cores by default. `each` is told the ranges of every batch.
+    Each of `images` is [batch, size, size, 3] in the file's own numbers and dtype (`input_kinds.feed`). `threads` are
+    those of the runtime, all usable cores by default. `each` is told the ranges of every batch.
 
     AI Edge Quantizer's default is a moving average of them, which cuts off what is rare; that cost 16 dB of
     signal-to-noise in a trained ViT (see docs/quantization.md).

@@ -45,10 +45,10 @@ def locate(
 ) -> Location:
     """The first point of the residual stream where the file `artifact` departs from `saved_model`, one of this package.
 
-    `images` are normalized, float32 [n, s, s, 3]; `fed` the same pictures in the file's own numbers (`input_kinds.feed`),
-    also where it takes channels first. The first 4 are looked at. `output` is that of the file that is compared, its
-    first one by default; `trained` decides on its limits (`checks.limits_of`). `progress` is told (images done, images
-    in all).
+    `images` are normalized, float32 [n, s, s, 3]; `fed` the same pictures in the file's own numbers
+    (`input_kinds.feed`), also where it takes channels first. The first 4 are looked at. `output` is that of the file
+    that is compared, its first one by default; `trained` decides on its limits (`checks.limits_of`). `progress` is told
+    (images done, images in all).
 
     Nothing departs in a file whose output keeps to its limits on these images. In any other the first point departs
     whose SQNR is below that limit, or where what is added to the stream is off by itself: compared with what the
