@@ -37,7 +37,7 @@ test-slow: $(SETUP)  ## every test, the full-size exports too
 
 test-originals: $(SETUP)  ## full-size models against transformers' own forward pass (installs torch)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,originals]'
-	$(BIN)/python -m pytest -m '' tests/export/test_full_size.py
+	$(BIN)/python -m pytest -m '' tests/pipeline/test_full_size.py
 
 lint: $(SETUP)  ## ruff
 	$(BIN)/ruff check .

@@ -23,14 +23,14 @@ from typing import Any
 import click
 from PIL import Image
 
-from vit_export.bundle.pack import bundle
-from vit_export.bundle.targets import ROWS
-from vit_export.export.pipeline import export
-from vit_export.export.plan import ExportRequest
+from vit_export.base.machine import cpu
+from vit_export.bundles.pack import bundle
+from vit_export.bundles.targets import ROWS
 from vit_export.images.photographs import write_photographs
 from vit_export.model.artifact import Artifact
 from vit_export.model.spec import ViTSpec
-from vit_export.runtimes.timing.latency import cpu
+from vit_export.pipeline.request import ExportRequest
+from vit_export.pipeline.steps import export
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CALIBRATION_IMAGES = 32

@@ -15,17 +15,18 @@ from pathlib import Path
 import click
 import numpy as np
 
+from vit_export.base.machine import cpu
 from vit_export.base.quiet import import_tensorflow
-from vit_export.export.pipeline import export
-from vit_export.export.plan import ExportRequest
 from vit_export.images.photographs import write_photographs
+from vit_export.images.read import load_pixels
 from vit_export.images.split import split
 from vit_export.model.artifact import Artifact, InputKind
-from vit_export.model.input_kinds import feed, load_pixels
+from vit_export.model.input_kinds import feed
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.spec import ViTSpec
+from vit_export.pipeline.request import ExportRequest
+from vit_export.pipeline.steps import export
 from vit_export.runtimes.runner import Runner, open_runner
-from vit_export.runtimes.timing.latency import cpu
 from vit_export.runtimes.timing.statistics import median_interval
 
 CALIBRATION_IMAGES = 16

@@ -13,12 +13,13 @@ from pathlib import Path
 import click
 import numpy as np
 
+from vit_export.base.machine import cpu
 from vit_export.base.quiet import import_tensorflow, quiet
 from vit_export.model.preprocessing import Preprocessing, normalize
-from vit_export.model.saved_model import ModelRecord
+from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.runtimes.runner import open_runner
-from vit_export.runtimes.timing.latency import Subject, cpu, measure
+from vit_export.runtimes.timing.latency import Subject, measure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -65,7 +66,7 @@ def digits(folder: Path) -> None:
 
 def full_size(variant: str, folder: Path) -> None:
     """Size and median latency on one thread, interleaved."""
-    from vit_export.export.compare import RandomWeights
+    from vit_export.pipeline.compare import RandomWeights
     from vit_export.tflite.convert import write_tflite
 
     spec = ViTSpec.of(variant)

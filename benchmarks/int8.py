@@ -21,15 +21,17 @@ import click
 import numpy as np
 from stock import stock_full_int8
 
+from vit_export.base.machine import cpu
 from vit_export.base.quiet import import_tensorflow
 from vit_export.images.photographs import write_photographs
+from vit_export.images.read import load_batch
 from vit_export.images.split import split
 from vit_export.int8.modes import static
-from vit_export.model.preprocessing import Preprocessing, load_batch, normalize
-from vit_export.model.saved_model import ModelRecord
+from vit_export.model.preprocessing import Preprocessing, normalize
+from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.runtimes.runner import open_runner
-from vit_export.runtimes.timing.latency import Subject, cpu, measure
+from vit_export.runtimes.timing.latency import Subject, measure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 

@@ -14,14 +14,16 @@ import click
 import numpy as np
 from stock import stock_full_int8
 
+from vit_export.base.machine import cpu
 from vit_export.base.quiet import import_tensorflow, quiet
-from vit_export.export.pipeline import export
-from vit_export.export.plan import ExportRequest
 from vit_export.images.photographs import write_photographs
+from vit_export.images.read import load_batch
 from vit_export.images.split import split
-from vit_export.model.preprocessing import Preprocessing, load_batch
+from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.spec import ViTSpec
-from vit_export.runtimes.timing.latency import Subject, cpu, measure
+from vit_export.pipeline.request import ExportRequest
+from vit_export.pipeline.steps import export
+from vit_export.runtimes.timing.latency import Subject, measure
 
 CALIBRATION_IMAGES = 32
 
@@ -40,7 +42,7 @@ def dense_alone(spec: ViTSpec, folder: Path, images: np.ndarray) -> dict[str, Pa
     """
     import tensorflow as tf
 
-    from vit_export.model.saved_model import ModelRecord
+    from vit_export.model.record import ModelRecord
     from vit_export.tflite.quantize import Rule, calibrate, write_int8
 
     random = np.random.default_rng(0)

@@ -64,7 +64,7 @@ def build(source):
 
 
 def record_of(spec: ViTSpec, *, trained: bool = False):
-    from vit_export.model.saved_model import ModelRecord
+    from vit_export.model.record import ModelRecord
 
     return ModelRecord(spec, Preprocessing(spec.image_size), {"source": "test", "trained": trained})
 
@@ -101,7 +101,7 @@ class InProcess(RunnerProcess):
 @pytest.fixture
 def in_process(monkeypatch):
     """Verification in this process; what is special about a process of its own is tested where it is not asked for."""
-    from vit_export.verify import verifier
+    from vit_export.verification import verifier
 
     monkeypatch.setattr(verifier, "RunnerProcess", InProcess)
 

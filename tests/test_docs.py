@@ -10,7 +10,7 @@ import pytest
 
 from vit_export.cli.framework import EXPORT
 from vit_export.cli.main import main
-from vit_export.export.plan import INT8_SCHEMES
+from vit_export.model.names import INT8_SCHEMES
 from vit_export.model.variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -32,7 +32,7 @@ def _run(interpreter, images):
 def _operators(data):
     from collections import Counter
 
-    from vit_export.tflite.writer import operator_names, unpack
+    from vit_export.artifacts.flatbuffer import operator_names, unpack
 
     model, names = unpack(data), operator_names()
     codes = [names[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
@@ -106,11 +106,11 @@ def test_the_quantizer_writes_buffers_outside_the_flatbuffer(tmp_path):
     """From 256 KB on, where old runtimes do not look: why quantized files are written a second time."""
     from conftest import RandomParameters, record_of
 
+    from vit_export.artifacts.flatbuffer import MappedModel, schema
     from vit_export.model.spec import ViTSpec
     from vit_export.model.variants import Variant
     from vit_export.tflite.convert import write_tflite
     from vit_export.tflite.quantize import _quantizer, modes_of, rules_of, write_int8
-    from vit_export.tflite.writer import MappedModel, schema
 
     def outside(path):
         root = schema().Model.GetRootAs(path.read_bytes(), 0)

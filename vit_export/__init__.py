@@ -11,30 +11,32 @@ from typing import Any
 from vit_export.model.variants import VARIANTS
 
 _HOMES = {
-    "create_vit": "vit_export.model.keras_model",
+    "create_vit": "vit_export.api",
     "VisionTransformer": "vit_export.model.keras_model",
     "ViTSpec": "vit_export.model.spec",
     "VARIANTS": "vit_export.model.variants",
     "list_variants": "vit_export.model.variants",
-    "ExportRequest": "vit_export.export.plan",
-    "ExportResult": "vit_export.export.pipeline",
+    "ExportRequest": "vit_export.pipeline.request",
+    "ExportResult": "vit_export.pipeline.steps",
     "export": "vit_export.api",
     "Preprocessing": "vit_export.model.preprocessing",
     "open_checkpoint": "vit_export.weights.open",
-    "verify": "vit_export.verify.verifier",
-    "verify_files": "vit_export.export.verify_files",
-    "VerifyRequest": "vit_export.export.verify_files",
+    "verify": "vit_export.verification.verifier",
+    "verify_files": "vit_export.pipeline.verify_files",
+    "VerifyRequest": "vit_export.pipeline.verify_files",
     "write_saved_model": "vit_export.model.saved_model",
     "InputError": "vit_export.base.errors",
     "OutputError": "vit_export.base.errors",
     "VitExportError": "vit_export.base.errors",
-    **{f"create_{variant}": "vit_export.model.keras_model" for variant in VARIANTS},
+    **{f"create_{variant}": "vit_export.api" for variant in VARIANTS},
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'vit_export' has no attribute '{name}'")
+    if name.startswith("create_"):
+        import_module("vit_export.model.keras_model")  # registers the classes that `keras.models.load_model` looks up
     return getattr(import_module(_HOMES[name]), name)
 
 

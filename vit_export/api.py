@@ -1,26 +1,107 @@
-"""The Python API of an export: one call for a model in memory, a variant or a checkpoint."""
+"""The Python API: models of every variant, and an export in one call for a model, a variant or a checkpoint.
+
+`vit_export` itself offers these and the other public names, each imported when it is used.
+"""
 
 import os
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit_export.base.errors import InputError, nearest
-from vit_export.export.pipeline import ExportResult, Reporter
-from vit_export.export.pipeline import export as run
-from vit_export.export.plan import ExportRequest
+from vit_export.base.reporting import Reporter
 from vit_export.model.artifact import Format, InputKind, Precision
 from vit_export.model.preprocessing import Preprocessing
-from vit_export.model.saved_model import ModelParameters
 from vit_export.model.spec import ViTSpec
-from vit_export.model.variants import VARIANTS
+from vit_export.model.variants import VARIANTS, get_variant
+from vit_export.pipeline.request import ExportRequest
+from vit_export.pipeline.steps import ExportResult
+from vit_export.pipeline.steps import export as run
 from vit_export.weights.checkpoint import Checkpoint
-from vit_export.weights.open import checkpoint_of
+from vit_export.weights.open import checkpoint_of, open_checkpoint
 
 if TYPE_CHECKING:
     import keras
+
+    from vit_export.model.keras_model import VisionTransformer
+
+
+def create_vit(
+    variant: str,
+    image_size: int | None = None,
+    num_classes: int | None = None,
+    include_top: bool = True,
+    weights: "str | Path | None" = None,
+    *,
+    layer_norm_epsilon: float | None = None,
+    gelu: str | None = None,
+    dropout: float = 0.0,
+    seed: int | None = None,
+    **kwargs: Any,
+) -> "VisionTransformer":
+    """Build `variant`, with random weights or those of a checkpoint.
+
+    Args:
+        variant: a name of `vit_export.model.variants.VARIANTS`, such as 'vit_b16'.
+        image_size: pixels along one side, a multiple of the patch size; 224, or the checkpoint's, by default. Another
+            size than the checkpoint's resamples its position embedding.
+        num_classes: length of the logits; 1000, or the checkpoint's, by default. Another number than the checkpoint's
+            gives a new classifier.
+        include_top: with a classifier (logits), or without (the token sequence).
+        weights: where a checkpoint is, as in `vit-export --weights` (see `weights.open.open_checkpoint`).
+        layer_norm_epsilon: epsilon of every LayerNorm; 1e-6, or the checkpoint's, by default.
+        gelu: 'erf' (exact) or 'tanh' (the approximation in Google's JAX code); 'erf', or the checkpoint's, by default.
+        dropout: rate after embeddings, attention and MLP, in training only.
+        seed: makes the random weights reproducible; this seeds Python, NumPy and TensorFlow.
+        **kwargs: passed on to `keras.Model` (name, dtype).
+
+    Raises:
+        InputError: unknown variant, a size no model can have, or a checkpoint that cannot be loaded or is of another
+            variant, epsilon or GELU.
+    """
+    from vit_export.model.keras_model import build_model
+    from vit_export.model.saved_model import assign_parameters
+
+    asked = {"image_size": image_size, "layer_norm_epsilon": layer_norm_epsilon, "gelu": gelu}
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    if weights is None:
+        given["num_classes"] = (1000 if num_classes is None else num_classes) if include_top else None
+        spec = ViTSpec.of(variant, **given)
+        return build_model(spec, dropout=dropout, seed=seed, **kwargs)
+    checkpoint = open_checkpoint(weights, variant=get_variant(variant))
+    known = checkpoint.spec
+    classes = num_classes if num_classes is not None else known.num_classes
+    if include_top and classes is None:
+        raise InputError(f"{weights} has no classifier: give num_classes for a new one, or include_top=False.")
+    if not include_top or classes is None:
+        given |= {"num_classes": None, "pre_logits_size": None}
+    else:
+        wanted = checkpoint.spec_for(classes)
+        given |= {"num_classes": wanted.num_classes, "pre_logits_size": wanted.pre_logits_size}
+    checkpoint = checkpoint.adapted(known.with_(**given), seed=seed or 0)
+    for text in checkpoint.notes:
+        warnings.warn(text, stacklevel=2)
+    model = build_model(checkpoint.spec, dropout=dropout, seed=seed, record=checkpoint.record, **kwargs)
+    assign_parameters(model, checkpoint.read)
+    return model
+
+
+def _factory(variant: str) -> "Callable[..., VisionTransformer]":
+    def create(*arguments: Any, **options: Any) -> "VisionTransformer":
+        return create_vit(variant, *arguments, **options)
+
+    create.__name__ = create.__qualname__ = f"create_{variant}"
+    create.__doc__ = f"Build {variant}: `create_vit('{variant}', …)` with its other arguments."
+    return create
+
+
+FACTORIES = {f"create_{variant}": _factory(variant) for variant in VARIANTS}
+"""A factory for each variant: create_vit_s16(…) and so on."""
+
+globals().update(FACTORIES)
 
 
 def export(
@@ -105,6 +186,7 @@ def _subject(model: Any) -> tuple[ViTSpec | None, "str | Path | Checkpoint | Non
         )
     from vit_export.model.functional import as_vision_transformer
     from vit_export.model.keras_model import was_fitted
+    from vit_export.model.saved_model import ModelParameters
 
     transformer, note = as_vision_transformer(model)
     record = transformer.current_record

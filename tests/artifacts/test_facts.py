@@ -20,6 +20,7 @@ from helpers import foreign
 from helpers import verifier_toys as toys
 from onnx import TensorProto, helper, numpy_helper
 
+from vit_export.artifacts import flatbuffer
 from vit_export.artifacts.identify import format_of
 from vit_export.artifacts.layout import layout_of
 from vit_export.artifacts.onnx_file import load_structure
@@ -30,7 +31,7 @@ from vit_export.model.artifact import TensorSpec
 from vit_export.onnx import write_onnx, write_qdq_onnx
 from vit_export.onnx import writer as onnx_weights
 from vit_export.runtimes.runner import open_runner
-from vit_export.tflite import writer as flatbuffer
+from vit_export.tflite import writer
 from vit_export.tflite.convert import write_tflite
 from vit_export.tflite.quantize import calibrate, write_int8
 
@@ -72,7 +73,7 @@ def ours(source, record, images, tmp_path_factory):
         found[path.name] = write_int8(exact, record, path, scheme=scheme, ranges=ranges)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx_weights, "SINGLE_FILE_LIMIT", 0)
-        patch.setattr(flatbuffer, "INLINE_LIMIT", 0)
+        patch.setattr(writer, "INLINE_LIMIT", 0)
         found["external.onnx"] = write_onnx(source, record, folder / "external.onnx")
         found["offsets.tflite"] = write_tflite(source, record, folder / "offsets.tflite")
     assert set(found) == set(OURS)

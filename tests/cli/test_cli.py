@@ -16,12 +16,12 @@ from rich.console import Console
 
 from vit_export.base.errors import InputError
 from vit_export.cli.closing import closing
-from vit_export.cli.list import listing
 from vit_export.cli.main import _wanted, main
 from vit_export.cli.progress import ConsoleReporter
-from vit_export.export.plan import ExportRequest
+from vit_export.model.listing import listing
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.variants import VARIANTS
+from vit_export.pipeline.request import ExportRequest
 from vit_export.weights.checkpoint import Checkpoint
 
 LONG = "x" * 300
@@ -181,7 +181,7 @@ def test_what_the_system_refuses_is_one_line(error, code, words, tmp_path, monke
         raise error
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vit_export.export.pipeline.export", refused)
+    monkeypatch.setattr("vit_export.pipeline.steps.export", refused)
     result = invoke("vit_s32", "--quiet")
     (line,) = result.stderr.splitlines()
     assert (result.exit_code, result.stdout) == (code, "")
@@ -194,7 +194,7 @@ def test_a_bug_is_not_taken_for_a_refusal(tmp_path, monkeypatch):
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", "what/we/forgot")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vit_export.export.pipeline.export", buggy)
+    monkeypatch.setattr("vit_export.pipeline.steps.export", buggy)
     assert isinstance(invoke("vit_s32", "--quiet").exception, FileNotFoundError)
 
 
@@ -376,7 +376,7 @@ def test_nothing_is_left_of_an_interrupted_export(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vit_export.export.pipeline._save", interrupted)
+    monkeypatch.setattr("vit_export.pipeline.steps._save", interrupted)
     result = invoke("vit_s32", "--tflite", "--no-verify", "--output", "out")
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1].startswith("Interrupted: ")
@@ -386,7 +386,7 @@ def test_nothing_is_left_of_an_interrupted_export(tmp_path, monkeypatch):
 def test_failures_are_told_beside_the_json(tmp_path, monkeypatch):
     verification = SimpleNamespace(failures=("a.tflite: image 3 differs",))
     result = SimpleNamespace(report={"verdict": "fail"}, verification=verification, passed=False)
-    monkeypatch.setattr("vit_export.export.pipeline.export", lambda *arguments, **options: result)
+    monkeypatch.setattr("vit_export.pipeline.steps.export", lambda *arguments, **options: result)
     monkeypatch.chdir(tmp_path)
     found = invoke("vit_s32", "--json")
     assert (found.exit_code, json.loads(found.stdout)) == (1, {"verdict": "fail"})

@@ -20,13 +20,13 @@ from conftest import TOY, build, record_of
 
 from vit_export.base.errors import InputError, OutputError
 from vit_export.cli import compare as module
+from vit_export.cli import plot
 from vit_export.cli.compare import compare, compare_command
-from vit_export.cli.list import listing
-from vit_export.export.compare import RandomWeights
+from vit_export.model.listing import listing
 from vit_export.model.parameters import parameter_specs
 from vit_export.model.spec import ViTSpec
 from vit_export.model.variants import VARIANTS
-from vit_export.report import plot
+from vit_export.pipeline.compare import RandomWeights
 from vit_export.runtimes.process import RunnerProcess
 from vit_export.runtimes.runner import RunnerError
 from vit_export.tflite.convert import write_tflite

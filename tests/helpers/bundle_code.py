@@ -10,10 +10,11 @@ from skimage import data
 
 from helpers.bundles import CROPPED, LABELS, described
 from helpers.digits import PREPROCESSING
-from vit_export.bundle.code import code_files
-from vit_export.bundle.targets import row_of
+from vit_export.bundles.code import code_files
+from vit_export.bundles.targets import row_of
+from vit_export.images.read import resize_and_crop
 from vit_export.model.input_kinds import KINDS, feed
-from vit_export.model.preprocessing import Preprocessing, resize_and_crop
+from vit_export.model.preprocessing import Preprocessing
 
 RESAMPLING = (
     PREPROCESSING,

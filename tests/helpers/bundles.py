@@ -7,11 +7,12 @@ import numpy as np
 from conftest import toy_spec
 
 from helpers.digits import PREPROCESSING, SPEC
-from vit_export.bundle.source import Subject, subject_of
+from vit_export.bundles.source import Subject, subject_of
+from vit_export.images.read import load_pixels
 from vit_export.model.artifact import Artifact, TensorSpec
-from vit_export.model.input_kinds import KINDS, feed, load_pixels
+from vit_export.model.input_kinds import KINDS, feed
 from vit_export.model.preprocessing import Preprocessing
-from vit_export.model.saved_model import ModelRecord
+from vit_export.model.record import ModelRecord
 from vit_export.runtimes.runner import open_runner
 
 LABELS = (

@@ -12,7 +12,8 @@ from vit_export.model.artifact import Artifact
 from vit_export.model.input_kinds import feed
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.preprocessing import Preprocessing, normalize
-from vit_export.model.saved_model import ModelRecord, assign_parameters, read_record, write_saved_model
+from vit_export.model.record import ModelRecord, read_record
+from vit_export.model.saved_model import assign_parameters, write_saved_model
 from vit_export.model.spec import ViTSpec
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from helpers.faults_bench import Bench, Changed
+from vit_export.artifacts.flatbuffer import MappedModel, Payload, operator_kinds, schema
 from vit_export.base.files import digest_of_file
 from vit_export.model.artifact import Artifact
 from vit_export.model.parameters import ParameterSource, fingerprint_of
 from vit_export.runtimes.runner import RunnerError, open_runner
-from vit_export.tflite.writer import MappedModel, Payload, operator_kinds, schema
 
 Maker = Callable[[Bench, Path], Artifact]
 

@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from vit_export.base.machine import Cpu
 from vit_export.model.artifact import Artifact, TensorSpec
 from vit_export.report.content import build_report
 from vit_export.runtimes.process import Memory
-from vit_export.runtimes.timing.latency import Cpu, Latency
-from vit_export.verify.checks import Check
-from vit_export.verify.evidence import Cause, LayerPoint, Location, TopClasses
-from vit_export.verify.metrics import accuracy, compare
-from vit_export.verify.verdict import FileResult, Reference, Verification
+from vit_export.runtimes.timing.latency import Latency
+from vit_export.verification.checks import Check
+from vit_export.verification.evidence import Cause, LayerPoint, Location, TopClasses
+from vit_export.verification.metrics import accuracy, compare
+from vit_export.verification.verdict import FileResult, Reference, Verification
 
 CLASSES = 10
 FAILURE = "worst difference 0.31 of the range on held_out/photo_3.jpg, limit 0.05"

@@ -15,8 +15,8 @@ from PIL import Image
 from vit_export.base.errors import InputError, OutputError
 from vit_export.images import photographs
 from vit_export.images.photographs import PHOTOGRAPHS, Crop, crops, main, photographs_folder, write_photographs
+from vit_export.images.read import load_image
 from vit_export.images.split import split
-from vit_export.model.preprocessing import load_image
 
 SIDES = ("representative", "held_out")
 

@@ -9,8 +9,6 @@ import pytest
 from conftest import RandomParameters, build, record_of, toy_spec, write_pictures
 from onnx import TensorProto, helper, numpy_helper
 
-from vit_export.export.pipeline import export
-from vit_export.export.plan import ExportRequest
 from vit_export.inspection import onnx_targets
 from vit_export.inspection.delegates import assess, partitions
 from vit_export.inspection.inspect import verdicts
@@ -23,6 +21,8 @@ from vit_export.model.saved_model import write_saved_model
 from vit_export.model.spec import ViTSpec
 from vit_export.model.variants import get_variant
 from vit_export.onnx import write_onnx
+from vit_export.pipeline.request import ExportRequest
+from vit_export.pipeline.steps import export
 from vit_export.tflite.convert import write_tflite
 
 FLOATS = ("toy_float32", "toy_float16", "ti16_float32", "ti16_float16")

@@ -17,6 +17,7 @@ from helpers import foreign
 from helpers import verifier_toys as toys
 from onnx import TensorProto, helper, numpy_helper
 
+from vit_export.artifacts import flatbuffer
 from vit_export.artifacts.read import read_facts
 from vit_export.cli.main import main
 from vit_export.inspection import mediapipe
@@ -24,7 +25,7 @@ from vit_export.inspection.inspect import inspect_file
 from vit_export.onnx import write_onnx
 from vit_export.onnx import writer as onnx_weights
 from vit_export.report.content import write_report
-from vit_export.tflite import writer as flatbuffer
+from vit_export.tflite import writer
 from vit_export.tflite.convert import write_tflite
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,7 +45,7 @@ def ours(source, record, tmp_path_factory):
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx_weights, "SINGLE_FILE_LIMIT", 0)
-        patch.setattr(flatbuffer, "INLINE_LIMIT", 0)
+        patch.setattr(writer, "INLINE_LIMIT", 0)
         found["external"] = write_onnx(source, labelled, folder / "external.onnx")
         found["outside"] = write_tflite(source, labelled, folder / "outside.tflite")
     return found

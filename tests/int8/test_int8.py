@@ -9,6 +9,7 @@ from conftest import RandomParameters, build, record_of, toy_spec
 from helpers.digits import PREPROCESSING, DigitsParameters, held_out, pictures
 from helpers.outliers import Outliers
 
+from vit_export.artifacts.flatbuffer import MappedModel, operator_kinds
 from vit_export.base.quiet import import_tensorflow
 from vit_export.deployment.rewrites import folded_parameters
 from vit_export.int8 import arithmetic
@@ -21,7 +22,6 @@ from vit_export.model.preprocessing import normalize
 from vit_export.model.spec import ViTSpec
 from vit_export.runtimes.runner import open_runner
 from vit_export.tflite.int8 import Recipe, agreement_of_halves, prepare, write_int8_tflite
-from vit_export.tflite.writer import MappedModel, operator_kinds
 
 import_tensorflow()
 

@@ -10,7 +10,9 @@ import pytest
 from conftest import RandomParameters, toy_spec
 from helpers.digits import PREPROCESSING, SPEC, DigitsParameters, held_out, pictures
 
+from vit_export.artifacts.flatbuffer import MappedModel, operator_kinds
 from vit_export.base.errors import InputError
+from vit_export.base.signal import overall_sqnr_db
 from vit_export.deployment.graph import TFLITE, deployment_graph
 from vit_export.deployment.rewrites import folded_parameters
 from vit_export.int8 import mixing, sensitivity
@@ -22,12 +24,10 @@ from vit_export.int8.search import MOST_ROUNDS, Budget, Measured, search
 from vit_export.int8.sensitivity import Component, Option, Sensitivity, components, measure_sensitivity
 from vit_export.int8.tune import Tuning, tune
 from vit_export.model.preprocessing import normalize
-from vit_export.model.saved_model import ModelRecord
+from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.runtimes.runner import open_runner
 from vit_export.tflite.int8 import Recipe, write_int8_tflite
-from vit_export.tflite.writer import MappedModel, operator_kinds
-from vit_export.verify.metrics import overall_sqnr_db
 
 pytestmark = pytest.mark.thorough
 

@@ -12,18 +12,19 @@ import pytest
 from conftest import toy_spec
 from PIL import Image
 
+from vit_export.artifacts.flatbuffer import MappedModel, operator_kinds
 from vit_export.base.errors import InputError
+from vit_export.images.read import load_batch, load_pixels
 from vit_export.model.artifact import InputKind
-from vit_export.model.input_kinds import KINDS, affine, feed, kind_of, left_to_do, load_pixels, notes_on
-from vit_export.model.preprocessing import Preprocessing, load_batch, normalize
-from vit_export.model.saved_model import ModelRecord
+from vit_export.model.input_kinds import KINDS, affine, feed, kind_of, left_to_do, notes_on
+from vit_export.model.preprocessing import Preprocessing, normalize
+from vit_export.model.record import ModelRecord
 from vit_export.onnx import DEFAULT_OPSET, write_onnx
 from vit_export.runtimes.process import RunnerProcess
 from vit_export.runtimes.runner import RunnerError, open_runner
 from vit_export.tflite.convert import write_tflite
 from vit_export.tflite.quantize import calibrate, write_int8
 from vit_export.tflite.structure import get_metadata
-from vit_export.tflite.writer import MappedModel, operator_kinds
 
 pytestmark = pytest.mark.thorough
 

@@ -9,7 +9,8 @@ import_tensorflow()
 
 import keras  # noqa: E402
 
-from vit_export.model.keras_model import build_model, create_vit  # noqa: E402
+from vit_export.api import create_vit  # noqa: E402
+from vit_export.model.keras_model import build_model  # noqa: E402
 
 
 @pytest.mark.parametrize(

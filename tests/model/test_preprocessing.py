@@ -11,16 +11,9 @@ import pytest
 from PIL import Image
 
 from vit_export.base.errors import InputError
-from vit_export.model import preprocessing as preprocess
-from vit_export.model.preprocessing import (
-    Preprocessing,
-    UnreadableImage,
-    load_batch,
-    load_image,
-    normalize,
-    prepare,
-    resize_and_crop,
-)
+from vit_export.images import read
+from vit_export.images.read import UnreadableImage, load_batch, load_image, prepare, resize_and_crop
+from vit_export.model.preprocessing import Preprocessing, normalize
 
 PIXELS = np.array(
     [[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[10, 20, 30], [40, 50, 60], [70, 80, 90]]], np.uint8
@@ -243,7 +236,7 @@ def test_no_permission(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     path = _save(tmp_path, _noise())
-    monkeypatch.setattr(preprocess.Image, "open", refuse)
+    monkeypatch.setattr(read.Image, "open", refuse)
     _fault(path, "permission was denied")
 
 

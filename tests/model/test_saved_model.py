@@ -7,13 +7,8 @@ from conftest import RandomParameters, build, record_of, toy_spec
 
 from vit_export.base.errors import InputError, OutputError
 from vit_export.model.parameters import fingerprint_of, parameter_specs
-from vit_export.model.saved_model import (
-    RECORD_FILE,
-    SavedModelParameters,
-    describe_saved_model,
-    read_record,
-    write_saved_model,
-)
+from vit_export.model.record import RECORD_FILE, read_record
+from vit_export.model.saved_model import SavedModelParameters, describe_saved_model, write_saved_model
 
 
 def _plain_load(path):

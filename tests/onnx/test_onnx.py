@@ -23,7 +23,8 @@ from vit_export.deployment import graph, rewrites
 from vit_export.int8.equalize import DataFreeParameters
 from vit_export.model.parameters import parameter_specs
 from vit_export.model.preprocessing import Preprocessing
-from vit_export.model.saved_model import ModelRecord, assign_parameters
+from vit_export.model.record import ModelRecord
+from vit_export.model.saved_model import assign_parameters
 from vit_export.model.spec import ViTSpec
 from vit_export.model.variants import Variant
 from vit_export.onnx import DEFAULT_OPSET, quantize, structure, write_onnx

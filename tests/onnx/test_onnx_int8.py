@@ -20,7 +20,7 @@ from vit_export.int8.tune import Tuning, tune
 from vit_export.model.input_kinds import KINDS, feed
 from vit_export.model.parameters import ParameterSource, layer_name, parameter_specs
 from vit_export.model.preprocessing import normalize
-from vit_export.model.saved_model import ModelRecord
+from vit_export.model.record import ModelRecord
 from vit_export.onnx import qdq, write_onnx, write_qdq_onnx
 from vit_export.onnx import writer as weights
 from vit_export.onnx.calibration import calibrate, clipped

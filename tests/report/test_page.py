@@ -24,9 +24,9 @@ from vit_export.report.page import images_shown, render_page, write_page
 from vit_export.report.svg import linear, logarithmic
 from vit_export.report.thumbnails import thumbnails
 from vit_export.report.view import image_names, notable_images, read_files
-from vit_export.verify.checks import Check
-from vit_export.verify.metrics import compare
-from vit_export.verify.verdict import FileResult, Reference
+from vit_export.verification.checks import Check
+from vit_export.verification.metrics import compare
+from vit_export.verification.verdict import FileResult, Reference
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
 SECTIONS = [

@@ -13,23 +13,24 @@ from helpers import reports
 from rich.console import Console
 
 from vit_export.base.errors import OutputError
-from vit_export.export.pipeline import export
-from vit_export.export.plan import ExportRequest
+from vit_export.base.machine import Cpu
 from vit_export.images.split import ImageSet
 from vit_export.model.artifact import Artifact, TensorSpec
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.spec import ViTSpec
+from vit_export.pipeline.request import ExportRequest
+from vit_export.pipeline.steps import export
 from vit_export.report.content import SCHEMA_VERSION, build_report, write_report
 from vit_export.report.page import render_page
 from vit_export.report.schema import report_schema
 from vit_export.report.table import render_table
 from vit_export.runtimes.process import Memory
-from vit_export.runtimes.timing.latency import Cpu, Latency
-from vit_export.verify.checks import Check, Limits
-from vit_export.verify.evidence import Cause, LayerPoint, Location, TopClasses
-from vit_export.verify.metrics import Accuracy, Comparison, compare
-from vit_export.verify.verdict import FileResult, Reference, Verification
-from vit_export.verify.verifier import verify
+from vit_export.runtimes.timing.latency import Latency
+from vit_export.verification.checks import Check, Limits
+from vit_export.verification.evidence import Cause, LayerPoint, Location, TopClasses
+from vit_export.verification.metrics import Accuracy, Comparison, compare
+from vit_export.verification.verdict import FileResult, Reference, Verification
+from vit_export.verification.verifier import verify
 
 FAILURE = "worst difference 0.31 of the range on held_out/coffee_3.jpg, limit 0.05"
 
@@ -318,9 +319,9 @@ def test_a_report_that_cannot_be_written_is_an_output_error(tmp_path):
 
 def test_importing_the_verifier_loads_no_runtime_and_no_converter():
     code = (
-        "import sys, vit_export.verify.verifier, vit_export.report.content, vit_export.report.table; "
+        "import sys, vit_export.verification.verifier, vit_export.report.content, vit_export.report.table; "
         "heavy = {'tensorflow', 'keras', 'onnx', 'onnxruntime', 'tf2onnx', 'ai_edge_litert', 'ai_edge_quantizer'}; "
-        "own = {'vit_export.tflite', 'vit_export.onnx', 'vit_export.export.convert', 'vit_export.deployment.graph'}; "
+        "own = {'vit_export.tflite', 'vit_export.onnx', 'vit_export.pipeline.convert', 'vit_export.deployment.graph'}; "
         "loaded = sorted((heavy | own) & set(sys.modules)); "
         "sys.exit(str(loaded) if loaded else 0)"
     )

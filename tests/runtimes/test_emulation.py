@@ -18,9 +18,9 @@ from helpers import verifier_toys as toys
 from vit_export.base.errors import InputError, OutputError
 from vit_export.base.versions import versions
 from vit_export.cli import emulation as command
-from vit_export.export.pipeline import export
-from vit_export.export.plan import ExportRequest
 from vit_export.model.saved_model import write_saved_model
+from vit_export.pipeline.request import ExportRequest
+from vit_export.pipeline.steps import export
 from vit_export.runtimes.emulation import available, install, launch
 from vit_export.runtimes.process import RunnerProcess
 from vit_export.runtimes.runner import RunnerError, open_runner

@@ -11,11 +11,12 @@ from helpers import digits
 
 from vit_export.base.quiet import import_tensorflow
 from vit_export.images.photographs import photographs_folder
+from vit_export.images.read import load_pixels
 from vit_export.inspection.inspect import inspect_file
-from vit_export.model.input_kinds import KINDS, feed, load_pixels
+from vit_export.model.input_kinds import KINDS, feed
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.runtimes.runner import open_runner
-from vit_export.tflite import writer as flatbuffer
+from vit_export.tflite import writer
 from vit_export.tflite.convert import write_tflite
 from vit_export.tflite.quantize import calibrate, write_int8
 
@@ -158,7 +159,7 @@ def classified_each(path, *images):
 
 
 def test_a_file_with_its_weights_behind_the_flatbuffer(written, photographs, monkeypatch):
-    monkeypatch.setattr(flatbuffer, "INLINE_LIMIT", 10_000)
+    monkeypatch.setattr(writer, "INLINE_LIMIT", 10_000)
     path = written("float32", "labels", "normalized")
     ours = own(path, photographs[:1], "normalized")[0]
     (theirs,) = classified(path, photographs[:1])

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from conftest import RandomParameters, record_of, toy_spec
 
+from vit_export.artifacts import flatbuffer
+from vit_export.artifacts.flatbuffer import MappedModel, operator_kinds, unpack
 from vit_export.artifacts.read import read_facts
 from vit_export.artifacts.runtime_versions import MIN_RUNTIME, minimum_runtime, runtime_of
 from vit_export.artifacts.tflite_metadata import METADATA_NAME, read_tflite_metadata
@@ -17,11 +19,9 @@ from vit_export.base.quiet import import_tensorflow, quiet
 from vit_export.model.input_kinds import feed
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.onnx import write_onnx
-from vit_export.tflite import operator_versions
-from vit_export.tflite import writer as flatbuffer
+from vit_export.tflite import operator_versions, writer
 from vit_export.tflite.convert import write_tflite
 from vit_export.tflite.quantize import calibrate, write_int8
-from vit_export.tflite.writer import MappedModel, operator_kinds, unpack
 
 import_tensorflow()
 
@@ -178,7 +178,7 @@ def test_facts_are_read_as_before(files, labelled):
 @pytest.mark.parametrize("limit", [None, 10_000], ids=["inline", "behind"])
 def test_metadata_is_inline_and_aligned(limit, source, labelled, tmp_path, monkeypatch):
     if limit:
-        monkeypatch.setattr(flatbuffer, "INLINE_LIMIT", limit)
+        monkeypatch.setattr(writer, "INLINE_LIMIT", limit)
     path = tmp_path / "toy.tflite"
     write_tflite(source, labelled, path)
     place = place_of(path, METADATA_NAME)
@@ -201,7 +201,7 @@ def test_quantization_leaves_no_earlier_record_behind(files):
 def test_other_files(files, tmp_path):
     model = unpack(files["float32"].read_bytes())
     model.metadata = []
-    flatbuffer.write_model(model, {}, tmp_path / "bare.tflite")
+    writer.write_model(model, {}, tmp_path / "bare.tflite")
     assert read_tflite_metadata(tmp_path / "bare.tflite") is None
 
 
@@ -287,10 +287,10 @@ def test_operators_that_are_not_in_the_table(files, tmp_path):
     assert runtime_of([]) is None
     model = unpack(files["float32"].read_bytes())
     model.operatorCodes[0].version = 99
-    flatbuffer.write_model(model, {}, tmp_path / "newer.tflite")
+    writer.write_model(model, {}, tmp_path / "newer.tflite")
     assert minimum_runtime(tmp_path / "newer.tflite") == "2.9.0"  # what it says itself
     model.metadata = []
-    flatbuffer.write_model(model, {}, tmp_path / "silent.tflite")
+    writer.write_model(model, {}, tmp_path / "silent.tflite")
     assert minimum_runtime(tmp_path / "silent.tflite") is None
 
 

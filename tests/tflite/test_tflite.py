@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from conftest import RandomParameters, build, record_of, toy_spec
 
+from vit_export.artifacts import flatbuffer
+from vit_export.artifacts.flatbuffer import MappedModel, operator_names
 from vit_export.base.errors import InputError, OutputError, StructureError
 from vit_export.base.quiet import import_tensorflow
 from vit_export.deployment.rewrites import rounded_to_float16
 from vit_export.int8.modes import SCHEMES
-from vit_export.tflite import structure
-from vit_export.tflite import writer as flatbuffer
+from vit_export.tflite import structure, writer
 from vit_export.tflite.convert import write_tflite
 from vit_export.tflite.quantize import calibrate, modes_of, write_int8
 from vit_export.tflite.structure import get_metadata
-from vit_export.tflite.writer import MappedModel, operator_names
 
 import_tensorflow()
 
@@ -240,7 +240,7 @@ def test_weights_are_aligned(float_file):
 
 def test_large_files_keep_weights_behind_the_flatbuffer(source, record, images, expected, tmp_path, monkeypatch):
     """Above 2 GB buffers are addressed by offset; the limit is lowered so that a toy takes the same path."""
-    monkeypatch.setattr(flatbuffer, "INLINE_LIMIT", 10_000)
+    monkeypatch.setattr(writer, "INLINE_LIMIT", 10_000)
     path = tmp_path / "large.tflite"
     write_tflite(source, record, path)
     assert _addressed_outside(path) > 20

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from vit_export.base.errors import InputError
-from vit_export.weights.positions import Rule, resample
+from vit_export.model.record import Rule
+from vit_export.weights.positions import resample
 
 RULES = get_args(Rule)
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "positions.npz"  # written by make_originals.py

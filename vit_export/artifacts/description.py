@@ -2,7 +2,7 @@
 
 from vit_export.base.versions import versions
 from vit_export.model.preprocessing import Preprocessing
-from vit_export.model.saved_model import ModelRecord
+from vit_export.model.record import ModelRecord
 
 PRODUCER = "vit-export"
 

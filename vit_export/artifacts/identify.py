@@ -2,14 +2,19 @@
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vit_export.artifacts.facts import damaged
 from vit_export.artifacts.onnx_file import load_structure
 from vit_export.artifacts.tflite_file import IDENTIFIER
 from vit_export.base.errors import InputError
-from vit_export.base.files import input_errors, shortened
+from vit_export.base.files import input_errors, same_path, shortened
 from vit_export.model.artifact import Format
+
+if TYPE_CHECKING:
+    pass
 
 _HEAD = 512  # bytes of a file that are looked at
 _SUFFIXES: dict[str, Format] = {".tflite": "tflite", ".lite": "tflite", ".onnx": "onnx"}
@@ -91,3 +96,32 @@ def _unknown(path: Path, head: bytes) -> InputError:
         f"{shortened(path)} is of no format that vit-export knows, {_EXPECTED}: check the path, or export the model "
         "again."
     )
+
+
+SUFFIXES = (".tflite", ".onnx")
+
+
+def files_of(paths: Iterable[str | Path]) -> tuple[Path, ...]:
+    """The model files that `paths` name; of a folder that is no SavedModel, the .tflite and .onnx files in it.
+
+    Raises:
+        InputError: a path does not exist, a folder holds no such file, or a file is named twice.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        with input_errors(path):
+            if not path.exists():
+                raise InputError(f"There is no file {path}: check the path.")
+            if not path.is_dir() or (path / "saved_model.pb").is_file():
+                found.append(path)
+                continue
+            inside = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and p.is_file())
+        if not inside:
+            raise InputError(f"The folder {path} holds no {' or '.join(SUFFIXES)} file: give the files to verify.")
+        found += inside
+    if not found:
+        raise InputError("There is no file to verify: give some, or the folder they are in.")
+    for path in found:
+        if sum(same_path(path, other) for other in found) > 1:
+            raise InputError(f"{path} is given twice: give each file once.")
+    return tuple(found)

@@ -37,3 +37,9 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     """The entry of `known` most like `word`, or None when nothing is close."""
     matches = difflib.get_close_matches(word.lower().replace("-", "_"), list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
+
+
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """The first line of an error's text (its class when it has none), at most `limit` characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:limit]

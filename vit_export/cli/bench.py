@@ -8,9 +8,7 @@ from pathlib import Path
 import click
 
 from vit_export.cli.framework import CONTEXT, Command, GivenPath
-
-TIME_LIMIT = 20.0
-"""Seconds for the turns of each file; on a quiet machine it takes fewer."""
+from vit_export.model.names import TIME_LIMIT
 
 
 @click.command("bench", cls=Command, context_settings=CONTEXT, short_help="Compare the speed of any files.")

@@ -39,7 +39,7 @@ def bundle_command(
     Each holds the model, labels, metadata, a model card, the code that makes an image into an answer, and instructions.
     """
     from vit_export.base.numbers import megabytes
-    from vit_export.bundle.pack import bundle
+    from vit_export.bundles.pack import bundle
 
     made = bundle(file, tuple(dict.fromkeys(targets)), licence=licence, output=output, ort=ort, overwrite=overwrite)
     if as_json:

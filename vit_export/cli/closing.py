@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit_export.base.errors import VitExportError
-from vit_export.export.plan import SAVED_MODEL_NAME, ExportRequest, plan_files
 from vit_export.model.artifact import Format
+from vit_export.model.names import SAVED_MODEL_NAME
 from vit_export.model.spec import ViTSpec
+from vit_export.pipeline.plan import plan_files
+from vit_export.pipeline.request import ExportRequest
 
 if TYPE_CHECKING:
-    from vit_export.export.pipeline import ExportResult
+    from vit_export.pipeline.steps import ExportResult
 
 _REPEATED = ("input", "calibration", "calibration_images", "held_out_images", "batch", "threads", "seed")
 """Fields of a request that another file of the same model needs again; the others are in its SavedModel's record."""

@@ -6,58 +6,28 @@ that slows down does so for both, so the ratio holds where the milliseconds do n
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from vit_export.base.errors import InputError, nearest
 from vit_export.cli.framework import CONTEXT, Command, GivenPath
-from vit_export.export.compare import ComparedVariant, Measured, measure_variants
 from vit_export.model.artifact import Precision
 from vit_export.model.spec import MAX_IMAGE_SIZE, ViTSpec
 from vit_export.model.variants import VARIANTS, Variant, get_variant
+from vit_export.pipeline.compare import ComparedVariant, Measured, VariantComparison, measure_variants
 
 if TYPE_CHECKING:
-    from vit_export.export.pipeline import Reporter
+    from vit_export.base.reporting import Reporter
 
 __all__ = ["ComparedVariant", "Measured", "VariantComparison", "compare", "compare_command"]
 
-SCHEMA_VERSION = 1
 BASELINE = "vit_s32"
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 MAX_SEED = 2**32 - 1
-
-
-@dataclass(frozen=True)
-class VariantComparison:
-    """The variants that were compared, and the baseline that each took turns with (chosen or not)."""
-
-    variants: tuple[ComparedVariant, ...]
-    baseline: ComparedVariant
-    image_size: int
-    threads: int
-    precisions: tuple[Precision, ...]
-    seed: int
-    machine: Mapping[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "machine": dict(self.machine),
-            "settings": {
-                "image_size": self.image_size,
-                "threads": self.threads,
-                "precisions": list(self.precisions),
-                "seed": self.seed,
-            },
-            "baseline": self.baseline.to_dict(),
-            "variants": [row.to_dict() for row in self.variants],
-        }
 
 
 def compare(
@@ -82,9 +52,9 @@ def compare(
         OutputError: the disk of the temporary folder has too little space.
         RunnerError: the baseline cannot be run.
     """
-    from vit_export.export.pipeline import Silent
-    from vit_export.export.plan import MAX_THREADS
-    from vit_export.report.content import machine
+    from vit_export.base.machine import machine
+    from vit_export.base.reporting import Silent
+    from vit_export.model.names import MAX_THREADS
 
     chosen = _chosen(variants, baseline)
     _require("image_size", image_size, 1, MAX_IMAGE_SIZE)
@@ -171,9 +141,9 @@ def compare_command(
         raise InputError(f"{option} {what} what is measured and --no-measure measures nothing: give one of the two.")
     from rich.console import Console
 
+    from vit_export.base.reporting import Silent
+    from vit_export.cli.plot import check_plot, render_comparison, write_plot
     from vit_export.cli.progress import ConsoleReporter
-    from vit_export.export.pipeline import Silent
-    from vit_export.report.plot import check_plot, render_comparison, write_plot
 
     if plot is not None:
         check_plot(plot, overwrite=overwrite)

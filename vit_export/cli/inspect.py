@@ -27,7 +27,7 @@ def inspect_command(files: tuple[Path, ...], delegates: bool, no_sha256: bool, a
     """
     from rich.console import Console
 
-    from vit_export.export.references import files_of
+    from vit_export.artifacts.identify import files_of
     from vit_export.inspection.inspect import inspect_file
     from vit_export.inspection.table import render
 

@@ -2,51 +2,7 @@
 
 from typing import Any
 
-from vit_export.base.errors import InputError
 from vit_export.base.numbers import three_digits
-from vit_export.model.spec import MAX_IMAGE_SIZE, ViTSpec
-from vit_export.model.variants import VARIANTS
-
-BYTES = {"float32": 4, "float16": 2, "int8": 1}
-
-
-def listing(image_size: int = 224) -> list[dict[str, Any]]:
-    """One dict per variant at `image_size`, rounded up to the next multiple of its patch; megabytes are of weights.
-
-    Raises:
-        InputError: an image size that no variant can have.
-    """
-    if not isinstance(image_size, int) or isinstance(image_size, bool) or not 1 <= image_size <= MAX_IMAGE_SIZE:
-        raise InputError(f"image_size is {image_size!r}, expected a whole number from 1 to {MAX_IMAGE_SIZE}.")
-    rows = []
-    for variant in VARIANTS.values():
-        size = -(-image_size // variant.patch_size) * variant.patch_size
-        spec = ViTSpec.of(variant, image_size=size)
-        rows.append(
-            {
-                **sizes_of(spec),
-                "megabytes": {name: round(spec.num_parameters * n / 1e6, 1) for name, n in BYTES.items()},
-                "use": variant.use,
-            }
-        )
-    return rows
-
-
-def sizes_of(spec: ViTSpec) -> dict[str, Any]:
-    """What `spec` is and what follows from it, under the keys that the listing and the comparison share."""
-    return {
-        "name": spec.name,
-        "image_size": spec.image_size,
-        "patch_size": spec.patch_size,
-        "tokens": spec.num_tokens,
-        "layers": spec.num_layers,
-        "hidden_size": spec.hidden_size,
-        "mlp_size": spec.mlp_size,
-        "heads": spec.num_heads,
-        "parameters": spec.num_parameters,
-        "parameters_without_head": spec.with_(num_classes=None).num_parameters,
-        "macs": spec.num_macs,
-    }
 
 
 def render_listing(rows: list[dict[str, Any]]) -> None:

@@ -17,9 +17,10 @@ from vit_export.cli.compare import compare_command
 from vit_export.cli.framework import CONTEXT, EXPORT, Command, Commands, Given, GivenPath, typed, weights_hint
 from vit_export.cli.inspect import inspect_command
 from vit_export.cli.verify import verify_command
-from vit_export.export.plan import FORMATS, INPUTS, INT8_SCHEMES, OPSETS, PRECISIONS, ExportRequest
+from vit_export.model.names import FORMATS, INPUTS, INT8_SCHEMES, OPSETS, PRECISIONS
 from vit_export.model.spec import ViTSpec
 from vit_export.model.variants import VARIANTS, Variant, get_variant
+from vit_export.pipeline.request import ExportRequest
 
 if TYPE_CHECKING:
     from vit_export.cli.progress import ConsoleReporter
@@ -185,7 +186,8 @@ export_command = _with_options(export_command)  # type: ignore[assignment]
 )
 def list_command(as_json: bool, image_size: int) -> None:
     """Show every variant: sizes, parameters, MACs, megabytes on disk, and what it is for."""
-    from vit_export.cli.list import listing, render_listing
+    from vit_export.cli.list import render_listing
+    from vit_export.model.listing import listing
 
     rows = listing(image_size)
     if as_json:
@@ -221,7 +223,7 @@ def _export(variant: Variant | None, *, as_json: bool, quiet: bool, **options: A
         reporter = None if quiet else stack.enter_context(ConsoleReporter(Console(stderr=True)))
         # Everything that can be refused is, before numpy is imported.
         request = _request(variant, reporter, **options)
-        from vit_export.export.pipeline import export
+        from vit_export.pipeline.steps import export
 
         result = export(request, reporter, commands=(typed(),))
     if as_json:

@@ -10,10 +10,10 @@ import click
 
 from vit_export.base.errors import InputError
 from vit_export.cli.framework import CONTEXT, Command, Given, GivenPath, typed
-from vit_export.export.plan import INPUTS, INT8_SCHEMES, PAGE_NAME, PRECISIONS, REPORT_NAME
+from vit_export.model.names import INPUTS, INT8_SCHEMES, PAGE_NAME, PRECISIONS, REPORT_NAME
 
 if TYPE_CHECKING:
-    from vit_export.export.verify_files import Verified
+    from vit_export.pipeline.verify_files import Verified
 
 ARCHITECTURES = ("arm64",)
 _SCHEMES = sorted({scheme for schemes in INT8_SCHEMES.values() for scheme in schemes})
@@ -74,7 +74,7 @@ def verify_command(
     written = _planned(report, junit, overwrite=overwrite)
     with ExitStack() as stack:
         say = None if quiet else stack.enter_context(ConsoleReporter(Console(stderr=True)))
-        from vit_export.export.verify_files import VerifyRequest, verify_files
+        from vit_export.pipeline.verify_files import VerifyRequest, verify_files
 
         known = None
         if labels is not None:

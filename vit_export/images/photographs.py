@@ -20,8 +20,8 @@ from PIL import Image
 
 from vit_export.base.errors import InputError, OutputError, VitExportError
 from vit_export.base.files import digest_of_file, sync
+from vit_export.images.read import load_image
 from vit_export.images.split import HELD_OUT, REPRESENTATIVE
-from vit_export.model.preprocessing import load_image
 
 DEFAULT_FOLDER = "calibration"
 SOURCES, MANIFEST = "SOURCES.md", "manifest.json"

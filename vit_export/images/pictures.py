@@ -8,9 +8,10 @@ import numpy as np
 
 from vit_export.base.errors import InputError, nearest
 from vit_export.base.files import input_errors
+from vit_export.images.read import load_pixels
 from vit_export.images.split import ImageSet
 from vit_export.model.artifact import Artifact
-from vit_export.model.input_kinds import feed, load_pixels
+from vit_export.model.input_kinds import feed
 from vit_export.model.preprocessing import Preprocessing, normalize
 
 

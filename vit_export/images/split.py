@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from vit_export.base.errors import InputError
 from vit_export.base.files import digest_of_file, input_errors
-from vit_export.model.preprocessing import UnreadableImage, load_image
+from vit_export.images.read import UnreadableImage, load_image
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 

@@ -13,7 +13,6 @@ from vit_export.artifacts.read import read_facts
 from vit_export.artifacts.runtime_versions import minimum_onnx_runtime, minimum_runtime
 from vit_export.artifacts.tflite_metadata import read_tflite_metadata
 from vit_export.base.files import digest_of_file, digest_of_folder, input_errors, size_of_folder
-from vit_export.export.references import recorded
 from vit_export.inspection import mediapipe, onnx_findings, tflite_findings
 from vit_export.inspection.delegates import Verdict, assess
 from vit_export.inspection.findings import NO_LABELS, NO_NORMALIZATION, Finding
@@ -21,7 +20,9 @@ from vit_export.inspection.onnx_graph import read_onnx_graphs
 from vit_export.inspection.operators import Graph
 from vit_export.inspection.tflite_graph import outside_buffers, read_tflite_graphs
 from vit_export.model.artifact import TensorSpec
-from vit_export.model.saved_model import INPUT_NAME, ModelRecord, read_record
+from vit_export.model.record import ModelRecord, read_record
+from vit_export.model.saved_model import INPUT_NAME
+from vit_export.report.content import recorded
 
 _FIRST = 3  # labels that are shown
 _LONG = 200  # characters of a metadata text that are shown

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from vit_export.base.errors import InputError
+from vit_export.base.signal import json_ready
 from vit_export.int8.mixing import Mixes
 from vit_export.int8.modes import Modes, static
 from vit_export.int8.price import price, total
@@ -20,7 +21,6 @@ from vit_export.int8.sensitivity import Component, Option, Progress, Sensitivity
 from vit_export.int8.tune import Tuning
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.spec import ViTSpec
-from vit_export.verify.metrics import json_ready
 
 MOST_ROUNDS = 6
 """Files that are written and measured, the first with everything static."""

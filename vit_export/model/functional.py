@@ -7,9 +7,9 @@ import keras
 import numpy as np
 
 from vit_export.base.errors import InputError
+from vit_export.base.signal import softmax
 from vit_export.model.keras_model import VisionTransformer, reference_model
 from vit_export.model.saved_model import ModelParameters, require_finite
-from vit_export.verify.metrics import softmax
 
 TOLERANCE = 1e-4
 """Largest difference, of the range of the outputs, at which the rebuilt model is the functional one."""

@@ -5,8 +5,6 @@ left to do is affine per channel and the patch embedding, a matrix product witho
 (`rewrites.FoldedInput`).
 """
 
-import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +13,7 @@ import numpy.typing as npt
 
 from vit_export.base.errors import InputError
 from vit_export.model.artifact import InputKind, Precision
-from vit_export.model.preprocessing import Preprocessing, load_image, normalize, resize_and_crop
+from vit_export.model.preprocessing import Preprocessing, normalize
 
 Three = tuple[float, float, float]
 """One number each for red, green and blue."""
@@ -105,19 +103,3 @@ def feed(pixels: npt.NDArray[np.uint8], name: str, preprocessing: Preprocessing)
         return normalize(pixels, preprocessing)
     # There are 256 values: each is rounded to float32 once.
     return (np.arange(256) * kind.per_pixel).astype(np.float32)[pixels]
-
-
-def load_pixels(paths: Iterable[str | os.PathLike[str]], preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
-    """The image files `paths` brought to the model's size, in their order: uint8 [n, image_size, image_size, 3].
-
-    `feed` makes any file's input of them; no paths give n = 0.
-
-    Raises:
-        InputError: a file cannot be read (`load_image`) or resized (`resize_and_crop`).
-    """
-    files = list(paths)
-    size = preprocessing.image_size
-    found = np.empty((len(files), size, size, 3), np.uint8)
-    for row, path in zip(found, files, strict=True):
-        row[:] = resize_and_crop(load_image(path), preprocessing)
-    return found

@@ -5,10 +5,7 @@ pre-LayerNorm encoder, final LayerNorm, linear classifier on the class token.
 """
 
 import os
-import warnings
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 # Keras reads its backend once, at import; the exporter needs TensorFlow's, whatever the user's keras.json says.
@@ -17,12 +14,10 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 import keras
 from keras import layers, ops
 
-from vit_export.base.errors import InputError
 from vit_export.model.parameters import layer_name
 from vit_export.model.preprocessing import Preprocessing
-from vit_export.model.saved_model import ModelRecord, assign_parameters
+from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
-from vit_export.model.variants import VARIANTS, get_variant
 
 _PACKAGE = "vit_export"
 
@@ -326,80 +321,6 @@ class VisionTransformer(keras.Model):
         if config.get("record") is not None:
             config["record"] = ModelRecord.from_dict(config["record"])
         return cls(**config)
-
-
-def create_vit(
-    variant: str,
-    image_size: int | None = None,
-    num_classes: int | None = None,
-    include_top: bool = True,
-    weights: "str | Path | None" = None,
-    *,
-    layer_norm_epsilon: float | None = None,
-    gelu: str | None = None,
-    dropout: float = 0.0,
-    seed: int | None = None,
-    **kwargs: Any,
-) -> VisionTransformer:
-    """Build `variant`, with random weights or those of a checkpoint.
-
-    Args:
-        variant: a name of `vit_export.model.variants.VARIANTS`, such as 'vit_b16'.
-        image_size: pixels along one side, a multiple of the patch size; 224, or the checkpoint's, by default. Another
-            size than the checkpoint's resamples its position embedding.
-        num_classes: length of the logits; 1000, or the checkpoint's, by default. Another number than the checkpoint's
-            gives a new classifier.
-        include_top: with a classifier (logits), or without (the token sequence).
-        weights: where a checkpoint is, as in `vit-export --weights` (see `weights.open.open_checkpoint`).
-        layer_norm_epsilon: epsilon of every LayerNorm; 1e-6, or the checkpoint's, by default.
-        gelu: 'erf' (exact) or 'tanh' (the approximation in Google's JAX code); 'erf', or the checkpoint's, by default.
-        dropout: rate after embeddings, attention and MLP, in training only.
-        seed: makes the random weights reproducible; this seeds Python, NumPy and TensorFlow.
-        **kwargs: passed on to `keras.Model` (name, dtype).
-
-    Raises:
-        InputError: unknown variant, a size no model can have, or a checkpoint that cannot be loaded or is of another
-            variant, epsilon or GELU.
-    """
-    asked = {"image_size": image_size, "layer_norm_epsilon": layer_norm_epsilon, "gelu": gelu}
-    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    if weights is None:
-        given["num_classes"] = (1000 if num_classes is None else num_classes) if include_top else None
-        spec = ViTSpec.of(variant, **given)
-        return build_model(spec, dropout=dropout, seed=seed, **kwargs)
-    from vit_export.weights.open import open_checkpoint
-
-    checkpoint = open_checkpoint(weights, variant=get_variant(variant))
-    known = checkpoint.spec
-    classes = num_classes if num_classes is not None else known.num_classes
-    if include_top and classes is None:
-        raise InputError(f"{weights} has no classifier: give num_classes for a new one, or include_top=False.")
-    if not include_top or classes is None:
-        given |= {"num_classes": None, "pre_logits_size": None}
-    else:
-        wanted = checkpoint.spec_for(classes)
-        given |= {"num_classes": wanted.num_classes, "pre_logits_size": wanted.pre_logits_size}
-    checkpoint = checkpoint.adapted(known.with_(**given), seed=seed or 0)
-    for text in checkpoint.notes:
-        warnings.warn(text, stacklevel=2)
-    model = build_model(checkpoint.spec, dropout=dropout, seed=seed, record=checkpoint.record, **kwargs)
-    assign_parameters(model, checkpoint.read)
-    return model
-
-
-def _factory(variant: str) -> Callable[..., VisionTransformer]:
-    def create(*arguments: Any, **options: Any) -> VisionTransformer:
-        return create_vit(variant, *arguments, **options)
-
-    create.__name__ = create.__qualname__ = f"create_{variant}"
-    create.__doc__ = f"Build {variant}: `create_vit('{variant}', …)` with its other arguments."
-    return create
-
-
-FACTORIES = {f"create_{variant}": _factory(variant) for variant in VARIANTS}
-"""A factory for each variant: create_vit_s16(…) and so on."""
-
-globals().update(FACTORIES)
 
 
 def build_model(spec: ViTSpec, *, seed: int | None = None, **kwargs: Any) -> VisionTransformer:

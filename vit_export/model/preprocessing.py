@@ -1,20 +1,11 @@
-"""From an image file to the tensor a Vision Transformer reads: the only such function of this package.
-
-Calibration, verification and the metadata of an exported file all take their numbers from here, so a model is
-calibrated on what it is verified on and on what an app has to feed it.
-"""
+"""What a model takes: how an RGB image of any size is resized, cropped and normalized (`images.read` does it)."""
 
 import math
-import os
-import warnings
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image
 
 from vit_export.base.errors import InputError
 from vit_export.model.spec import MAX_IMAGE_SIZE
@@ -22,35 +13,8 @@ from vit_export.model.spec import MAX_IMAGE_SIZE
 Resize = Literal["squash", "shortest"]
 Interpolation = Literal["bilinear", "bicubic"]
 
-MAX_PIXELS = 178_956_970
-"""Largest image that is decoded: half a GiB as RGB, where Pillow too suspects a decompression bomb."""
 
 MIN_CROP_FRACTION = 0.1
-
-# Pillow knows some forty formats, several of which start other programs or are long unmaintained.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-_FORMATS_TEXT = "JPEG, PNG, WebP or BMP"
-
-_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-
-_UPRIGHT = {  # EXIF orientation -> the operation that turns the stored pixels upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-class UnreadableImage(InputError):
-    """An image file that cannot be read; `path` names it and `reason` says why in a few words."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"Cannot read the image {path}: {reason}; replace the file or leave it out.")
-        self.path = path
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -125,140 +89,12 @@ class Preprocessing:
         return cls(**values)
 
 
-def load_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
-    """Read a JPEG, PNG, WebP or BMP file as people see it: uint8 [height, width, 3], RGB.
-
-    The EXIF orientation is applied. Grey, palette and CMYK become RGB; transparency is laid over white, the usual
-    page behind a cut-out (what lies under transparent pixels is arbitrary); 16 bits per channel are reduced to their
-    high byte. Of an animation the first picture is taken. Colour profiles are ignored, as training pipelines do.
-
-    Raises:
-        UnreadableImage: (an InputError) missing, not a file, of another format, damaged, truncated, or larger than
-            `MAX_PIXELS`.
-
-    """
-    name = os.fspath(path)
-    if not Path(path).exists():
-        raise UnreadableImage(name, "there is no such file")
-    if not Path(path).is_file():  # a pipe would block for ever
-        raise UnreadableImage(name, "it is not a regular file")
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of large photographs and of damaged EXIF blocks, which are no fault here.
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=_FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise Image.DecompressionBombError
-                image.load()
-                upright = _UPRIGHT.get(_orientation(image))
-                rgb = _to_rgb(image)
-                return np.array(rgb if upright is None else rgb.transpose(upright))
-    except Image.DecompressionBombError as error:
-        raise UnreadableImage(name, f"it has more than {MAX_PIXELS // 10**6} million pixels") from error
-    except Image.UnidentifiedImageError as error:
-        empty = Path(path).stat().st_size == 0
-        raise UnreadableImage(name, "it is empty" if empty else f"it is no {_FORMATS_TEXT} file") from error
-    except PermissionError as error:
-        raise UnreadableImage(name, "permission was denied") from error
-    except Exception as error:
-        # Decoders meet hostile bytes here and raise whatever they stumble over: OSError, SyntaxError, struct.error...
-        raise UnreadableImage(name, f"it is damaged or truncated ({_one_line(error)})") from error
-
-
-def resize_and_crop(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
-    """Bring `image`, uint8 [height, width, 3], to the model's size: uint8 [image_size, image_size, 3].
-
-    Pillow's resampling: antialiased when it shrinks, rounded to whole pixel values. Sizes and offsets of "shortest"
-    are torchvision's: the longer side is rounded down, the crop starts at round((side - image_size) / 2).
-
-    Raises:
-        InputError: another dtype or shape, or an image so elongated that resizing would need `MAX_PIXELS`.
-
-    """
-    pixels = np.asarray(image)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
-        raise InputError(
-            f"An image is {pixels.dtype} {list(pixels.shape)}, expected uint8 [height, width, 3] in RGB order: "
-            "use load_image, or convert it first."
-        )
-    size = preprocessing.image_size
-    resampling = _RESAMPLING[preprocessing.interpolation]
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    if preprocessing.resize == "squash":
-        return np.array(picture.resize((size, size), resampling))
-
-    width, height = picture.size
-    short_side = preprocessing.resized_side
-    long_side = short_side * max(width, height) // min(width, height)
-    if short_side * long_side > MAX_PIXELS:
-        raise InputError(
-            f"An image of {width} x {height} pixels is too elongated to bring its shortest side to {short_side}: "
-            "crop it, or leave it out."
-        )
-    new_size = (short_side, long_side) if width <= height else (long_side, short_side)
-    left, top = (round((side - size) / 2) for side in new_size)
-    resized = picture.resize(new_size, resampling)
-    return np.array(resized.crop((left, top, left + size, top + size)))
-
-
 def normalize(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
     """Compute `(pixel / 255 - mean) / std` per channel of uint8 [..., 3], as float32 of the same shape."""
     # A channel has 256 possible values: computed once in float64, each result is the correctly rounded float32.
     scale = np.arange(256, dtype=np.float64)[:, None] / 255
     table = ((scale - np.array(preprocessing.mean)) / np.array(preprocessing.std)).astype(np.float32)
     return table[pixels, np.arange(3)]
-
-
-def prepare(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
-    """Make the model's input of `image`, uint8 [height, width, 3]: float32 [image_size, image_size, 3].
-
-    Raises:
-        InputError: see `resize_and_crop`.
-
-    """
-    return normalize(resize_and_crop(image, preprocessing), preprocessing)
-
-
-def load_batch(paths: Iterable[str | os.PathLike[str]], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
-    """Make the model's input of the image files `paths`, in their order: float32 [n, image_size, image_size, 3].
-
-    The whole batch is held in memory (0.6 MB an image at 224); no paths give n = 0.
-
-    Raises:
-        InputError: a file cannot be read (`load_image`) or resized (`resize_and_crop`).
-
-    """
-    files = list(paths)
-    size = preprocessing.image_size
-    batch = np.empty((len(files), size, size, 3), np.float32)
-    for row, path in zip(batch, files, strict=True):
-        row[:] = prepare(load_image(path), preprocessing)
-    return batch
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 when the image says nothing that can be understood."""
-    try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # a damaged EXIF block says nothing, and the pixels are still good: viewers ignore it too
-        return 1
-    return value if isinstance(value, int) else 1
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a decoded image of any Pillow mode to RGB, transparency over white."""
-    if image.mode.startswith("I"):
-        # Pillow's own conversion clips 16-bit grey at 255. The high byte is what it keeps of 16-bit colour.
-        values = np.asarray(image)
-        grey = (np.clip(values, 0, 65535) >> 8).astype(np.uint8)
-        transparent = image.info.get("transparency")
-        if isinstance(transparent, int):
-            grey = np.where(values == transparent, np.uint8(255), grey)
-        return Image.fromarray(grey).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
 
 
 def _is_number(value: Any) -> bool:
@@ -281,8 +117,3 @@ def _three(name: str, values: Any, *, lowest_is_allowed: bool) -> tuple[float, f
 def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise InputError(f"{name} is {value!r}, expected {' or '.join(repr(c) for c in choices)}.")
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()).rstrip(".")
-    return text[:120] or type(error).__name__

@@ -6,105 +6,24 @@ names, and `assets.extra/vit_export.json`, the record that says what model it is
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vit_export.base.errors import InputError
-from vit_export.base.files import digest_of_folder, input_errors, publish_folder, size_of_folder
+from vit_export.base.errors import InputError, first_line
+from vit_export.base.files import digest_of_folder, publish_folder, size_of_folder
 from vit_export.base.versions import versions
 from vit_export.model.artifact import Artifact, TensorSpec
 from vit_export.model.parameters import fingerprint_of, parameter_specs
-from vit_export.model.preprocessing import Preprocessing
+from vit_export.model.record import AGAIN, RECORD_FILE, ModelRecord, read_record
 from vit_export.model.spec import ViTSpec
-from vit_export.weights.positions import Rule
 
 if TYPE_CHECKING:
     from vit_export.model.keras_model import VisionTransformer
 
-RECORD_FILE = "assets.extra/vit_export.json"
-RECORD_VERSION = 1
 INPUT_NAME = "images"
-
-_AGAIN = "export the model again"
-
-DEFAULT_POSITIONS: Rule = "bicubic_antialiased"
-"""How position embeddings trained here are resampled: antialiased, so that a smaller grid loses no patch."""
-
-
-@dataclass(frozen=True)
-class ModelRecord:
-    """What a SavedModel is: the model's spec, the pixels it takes, where its weights come from.
-
-    `labels` are the names of the classes in their order, None where nobody said; `positions` is the rule by which the
-    position embedding is to be resampled for another image size; `fingerprint` (`parameters.fingerprint_of`) tells the
-    very weights, None until they are written.
-    """
-
-    spec: ViTSpec
-    preprocessing: Preprocessing
-    weights: dict[str, Any] = field(default_factory=dict)
-    labels: tuple[str, ...] | None = None
-    positions: Rule = DEFAULT_POSITIONS
-    fingerprint: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return {
-            "record_version": RECORD_VERSION,
-            "spec": self.spec.to_dict(),
-            "preprocessing": self.preprocessing.to_dict(),
-            "weights": dict(self.weights),
-            "labels": None if self.labels is None else list(self.labels),
-            "positions": self.positions,
-            "fingerprint": self.fingerprint,
-        }
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "ModelRecord":
-        """The inverse of `to_dict`.
-
-        Raises:
-            InputError: another version, or a field of another type or with a value that no model has.
-        """
-        if not isinstance(values, dict):
-            raise InputError(f"The model record is a {type(values).__name__}, expected an object: {_AGAIN}.")
-        if values.get("record_version") != RECORD_VERSION:
-            raise InputError(
-                f"The model record has version {values.get('record_version')!r}, expected {RECORD_VERSION}: "
-                "export the model again with this release."
-            )
-        for name in ("spec", "preprocessing", "weights"):
-            if not isinstance(values.get(name), dict):
-                given = f"is a {type(values[name]).__name__}" if name in values else "is missing"
-                raise InputError(f"{name} {given} in the model record, expected an object: {_AGAIN}.")
-        labels, weights = values.get("labels"), dict(values["weights"])
-        if labels is not None and not (isinstance(labels, list) and all(isinstance(n, str) for n in labels)):
-            raise InputError(f"labels in the model record are no list of names: {_AGAIN}.")
-        if not isinstance(weights.get("trained", False), bool):
-            raise InputError(f"trained is {weights['trained']!r} in the record, expected true or false: {_AGAIN}.")
-        positions = values.get("positions", DEFAULT_POSITIONS)
-        if positions not in get_args(Rule):
-            rules = ", ".join(get_args(Rule))
-            raise InputError(f"positions is {positions!r} in the record, expected one of {rules}: {_AGAIN}.")
-        fingerprint = values.get("fingerprint")
-        if fingerprint is not None and not isinstance(fingerprint, str):
-            raise InputError(f"fingerprint is {fingerprint!r} in the record, expected text: {_AGAIN}.")
-        return cls(
-            ViTSpec.from_dict(values["spec"]),
-            Preprocessing.from_dict(values["preprocessing"]),
-            weights,
-            None if labels is None else tuple(labels),
-            positions,
-            fingerprint,
-        )
-
-    @property
-    def trained(self) -> bool:
-        """Whether the weights were learnt (agreement of classes means little when they were not)."""
-        return bool(self.weights.get("trained", False))
 
 
 def write_saved_model(
@@ -162,33 +81,6 @@ def write_saved_model(
 
     publish_folder(path, write, overwrite=overwrite)
     return describe_saved_model(path)
-
-
-def read_record(path: str | Path) -> ModelRecord:
-    """The record of a SavedModel that this package wrote.
-
-    Raises:
-        InputError: no such folder, not a SavedModel, or one without (or with a broken) record.
-    """
-    path = Path(path)
-    record_file = path / RECORD_FILE
-    with input_errors(path):
-        if not path.is_dir():
-            raise InputError(f"No SavedModel folder at {path}: give the folder that contains saved_model.pb.")
-        if not (path / "saved_model.pb").is_file():
-            raise InputError(f"{path} is not a SavedModel: it has no saved_model.pb.")
-        if not record_file.is_file():
-            raise InputError(
-                f"{path} was not written by vit-export (no {RECORD_FILE}): build the model with create_vit and export "
-                "that."
-            )
-        content = record_file.read_bytes()
-    try:
-        return ModelRecord.from_dict(json.loads(content.decode("utf-8")))
-    except InputError as error:
-        raise InputError(f"{record_file} cannot be used: {error}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{record_file} is damaged ({_first_line(error)}): {_AGAIN}.") from error
 
 
 def describe_saved_model(path: Path) -> Artifact:
@@ -304,12 +196,8 @@ def assign_parameters(
             progress(done, len(parameters))
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(f"The weights of {path} cannot be read ({_first_line(error)}): {_AGAIN}.")
+    return InputError(f"The weights of {path} cannot be read ({first_line(error)}): {AGAIN}.")
 
 
 def _mismatch(path: Path, wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> str:

@@ -15,7 +15,7 @@ from vit_export.deployment.rewrites import FoldedInput, Rounding, plain_paramete
 from vit_export.model.artifact import Artifact, InputKind, Precision, TensorSpec
 from vit_export.model.input_kinds import kind_of, left_to_do, notes_on
 from vit_export.model.parameters import ParameterSource
-from vit_export.model.saved_model import ModelRecord
+from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.onnx.fusion import ATTENTION, fuse
 from vit_export.onnx.half import NOTE, to_float16

@@ -9,7 +9,7 @@ from vit_export.base.files import refuse_existing
 from vit_export.int8.tune import Tuning
 from vit_export.model.artifact import Artifact, InputKind
 from vit_export.model.parameters import ParameterSource
-from vit_export.model.saved_model import ModelRecord
+from vit_export.model.record import ModelRecord
 from vit_export.onnx.calibration import calibrate
 from vit_export.onnx.convert import write_onnx
 

@@ -7,8 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from vit_export.base.numbers import MEGABYTE, NONE, conditions, figure
-from vit_export.verify.metrics import Accuracy
-from vit_export.verify.verdict import FileResult, Verification
+from vit_export.verification.metrics import Accuracy
+from vit_export.verification.verdict import FileResult, Verification
 
 
 def render_table(verification: Verification, console: Console) -> None:

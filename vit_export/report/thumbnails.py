@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from vit_export.base.errors import InputError
-from vit_export.model.preprocessing import load_image
+from vit_export.images.read import load_image
 
 SIDE = 160
 """Pixels of a thumbnail's longer side: 80 on the page, sharp on screens of twice the density."""

@@ -13,11 +13,10 @@ from vit_export.artifacts.identify import format_of
 from vit_export.artifacts.read import artifact_of
 from vit_export.base.errors import InputError
 from vit_export.base.files import input_errors, shortened, size_of_folder
-from vit_export.cli.bench import TIME_LIMIT
-from vit_export.export.plan import MAX_THREADS
+from vit_export.base.machine import machine
 from vit_export.model.artifact import Format, Precision, TensorSpec
-from vit_export.model.saved_model import read_record
-from vit_export.report.content import machine
+from vit_export.model.names import MAX_THREADS, TIME_LIMIT
+from vit_export.model.record import read_record
 from vit_export.runtimes.process import Memory, RunnerProcess
 from vit_export.runtimes.runner import RunnerError, takes_pixels
 from vit_export.runtimes.timing.latency import Latency, Measurement, Plan, Subject, measure, plan_of
@@ -25,7 +24,7 @@ from vit_export.runtimes.timing.noise import Noise
 from vit_export.runtimes.timing.ranking import Rank, ranks, warnings_of
 
 if TYPE_CHECKING:
-    from vit_export.export.pipeline import Reporter
+    from vit_export.base.reporting import Reporter
 
 SCHEMA_VERSION = 1
 SUFFIXES = (".tflite", ".onnx")
@@ -118,7 +117,7 @@ def bench(
     Raises:
         InputError: nothing to measure, a path that is no such file, or a value out of range.
     """
-    from vit_export.export.pipeline import Silent
+    from vit_export.base.reporting import Silent
 
     _require("threads", threads, 1, MAX_THREADS)
     _require("seed", seed, 0, MAX_SEED)

@@ -24,8 +24,9 @@ from typing import IO, Any, Self
 
 import numpy as np
 
+from vit_export.base.errors import first_line
 from vit_export.model.artifact import Format, TensorSpec
-from vit_export.runtimes.runner import RUNNERS, Runner, RunnerError, first_line, open_runner, require
+from vit_export.runtimes.runner import RUNNERS, Runner, RunnerError, open_runner, require
 
 _LENGTH = struct.Struct("<Q")
 _SERVE = "from vit_export.runtimes.process import serve; serve()"

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vit_export.artifacts.layout import layout_of, open_or_size
-from vit_export.base.errors import VerificationFailed
+from vit_export.base.errors import VerificationFailed, first_line
 from vit_export.model.artifact import Format, TensorSpec
 
 SIGNATURE = "serving_default"
@@ -318,12 +318,6 @@ def require(path: Path) -> None:
     """Raise RunnerError unless something exists at `path`."""
     if not path.exists():
         raise RunnerError(f"{path.name} does not exist.")
-
-
-def first_line(error: BaseException, limit: int = 300) -> str:
-    """The first line of an error's text (its class when it has none), at most `limit` characters."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:limit]
 
 
 def _limit_tensorflow(threads: int) -> None:

@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 
 from vit_export.base.quiet import quiet
+from vit_export.base.signal import overall_sqnr_db
 from vit_export.int8 import sensitivity, tune
 from vit_export.int8.modes import Modes, static
 from vit_export.int8.search import Budget, Choice, Measured, search
 from vit_export.int8.tune import Tuning
 from vit_export.model.artifact import InputKind
 from vit_export.model.parameters import ParameterSource
-from vit_export.model.saved_model import ModelRecord
+from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.runtimes.runner import open_runner
 from vit_export.tflite.convert import write_tflite
 from vit_export.tflite.int8 import Recipe, write_int8_tflite
 from vit_export.tflite.quantize import Progress
-from vit_export.verify.metrics import overall_sqnr_db
 
 MOST_JUDGED, FEWEST_JUDGED, MACS = 64, 4, 3e11
 """Images that a file is measured on: as many as `MACS` multiply-accumulates pay for, within these bounds."""

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from vit_export.artifacts.flatbuffer import MappedModel, Payload, schema
 from vit_export.base.errors import StructureError
-from vit_export.tflite.writer import MappedModel, Payload, schema
 
 KERNEL, BIAS = b"patch_embedding/kernel", b"patch_embedding/bias"
 

@@ -5,18 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from vit_export.artifacts.flatbuffer import MappedModel, Payload, schema
 from vit_export.base.files import digest_of_file
 from vit_export.base.versions import versions
 from vit_export.deployment.rewrites import FoldedInput, folded_parameters, through_float16
 from vit_export.model.artifact import Artifact, InputKind, Precision, TensorSpec
 from vit_export.model.input_kinds import kind_of, notes_on
 from vit_export.model.parameters import ParameterSource
-from vit_export.model.saved_model import ModelRecord
+from vit_export.model.record import ModelRecord
 from vit_export.tflite.half import halve_kernels
 from vit_export.tflite.metadata import set_tflite_metadata
 from vit_export.tflite.operator_versions import set_versions
 from vit_export.tflite.structure import convert_structure, get_metadata, set_metadata
-from vit_export.tflite.writer import MappedModel, Payload, fit_inline, schema, write_model
+from vit_export.tflite.writer import fit_inline, write_model
 
 
 def write_tflite(

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from vit_export.artifacts.flatbuffer import Payload, operator_kinds, schema
 from vit_export.deployment.rewrites import rounded_to_float16
-from vit_export.tflite.writer import Payload, operator_kinds, schema
 
 
 def halve_kernels(model: Any, payloads: dict[int, Payload]) -> None:

@@ -11,7 +11,7 @@ from vit_export.int8.modes import Modes, static
 from vit_export.int8.tune import Tuning, images_wanted, tune
 from vit_export.model.artifact import Artifact, InputKind
 from vit_export.model.parameters import ParameterSource
-from vit_export.model.saved_model import ModelRecord
+from vit_export.model.record import ModelRecord
 from vit_export.tflite.convert import write_tflite
 from vit_export.tflite.quantize import Progress, Ranges, calibrate, modes_of, rules_of, write_int8
 

@@ -11,12 +11,12 @@ import numpy as np
 
 from vit_export.artifacts import tflite_metadata as fields
 from vit_export.artifacts.description import facts_for_people
+from vit_export.artifacts.flatbuffer import Payload, schema
 from vit_export.deployment.graph import INPUT_NAME
 from vit_export.model.artifact import InputKind
 from vit_export.model.input_kinds import left_to_do
-from vit_export.model.saved_model import ModelRecord
+from vit_export.model.record import ModelRecord
 from vit_export.tflite.structure import metadata_buffer
-from vit_export.tflite.writer import Payload, schema
 
 LABELS_FILE = "labels.txt"
 

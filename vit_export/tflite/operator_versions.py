@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from vit_export.artifacts.flatbuffer import operator_kinds, schema
 from vit_export.artifacts.runtime_versions import MIN_RUNTIME, runtime_of
 from vit_export.tflite.structure import metadata_buffer
-from vit_export.tflite.writer import operator_kinds, schema
 
 _RUNTIME_BYTES = 16  # as TensorFlow writes it, padded with zeros
 

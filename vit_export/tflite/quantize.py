@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vit_export.artifacts.flatbuffer import MappedModel
 from vit_export.base.errors import InputError
 from vit_export.base.machine import usable_cores
 from vit_export.base.quiet import quiet
@@ -21,11 +22,11 @@ from vit_export.int8.modes import SCHEMES, Modes
 from vit_export.int8.simulate import Clips
 from vit_export.model.artifact import Artifact
 from vit_export.model.input_kinds import affine, kind_of
-from vit_export.model.saved_model import ModelRecord
+from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.tflite.bias import correct_patch_bias
 from vit_export.tflite.convert import describe_inside, describe_tflite, input_kind
-from vit_export.tflite.writer import MappedModel, write_model
+from vit_export.tflite.writer import write_model
 
 Ranges = dict[str, tuple[float, float]]
 """Tensor name -> smallest and largest value over the representative dataset."""

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from vit_export.artifacts.flatbuffer import Payload, operator_kinds, schema, unpack
 from vit_export.base.errors import StructureError
 from vit_export.base.quiet import quiet
 from vit_export.deployment.graph import INPUT_NAME, TFLITE, parameter_name, trace
 from vit_export.deployment.rewrites import DeploymentParameters, Shapes, placeholders
 from vit_export.model.spec import ViTSpec
-from vit_export.tflite.writer import Payload, operator_kinds, schema, unpack
 
 SIGNATURE = "serving_default"
 METADATA_NAME = b"vit_export"
@@ -217,7 +217,7 @@ def metadata_buffer(model: Any, name: bytes) -> int:
 
 def get_metadata(path: Path) -> str | None:
     """The JSON that `set_metadata` stored in the file at `path`, or None."""
-    from vit_export.tflite.writer import MappedModel
+    from vit_export.artifacts.flatbuffer import MappedModel
 
     mapped = MappedModel(path)
     for entry in mapped.model.metadata or []:

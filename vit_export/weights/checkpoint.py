@@ -11,9 +11,9 @@ from vit_export.base.errors import InputError
 from vit_export.model.labels import check_labels
 from vit_export.model.parameters import ParameterSource, parameter_specs
 from vit_export.model.preprocessing import Preprocessing
-from vit_export.model.saved_model import ModelRecord
+from vit_export.model.record import ModelRecord, Rule
 from vit_export.model.spec import ViTSpec
-from vit_export.weights.positions import Rule, resample
+from vit_export.weights.positions import resample
 from vit_export.weights.provenance import Digests
 
 if TYPE_CHECKING:

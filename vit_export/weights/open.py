@@ -15,6 +15,7 @@ from typing import Any
 from vit_export.base.errors import InputError
 from vit_export.model.labels import check_labels, labels_from_id2label, read_labels
 from vit_export.model.preprocessing import Preprocessing
+from vit_export.model.record import Rule
 from vit_export.model.saved_model import SavedModelParameters
 from vit_export.model.variants import Variant, get_variant
 from vit_export.weights.checkpoint import OTHER_LABELS, Checkpoint, checkpoint_of
@@ -25,7 +26,6 @@ from vit_export.weights.containers.tensors import TensorFile
 from vit_export.weights.layouts import google, huggingface, keras_file, timm, torchvision
 from vit_export.weights.layouts.mapping import Layout, MappedParameters
 from vit_export.weights.layouts.sizes import Hints, require_variant
-from vit_export.weights.positions import Rule
 from vit_export.weights.provenance import digests_of
 from vit_export.weights.remote.fetch import fetch, is_remote
 

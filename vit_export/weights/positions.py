@@ -5,15 +5,14 @@ falls outside the grid is given to the nearest patch at the edge, or dropped and
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from vit_export.base.errors import InputError, nearest
+from vit_export.model.record import Rule
 from vit_export.model.spec import MAX_IMAGE_SIZE
-
-Rule = Literal["bilinear_aligned", "bicubic_antialiased", "bicubic", "bicubic_aligned"]
 
 _Weights = npt.NDArray[np.float64]
 

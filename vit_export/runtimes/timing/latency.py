@@ -4,16 +4,14 @@ A machine that heats up, slows down or does something else meanwhile then does s
 is known is said beside it, and whether the files can be ranked at all (`ranking`).
 """
 
-import platform
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vit_export.base.machine import usable_cores
+from vit_export.base.machine import Cpu, cpu
 from vit_export.runtimes.process import RunnerProcess
 from vit_export.runtimes.runner import RunnerError
 from vit_export.runtimes.timing.noise import Noise, Watch
@@ -29,9 +27,6 @@ PATIENCE = 4.0
 machine."""
 SAMPLES = 400
 """Recorded calls that are kept of each file."""
-
-FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
-"""Flags of /proc/cpuinfo that decide how fast float and int8 matrices multiply (x86, then arm64)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,33 +102,6 @@ class Measurement:
     path: str = ""
     noise: Noise | None = None
     turns: Mapping[str, Sequence[float]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Cpu:
-    """The processor latencies were measured on; `cores` is what this process may use."""
-
-    model: str
-    features: tuple[str, ...]
-    cores: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return {"model": self.model, "features": list(self.features), "cores": self.cores}
-
-
-def cpu() -> Cpu:
-    """The processor of this machine: model and FEATURES from /proc/cpuinfo where it exists, else what Python knows."""
-    rows: dict[str, str] = {}
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(errors="replace").splitlines():
-            key, colon, value = line.partition(":")
-            if colon:
-                rows.setdefault(key.strip(), value.strip())
-    flags = set(rows.get("flags", rows.get("Features", "")).split())
-    model = rows.get("model name") or rows.get("Hardware") or platform.processor() or platform.machine()
-    return Cpu(model, tuple(f for f in FEATURES if f in flags), usable_cores())
 
 
 def measure(

@@ -11,7 +11,7 @@ from typing import Any
 from vit_export.base.errors import InputError
 from vit_export.model.parameters import layer_name, parameter_specs
 from vit_export.model.preprocessing import Preprocessing
-from vit_export.model.saved_model import DEFAULT_POSITIONS, ModelRecord
+from vit_export.model.record import DEFAULT_POSITIONS, ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.weights.checkpoint import Checkpoint, checkpoint_of
 from vit_export.weights.containers.hdf5 import open_keras_archive, open_weights_h5

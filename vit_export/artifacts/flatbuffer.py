@@ -1,0 +1,90 @@
+"""Reading .tflite files without holding their weights.
+
+A model is a small object tree (`ModelT`) whose large buffers are `Payload`s: a size and a function that produces the
+bytes when they are written. Buffers are found inline as well as outside the flatbuffer (schema 3c: offset and size).
+"""
+
+import mmap
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vit_export.base.errors import InputError
+
+# Buffers at least this large are streamed; smaller ones (shapes, axes) stay in the structure.
+_STREAM_FROM = 1024
+_IDENTIFIER = b"TFL3"
+
+
+@dataclass(frozen=True)
+class Payload:
+    """The bytes of one buffer, produced when they are written."""
+
+    nbytes: int
+    read: Callable[[], np.ndarray]
+
+
+Payloads = Mapping[int, Payload]
+"""Buffer index -> its bytes."""
+
+
+def schema() -> Any:
+    """The generated flatbuffer classes (an adapter: they have moved between packages before)."""
+    from ai_edge_litert import schema_py_generated
+
+    return schema_py_generated
+
+
+def operator_names() -> dict[int, str]:
+    """BuiltinOperator code -> name."""
+    return {code: name for name, code in vars(schema().BuiltinOperator).items() if isinstance(code, int)}
+
+
+def operator_kinds(model: Any) -> list[str]:
+    """Name of each operator code of `model`, as `OperatorT.opcodeIndex` addresses them."""
+    names = operator_names()
+    # Codes above 127 are in the newer field alone, the others in either.
+    return [names[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in model.operatorCodes]
+
+
+def unpack(data: bytes | memoryview) -> Any:
+    """The object tree (`ModelT`) of a serialized model."""
+    return schema().ModelT.InitFromObj(schema().Model.GetRootAs(data, 0))
+
+
+class MappedModel:
+    """A .tflite file opened by memory map: `model` is its structure, `payloads` its large buffers, read when asked.
+
+    Buffers that a quantizer wrote outside the flatbuffer (offset and size) are found as well as inline ones.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with open(path, "rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be opened as a .tflite file ({error}).") from error
+        if self._map[4:8] != _IDENTIFIER:
+            raise InputError(f"{path} is not a .tflite file: it does not carry the identifier TFL3.")
+        self._view = memoryview(self._map)
+        self.model = unpack(self._view)
+        self.payloads = dict(self._payloads())
+
+    def _payloads(self) -> Iterator[tuple[int, Payload]]:
+        for index, buffer in enumerate(self.model.buffers):
+            if buffer.offset > 1 and buffer.size > 0:
+                data = np.frombuffer(self._view, np.uint8, buffer.size, buffer.offset)
+            elif buffer.data is not None and len(buffer.data) >= _STREAM_FROM:
+                data = np.asarray(buffer.data, np.uint8)
+            else:
+                continue
+            buffer.data, buffer.offset, buffer.size = None, 0, 0
+            yield index, Payload(data.nbytes, partial(_given, data))
+
+
+def _given(data: np.ndarray) -> np.ndarray:
+    return data

@@ -1,0 +1,125 @@
+"""What a bundle is made of: one file of ours, the record in it, and what a report beside it says of that very file."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vit_export.artifacts.read import artifact_of, read_facts
+from vit_export.base.errors import InputError
+from vit_export.base.files import input_errors, shortened
+from vit_export.deployment.graph import INPUT_NAME
+from vit_export.model.artifact import Artifact, TensorSpec
+from vit_export.model.record import ModelRecord
+from vit_export.report.content import earlier_reports
+from vit_export.report.view import File, Record, read_files
+
+_INPUTS = ("float32", "uint8", "int8")
+_OUTPUTS = ("float32", "int8")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A file to bundle. `schema` is as in FileFacts; `report` and `result` are empty where nobody verified it."""
+
+    artifact: Artifact
+    record: ModelRecord
+    schema: dict[str, int]
+    report: Record = field(default_factory=dict)
+    result: File | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self.artifact.path)
+
+    @property
+    def opset(self) -> int | None:
+        """That of an .onnx file."""
+        return self.schema.get("ai.onnx")
+
+    @property
+    def input(self) -> TensorSpec:
+        """The images it takes."""
+        return self.artifact.inputs[0]
+
+    @property
+    def output(self) -> TensorSpec:
+        """Its logits or features."""
+        return self.artifact.outputs[0]
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it gives logits; else features."""
+        return self.record.spec.num_classes is not None
+
+    @property
+    def model_name(self) -> str:
+        """The model's name in a bundle: always the same, so that nothing that a user typed is in code."""
+        return f"model.{self.artifact.format}"
+
+
+def subject_of(path: Path) -> Subject:
+    """The file at `path`, with its record and the newest verification of these very bytes beside it.
+
+    Raises:
+        InputError: it is no .tflite or .onnx file, not of vit-export, or of a form that bundled code does not feed
+            (a batch of several images, other numbers than float32, uint8 or int8).
+    """
+    facts = read_facts(path)
+    name = shortened(path.name)
+    if facts.record is None:
+        if facts.notes:  # it holds one, and there is a reason
+            raise InputError(facts.notes[-1])
+        raise InputError(
+            f"{name} holds no record of vit-export, which says what pixels it takes: expected a file that vit-export "
+            "wrote; export the model with it."
+        )
+    record = ModelRecord.from_dict(facts.record)
+    artifact = artifact_of(path)
+    _check(name, artifact, record)
+    report, result = _verified(path, artifact.sha256)
+    return Subject(artifact, record, facts.schema, report, result)
+
+
+def _check(name: str, artifact: Artifact, record: ModelRecord) -> None:
+    spec = record.spec
+    wanted = "features" if spec.num_classes is None else "logits"
+    if [entry.name for entry in artifact.inputs] != [INPUT_NAME] or [e.name for e in artifact.outputs] != [wanted]:
+        raise InputError(
+            f"{name} was changed since vit-export wrote it: expected the input {INPUT_NAME} and the output {wanted}; "
+            "export the model again."
+        )
+    image, output = artifact.inputs[0], artifact.outputs[0]
+    if image.shape and image.shape[0] != 1:
+        raise InputError(
+            f"{name} takes {image.shape[0] or 'any number of'} images at a time, the code of a bundle feeds one: "
+            "export with --batch 1."
+        )
+    size = spec.image_size
+    if image.shape != (1, size, size, 3) or output.shape != (1, spec.output_size):
+        raise InputError(
+            f"{name} does not have the shapes that its record says ({size} x {size} pixels in, {spec.output_size} "
+            "numbers out): export the model again."
+        )
+    for entry, known in ((image, _INPUTS), (output, _OUTPUTS)):
+        quantized = entry.dtype == "int8" and None in (entry.scale, entry.zero_point)
+        if entry.dtype not in known or quantized:
+            raise InputError(
+                f"{name}: {entry.name} is {entry.dtype}{' without a scale' if quantized else ''}, expected "
+                f"{', '.join(known)}: export the model again."
+            )
+    if record.preprocessing.image_size != size:
+        raise InputError(f"{name}: its preprocessing is for another size of image than it takes; export it again.")
+    if record.labels is not None and len(record.labels) != spec.num_classes:
+        raise InputError(f"{name} names {len(record.labels)} classes, it has {spec.num_classes or 0}: export it again.")
+
+
+def _verified(path: Path, digest: str) -> tuple[Record, File | None]:
+    """The newest report beside `path` that verified the file with this digest; nothing where there is none."""
+    with input_errors(path):
+        reports: list[dict[str, Any]] = earlier_reports(path.parent)
+    for report in reports:
+        for file in read_files(report)[1]:
+            if file.entry and file.artifact.get("sha256") == digest:
+                return report, file
+    return {}, None

@@ -1,0 +1,140 @@
+"""What one export will make: the request, checked before anything is built, and the files that follow from it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vit_export.base.errors import InputError, OutputError
+from vit_export.base.files import output_errors, refuse_existing
+from vit_export.model.artifact import Format, Precision
+from vit_export.model.names import (
+    INPUTS,
+    INT8_SCHEMES,
+    LABELS_NAME,
+    MAX_BATCH,
+    MAX_THREADS,
+    OPSETS,
+    PAGE_NAME,
+    REPORT_NAME,
+    SAVED_MODEL_NAME,
+    SEARCHED,
+)
+from vit_export.model.spec import ViTSpec
+from vit_export.pipeline.request import ExportRequest
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One file to make."""
+
+    path: Path
+    format: Format
+    precision: Precision
+    scheme: str | None = None
+
+
+def plan_files(
+    request: ExportRequest, spec: ViTSpec, saved_model: Path | None = None, *, labelled: bool = False
+) -> tuple[PlannedFile, ...]:
+    """The files that `request` asks for, converters' only (the SavedModel comes before them).
+
+    `saved_model` is the folder that holds these very weights already, if one does; `labelled` says that labels will be
+    written beside the files.
+
+    Raises:
+        InputError: a value no export can have, or an int8 scheme that a chosen format lacks.
+        OutputError: a file exists and may not be replaced, or the folder cannot be created.
+    """
+    _require("batch", request.batch, 1, MAX_BATCH)
+    _require("threads", request.threads, 1, MAX_THREADS)
+    _require("calibration_images", request.calibration_images, 1, 100_000)
+    _require("seed", request.seed, 0, 2**32 - 1)
+    if request.input not in INPUTS:
+        raise InputError(f"Unknown input {request.input!r}: choose one of {', '.join(INPUTS)}.")
+    _require_budget(request)
+    if request.held_out_images is not None:
+        _require("held_out_images", request.held_out_images, 1, 100_000)
+    if request.opset is not None:
+        _require("opset", request.opset, OPSETS[0], OPSETS[-1])
+    files = []
+    for file_format in (f for f in request.formats if f != "saved_model"):
+        for precision in request.precisions:
+            scheme = _scheme(request, file_format) if precision == "int8" else None
+            name = f"{spec.name}_{precision}"
+            if scheme is not None and scheme != INT8_SCHEMES[file_format][0]:
+                name += f"_{scheme}"
+            files.append(PlannedFile(request.output / f"{name}.{file_format}", file_format, precision, scheme))
+    _require_writable(request.output)
+    for file in files:
+        refuse_existing(file.path, overwrite=request.overwrite, folder=False)
+        if file.format == "onnx":  # above 2 GB the weights go beside it
+            data = file.path.with_name(f"{file.path.name}.data")
+            refuse_existing(data, overwrite=request.overwrite, folder=False)
+    if not reuses_saved_model(request, saved_model):
+        refuse_existing(request.output / SAVED_MODEL_NAME, overwrite=request.overwrite, folder=True)
+        if labelled:
+            refuse_existing(request.output / LABELS_NAME, overwrite=request.overwrite, folder=False)
+    for name in (REPORT_NAME, PAGE_NAME):
+        refuse_existing(request.output / name, overwrite=True, folder=False)
+    return tuple(files)
+
+
+def reuses_saved_model(request: ExportRequest, saved_model: Path | None) -> bool:
+    """Whether the folder `saved_model` is the one that this export would write."""
+    return saved_model is not None and saved_model.resolve() == (request.output / SAVED_MODEL_NAME).resolve()
+
+
+def require_outside(output: Path, saved_model: Path) -> None:
+    """Raise OutputError when `output` is the SavedModel that is read, or a folder in it."""
+    if output.resolve().is_relative_to(saved_model.resolve()):
+        raise OutputError(
+            f"{output} lies inside the SavedModel {saved_model} that is to be exported: choose another --output."
+        )
+
+
+def _scheme(request: ExportRequest, file_format: Format) -> str:
+    schemes = INT8_SCHEMES[file_format]
+    if request.int8_scheme is None:
+        return schemes[0]
+    if request.int8_scheme not in schemes:
+        raise InputError(
+            f"The int8 scheme '{request.int8_scheme}' does not exist for {file_format} ({' or '.join(schemes)} does): "
+            "export that format in a command of its own, or leave the scheme out."
+        )
+    return request.int8_scheme
+
+
+def _require_budget(request: ExportRequest) -> None:
+    for name, value, least, most in (
+        ("min_sqnr", request.min_sqnr, 0.0, 150.0),
+        ("min_agreement", request.min_agreement, 0.0, 1.0),
+    ):
+        if value is None:
+            continue
+        if request.int8_scheme != SEARCHED:
+            raise InputError(f"{name} is the budget of the int8 scheme '{SEARCHED}': ask for that, or leave it out.")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            raise InputError(f"{name} is {value!r}, expected a number from {least:g} to {most:g}.")
+
+
+def _require(name: str, value: int, least: int, most: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise InputError(f"{name} is {value!r}, expected a whole number from {least} to {most}.")
+
+
+def _require_writable(folder: Path) -> None:
+    """Find out before minutes of work, not after, that nothing can be written."""
+    existing = folder.absolute()
+    with output_errors(folder):
+        while not existing.exists():
+            existing = existing.parent
+    if not existing.is_dir():
+        raise OutputError(
+            f"{folder} cannot be written: {existing} is a file, expected a folder; choose another --output."
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder} cannot be written (permission denied): choose another folder with --output.")

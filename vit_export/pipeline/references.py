@@ -1,0 +1,154 @@
+"""What `vit-export verify` is pointed at, made into what can be compared: files into Artifacts, a reference built."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vit_export.artifacts.read import artifact_of, read_facts
+from vit_export.base.errors import InputError
+from vit_export.model.artifact import Artifact, InputKind, Precision
+from vit_export.model.names import SAVED_MODEL_NAME
+from vit_export.model.record import read_record
+from vit_export.model.saved_model import write_saved_model
+from vit_export.report.content import recorded
+
+if TYPE_CHECKING:
+    from vit_export.base.reporting import Reporter
+    from vit_export.model.spec import ViTSpec
+    from vit_export.weights.checkpoint import Checkpoint
+
+
+def artifact_at(
+    path: Path, *, precision: Precision | None = None, scheme: str | None = None, input: InputKind | None = None
+) -> Artifact:
+    """The Artifact of the model file `path`: as its export recorded it beside it, else as the file says itself.
+
+    `precision`, `scheme` and `input` are what the user says of it.
+
+    Raises:
+        InputError: the file is no model of a known format.
+    """
+    artifact = recorded(path) or artifact_of(path)
+    if precision is not None:
+        artifact = replace(artifact, precision=precision)
+    if scheme is not None:
+        artifact = replace(artifact, scheme=scheme)
+    if input is not None:
+        inputs = tuple(replace(entry, values=input) for entry in artifact.inputs)
+        artifact = replace(artifact, inputs=inputs)
+    return artifact
+
+
+def output_read(artifact: Artifact, wanted: str | None, sizes: Iterable[int | None]) -> str | None:
+    """The output to compare of a file that has several; None where it has one, or where that cannot be told.
+
+    It is the one called `wanted`, else, in a file of another tool, the only one as wide as one of `sizes`. A file of
+    ours has one output, and another one beside it is a fault.
+
+    Raises:
+        InputError: there is none called `wanted`.
+    """
+    names = [entry.name for entry in artifact.outputs]
+    if wanted is not None:
+        if wanted not in names:
+            raise InputError(
+                f"{Path(artifact.path).name} has no output '{wanted}', it has {', '.join(names)}: choose one of them."
+            )
+        return wanted
+    if len(names) < 2 or read_facts(artifact.path).record is not None:
+        return None
+    known = {size for size in sizes if size}
+    fitting = [entry.name for entry in artifact.outputs if len(entry.shape) <= 2 and entry.shape[-1] in known]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def reference_at(
+    location: str | Path | None, artifacts: Sequence[Artifact], stage: Path, say: "Reporter"
+) -> tuple[Path, dict[str, Any]]:
+    """The SavedModel that `artifacts` are compared with, and what the report says of where it came from.
+
+    A SavedModel is taken as it is; any other checkpoint is built as the model that the files are of and saved in the
+    folder `stage`. None stands for the `saved_model/` beside the files.
+
+    Raises:
+        InputError: there is none, it cannot be read, or is of no model that the files could be of.
+    """
+    if location is None:
+        return _beside(artifacts), {}
+    if os.path.isdir(location) and (Path(location) / "saved_model.pb").is_file():
+        read_record(location)
+        return Path(location), {}
+    from vit_export.weights.open import open_checkpoint
+    from vit_export.weights.remote.fetch import shown
+
+    say.step("Opening the reference")
+    checkpoint = open_checkpoint(location, progress=say.progress, note=say.note)
+    checkpoint = checkpoint.adapted(_wanted(checkpoint, artifacts))
+    for text in checkpoint.notes:
+        say.note(text)
+    return _built(checkpoint, stage / SAVED_MODEL_NAME, say), {"built_from": shown(str(location))}
+
+
+def _beside(artifacts: Sequence[Artifact]) -> Path:
+    folders = {Path(artifact.path).parent for artifact in artifacts}
+    found = [folder / SAVED_MODEL_NAME for folder in sorted(folders)]
+    if len(found) != 1 or not (found[0] / "saved_model.pb").is_file():
+        missing = "the files lie in several folders" if len(found) > 1 else f"there is no {found[0]}"
+        raise InputError(
+            f"Nothing says what the files are to be compared with ({missing}): give --reference, a SavedModel or a "
+            "checkpoint."
+        )
+    read_record(found[0])
+    return found[0]
+
+
+def _wanted(checkpoint: "Checkpoint", artifacts: Sequence[Artifact]) -> "ViTSpec":
+    """The model that the files are of: the checkpoint's but for the size of the images and what comes last."""
+    known = checkpoint.spec
+    shapes = {(_size(artifact), _width(artifact)) for artifact in artifacts}
+    if len(shapes) > 1:
+        shown = ", ".join(sorted(f"{size} pixels and {width} outputs" for size, width in shapes))
+        raise InputError(f"The files are of different models ({shown}): verify each kind in a command of its own.")
+    size, width = shapes.pop()
+    wanted = known if size is None else known.with_(image_size=size)
+    tops = {known.num_classes: {}, known.pre_logits_size: {"num_classes": None}}
+    tops.setdefault(known.hidden_size, {"num_classes": None, "pre_logits_size": None})
+    if width is not None and width not in tops:
+        raise InputError(
+            f"{Path(artifacts[0].path).name} has {width} outputs, the checkpoint's model {known.num_classes or 'no'} "
+            f"classes and features of width {known.hidden_size}: give the SavedModel that the file was made from."
+        )
+    return wanted if width is None else wanted.with_(**tops[width])
+
+
+def _size(artifact: Artifact) -> int | None:
+    entry = artifact.inputs[0] if artifact.inputs else None
+    if entry is None or len(entry.shape) != 4:
+        return None
+    return entry.shape[2]  # width in NCHW is last, height in NHWC second: the third is a side in both
+
+
+def _width(artifact: Artifact) -> int | None:
+    return next((entry.shape[-1] for entry in artifact.outputs if entry.shape), None)
+
+
+def _built(checkpoint: "Checkpoint", folder: Path, say: "Reporter") -> Path:
+    say.step("Loading TensorFlow")
+    from vit_export.base.quiet import import_tensorflow
+
+    import_tensorflow()
+    from vit_export.base.machine import release_memory
+    from vit_export.model.keras_model import reference_model
+    from vit_export.model.saved_model import assign_parameters
+
+    say.step(f"Building the reference ({checkpoint.spec.num_parameters / 1e6:.1f} M parameters)")
+    model = checkpoint.model or reference_model(checkpoint.spec)
+    if checkpoint.model is None:
+        assign_parameters(model, checkpoint.read, progress=say.progress)
+    say.step("Writing the reference as a SavedModel")
+    write_saved_model(model, folder, checkpoint.record)
+    del model
+    release_memory()
+    return folder

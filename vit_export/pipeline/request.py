@@ -1,0 +1,115 @@
+"""What an export is asked for: the request, checked before anything is built."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vit_export.base.errors import InputError, nearest
+from vit_export.model.artifact import Format, InputKind, Precision
+from vit_export.model.names import (
+    FORMATS,
+    PRECISIONS,
+)
+from vit_export.model.spec import ViTSpec
+
+if TYPE_CHECKING:
+    from vit_export.model.preprocessing import Preprocessing
+    from vit_export.weights.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """Everything a user can ask of one export; construction checks types and names, `plan_files` the numbers.
+
+    `weights` is a checkpoint, or where one is (see `weights.open.open_checkpoint`); None means random weights.
+    `spec` is the model to export, None for the checkpoint's own; with weights it may differ from theirs in image size
+    and classifier. `preprocessing` and `labels` replace the checkpoint's. `input` is what the files take as an image
+    (see `input_kinds.KINDS`). `output` is the folder the files go to; `calibration` a folder of images, or None for the
+    default photographs, of which `held_out_images` verify (None: as many as are quick to run). `formats` may be empty:
+    the SavedModel is always written. `min_sqnr` (dB of the outputs) and `min_agreement` (share of images with the same
+    top class) are the budget of the int8 scheme `auto`. `trained` says whether the weights were learnt, None for what
+    they say themselves.
+
+    Raises:
+        InputError: on construction, when a value has another type, or a format or precision does not exist.
+    """
+
+    spec: ViTSpec | None
+    output: Path
+    formats: tuple[Format, ...] = FORMATS
+    precisions: tuple[Precision, ...] = ("float32",)
+    int8_scheme: str | None = None
+    min_sqnr: float | None = None
+    min_agreement: float | None = None
+    weights: "str | Path | Checkpoint | None" = None
+    preprocessing: "Preprocessing | None" = None
+    labels: tuple[str, ...] | None = None
+    input: InputKind = "normalized"
+    calibration: Path | None = None
+    calibration_images: int = 128
+    held_out_images: int | None = None
+    batch: int = 1
+    threads: int = 1
+    seed: int = 0
+    opset: int | None = None
+    verify: bool = True
+    overwrite: bool = False
+    trained: bool | None = None
+
+    def __post_init__(self) -> None:
+        replaced: dict[str, object] = {
+            "output": _path("output", self.output),
+            "formats": _chosen("formats", self.formats, FORMATS),
+            "precisions": _chosen("precisions", self.precisions, PRECISIONS),
+        }
+        if not replaced["precisions"]:
+            raise InputError(f"precisions is empty, expected some of {', '.join(PRECISIONS)}.")
+        if self.calibration is not None:
+            replaced["calibration"] = _path("calibration", self.calibration)
+        if self.labels is not None:
+            replaced["labels"] = _listed("labels", self.labels, "a list with the name of each class")
+        for name, value in replaced.items():
+            object.__setattr__(self, name, value)
+        for name in ("verify", "overwrite", *(("trained",) if self.trained is not None else ())):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} is {getattr(self, name)!r}, expected True or False.")
+        if self.spec is not None and not isinstance(self.spec, ViTSpec):
+            raise InputError(f"spec is of type {type(self.spec).__name__}, expected a ViTSpec: see ViTSpec.of.")
+        if self.preprocessing is not None:
+            from vit_export.model.preprocessing import Preprocessing
+
+            if not isinstance(self.preprocessing, Preprocessing):
+                given = type(self.preprocessing).__name__
+                raise InputError(f"preprocessing is of type {given}, expected a Preprocessing.")
+
+
+def _path(name: str, value: object) -> Path:
+    if isinstance(value, str | Path) and str(value):
+        try:
+            if b"\0" not in os.fsencode(value):
+                return Path(value)
+        except UnicodeEncodeError:
+            pass
+    raise InputError(f"{name} is {value!r}, expected the path of a folder.")
+
+
+def _listed(name: str, values: object, expected: str) -> tuple[Any, ...]:
+    """`values` as a tuple; text, which Python would take apart into letters, is no list."""
+    if isinstance(values, str | bytes | Path) or not isinstance(values, Iterable):
+        raise InputError(f"{name} is {values!r}, expected {expected}.")
+    return tuple(values)
+
+
+def _chosen(name: str, values: object, known: tuple[str, ...]) -> tuple[Any, ...]:
+    """`values` as a tuple of some of `known`, each once."""
+    found = _listed(name, values, f"a list of some of {', '.join(known)}")
+    for value in found:
+        if value not in known:
+            guess = nearest(value, known) if isinstance(value, str) else None
+            hint = f"did you mean {guess!r}?" if guess else f"choose from {', '.join(known)}."
+            raise InputError(f"Unknown entry {value!r} in {name}: {hint}")
+        if found.count(value) > 1:
+            raise InputError(f"{name} has {value!r} twice: give each once.")
+    return found

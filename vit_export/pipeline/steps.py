@@ -1,0 +1,364 @@
+"""The one place where the order of steps is written: build, save, convert, verify, report."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vit_export.base.errors import InputError, OutputError
+from vit_export.base.files import input_errors, move_into, output_errors
+from vit_export.base.machine import release_memory
+from vit_export.base.quiet import import_tensorflow
+from vit_export.base.reporting import Reporter, Silent
+from vit_export.images.photographs import write_photographs
+from vit_export.images.pictures import Pictures, classes_of
+from vit_export.images.read import load_batch
+from vit_export.images.split import DataSplit, split
+from vit_export.model.artifact import Artifact
+from vit_export.model.labels import check_labels
+from vit_export.model.names import LABELS_NAME, NEEDS_IMAGES, PAGE_NAME, REPORT_NAME, SAVED_MODEL_NAME
+from vit_export.model.preprocessing import Preprocessing
+from vit_export.model.record import ModelRecord, read_record
+from vit_export.model.saved_model import describe_saved_model
+from vit_export.model.spec import ViTSpec
+from vit_export.pipeline.convert import convert
+from vit_export.pipeline.folder import outdated
+from vit_export.pipeline.plan import PlannedFile, plan_files, require_outside, reuses_saved_model
+from vit_export.pipeline.request import ExportRequest
+from vit_export.report.content import build_report, earlier_reports, write_report
+from vit_export.report.page import images_shown, write_page
+from vit_export.report.thumbnails import thumbnails
+from vit_export.weights.checkpoint import Checkpoint
+from vit_export.weights.open import open_checkpoint
+
+if TYPE_CHECKING:
+    from vit_export.verification.verdict import Verification
+
+DEFAULT_CALIBRATION = Path("calibration")
+HELD_OUT_IMAGES = 32
+# One float32 image of ViT-H takes about a second; a few images tell as much about a converter there.
+LARGE_MACS, HELD_OUT_IMAGES_LARGE = 50e9, 8
+SPOT_CHECK_IMAGES = 2
+
+ELSEWHERE_IN_REPORT = ("spec", "weights", "preprocessing", "labels", "trained")
+"""Fields of a request that the report shows as what became of them."""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export made: the SavedModel and files, the verdict (None when not verified), the report and its path."""
+
+    saved_model: Artifact
+    artifacts: tuple[Artifact, ...]
+    verification: "Verification | None"
+    report: dict[str, Any]
+    report_path: Path
+
+    @property
+    def passed(self) -> bool:
+        """False only when verification found a fault."""
+        return self.verification is None or self.verification.passed
+
+
+def export(request: ExportRequest, reporter: Reporter | None = None, *, commands: Sequence[str] = ()) -> ExportResult:
+    """Build, save, convert, verify and report as `request` asks.
+
+    The files appear in `request.output` together, when all of them are complete, with a report that says 'not
+    verified'; verification follows. With `overwrite`, files that earlier reports there list and that were made of
+    another model go. `commands` are shell commands that the report names to do it all again.
+
+    Raises:
+        InputError: the request cannot be fulfilled.
+        OutputError: something exists already or cannot be written; nothing half-written is left.
+    """
+    say = _checked(reporter)
+    checkpoint = _checkpoint(request, say)
+    spec = checkpoint.spec if checkpoint else request.spec
+    if spec is None:
+        raise InputError("There is nothing to export: name a variant, or give --weights.")
+    if checkpoint is None and request.trained:
+        raise InputError("trained is True, but the weights are random: give weights, or leave it out.")
+    made = _make(request, spec, checkpoint, say)
+    earlier = earlier_reports(request.output)
+    verification = None
+    if request.verify and made.artifacts and made.data is not None:
+        # The files are there already: if this ends before verification does, they are not nameless.
+        _report(request, made, None, commands, earlier)
+        try:
+            verification = _verify(request, made, made.data, say)
+        except BaseException:
+            say.note(f"Ended before verification did: the files in {request.output}/ are complete, but not verified.")
+            raise
+    say.step("Writing the report")
+    report = _report(request, made, verification, commands, earlier)
+    return ExportResult(made.saved_model, made.artifacts, verification, report, request.output / REPORT_NAME)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The files in their place, and what verification and the report need to know of them.
+
+    `spot_check` are the Keras model's own outputs on the first held-out images, where it was in memory.
+    """
+
+    saved_model: Artifact
+    artifacts: tuple[Artifact, ...]
+    record: ModelRecord
+    data: DataSplit | None
+    spot_check: np.ndarray | None
+
+
+def _make(request: ExportRequest, spec: ViTSpec, checkpoint: Checkpoint | None, say: Reporter) -> _Made:
+    """Build, save and convert; everything appears in the output together or not at all."""
+    labels = checkpoint.labels if checkpoint else request.labels
+    if labels is not None:
+        _check_labels(labels, spec)
+    existing = checkpoint.saved_model if checkpoint else None
+    files = plan_files(request, spec, existing, labelled=labels is not None)
+    with _staging(request.output) as stage:
+        data = _images(request, spec, files, say)
+        saved_model, spot_check = _save(request, spec, checkpoint, data, stage, say)
+        record = read_record(Path(saved_model.path))
+        with output_errors(request.output):
+            artifacts = convert(request, record, Path(saved_model.path), files, data, stage, say)
+            moved = [stage / Path(p).name for a in artifacts for p in (a.path, *a.extra_files)]
+            if not reuses_saved_model(request, existing):
+                moved.append(stage / SAVED_MODEL_NAME)
+                if record.labels is not None:
+                    (stage / LABELS_NAME).write_text("\n".join(record.labels) + "\n", encoding="utf-8")
+                    moved.append(stage / LABELS_NAME)
+            replaces = request.overwrite and stage / SAVED_MODEL_NAME in moved
+            gone = outdated(request.output, stage / SAVED_MODEL_NAME, {p.name for p in moved}) if replaces else ()
+            move_into(request.output, moved, overwrite=request.overwrite)
+            _drop(request.output, artifacts, gone)
+    if gone:
+        names = ", ".join(path.name for path in gone)
+        say.note(f"Removed from {request.output}/ what an earlier export had made of another model: {names}.")
+    saved_model = _at(saved_model, request.output)
+    artifacts = tuple(_at(artifact, request.output) for artifact in artifacts)
+    return _Made(saved_model, artifacts, record, data, spot_check)
+
+
+def _report(
+    request: ExportRequest,
+    made: _Made,
+    verification: "Verification | None",
+    commands: Sequence[str],
+    earlier: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Write report.json and report.html; the content of the former. `earlier` are reports that it replaces."""
+    record, data = made.record, made.data
+    report = build_report(
+        spec=record.spec.to_dict(),
+        preprocessing=record.preprocessing.to_dict(),
+        weights=record.weights,
+        labels=record.labels,
+        datasets=data.to_dict() if data else {},
+        settings=_settings(request),
+        verification=verification,
+        artifacts=(made.saved_model, *made.artifacts),
+        commands=commands,
+    )
+    if earlier:
+        report["earlier_reports"] = earlier
+    write_report(report, request.output / REPORT_NAME)
+    pictures = thumbnails(Path(data.held_out.folder), images_shown(report)) if data else {}
+    write_page(report, pictures, request.output / PAGE_NAME)
+    return report
+
+
+def _checked(reporter: Reporter | None) -> Reporter:
+    for name in ("step", "progress", "note") if reporter is not None else ():
+        if not callable(getattr(reporter, name, None)):
+            given = type(reporter).__name__
+            raise InputError(f"reporter is of type {given}, which has no {name}(): expected a pipeline.Reporter.")
+    return Silent() if reporter is None else reporter
+
+
+def _checkpoint(request: ExportRequest, say: Reporter) -> Checkpoint | None:
+    """The weights as they will be exported: opened, adapted to the spec, described as asked; None for random ones."""
+    found = request.weights
+    if found is None:
+        return None
+    if not isinstance(found, str | Path | Checkpoint):
+        raise InputError(f"weights is of type {type(found).__name__}, expected a Checkpoint, or where one is.")
+    if not isinstance(found, Checkpoint):
+        say.step("Opening the checkpoint")
+        found = open_checkpoint(found, progress=say.progress, note=say.note)
+    if found.saved_model is not None:
+        require_outside(request.output, found.saved_model)
+    if request.spec is not None:
+        found = found.adapted(request.spec, seed=request.seed)
+    if request.labels is not None:
+        _check_labels(request.labels, found.spec)
+    found = found.described(_of_size(request.preprocessing, found.spec), request.labels)
+    if request.trained is not None and request.trained != found.record.trained:
+        found = replace(found, weights={**found.weights, "trained": request.trained}, saved_model=None)
+    for text in found.notes:
+        say.note(text)
+    return found
+
+
+def _of_size(preprocessing: Preprocessing | None, spec: ViTSpec) -> Preprocessing | None:
+    return None if preprocessing is None else replace(preprocessing, image_size=spec.image_size)
+
+
+def _check_labels(labels: tuple[str, ...], spec: ViTSpec) -> None:
+    if spec.num_classes is None:
+        raise InputError("There are labels, but the model has no classifier: leave --labels or --features out.")
+    check_labels(labels, spec.num_classes)
+
+
+def _images(request: ExportRequest, spec: ViTSpec, files: tuple[PlannedFile, ...], say: Reporter) -> DataSplit | None:
+    """The representative dataset and the images verification uses; None when neither is needed."""
+    calibrates = any((file.format, file.scheme) in NEEDS_IMAGES for file in files)
+    if not calibrates and not (request.verify and files):
+        return None
+    say.step("Choosing images")
+    count = request.held_out_images or images_to_verify(spec)
+    folder = request.calibration
+    if folder is None:
+        folder = default_photographs(say)
+    with input_errors(folder):
+        data = split(folder, request.calibration_images, count, request.seed)
+    for name, reason in data.skipped:
+        say.note(f"Skipped {name}: {reason}.")
+    if data.note:
+        say.note(data.note)
+    if not data.held_out:
+        others = split(default_photographs(say), 1, count, request.seed)
+        data = replace(data, held_out=others.held_out)
+    if request.verify and len(data.held_out) < count:
+        say.note(f"Verification runs on {len(data.held_out)} held-out images instead of {count}: there are no more.")
+    return data
+
+
+def images_to_verify(spec: ViTSpec) -> int:
+    """How many images verification runs on where nobody says: as many as are quick to run."""
+    return HELD_OUT_IMAGES_LARGE if spec.num_macs > LARGE_MACS else HELD_OUT_IMAGES
+
+
+def default_photographs(say: Reporter) -> Path:
+    """The folder with the default set of photographs, made if it is not there yet."""
+    folder = DEFAULT_CALIBRATION
+    try:
+        if write_photographs(folder, progress=say.progress):
+            say.note(f"Wrote photographs that scikit-image ships to {folder}/, for calibration and verification.")
+    except OutputError as error:
+        raise InputError(f"{error} To calibrate on what is there, pass --calibration {folder}.") from error
+    return folder
+
+
+@contextmanager
+def _staging(output: Path) -> Iterator[Path]:
+    """A folder beside `output`, on the same disk, that is gone afterwards whatever happens."""
+    with output_errors(output):
+        created = [p for p in (output.absolute(), *output.absolute().parents) if not p.exists()]
+        output.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=".partial-", dir=output))
+    try:
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        for folder in created:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _save(
+    request: ExportRequest,
+    spec: ViTSpec,
+    checkpoint: Checkpoint | None,
+    data: DataSplit | None,
+    stage: Path,
+    say: Reporter,
+) -> tuple[Artifact, np.ndarray | None]:
+    """The SavedModel, and the Keras model's own outputs on the first held-out images where there is one in memory."""
+    existing = checkpoint.saved_model if checkpoint else None
+    if existing is not None:
+        copies = not reuses_saved_model(request, existing)
+        if copies:
+            say.step("Copying the SavedModel")
+        with input_errors(existing):  # every byte of it is read here, so what fails below is the writing
+            described = describe_saved_model(existing)
+        if copies:
+            with output_errors(request.output):
+                shutil.copytree(existing, stage / SAVED_MODEL_NAME)
+            described = replace(described, path=str(stage / SAVED_MODEL_NAME))
+        return described, None
+    say.step("Loading TensorFlow")
+    import_tensorflow()
+    from vit_export.model.keras_model import reference_model
+    from vit_export.model.saved_model import assign_parameters, write_saved_model
+
+    if checkpoint is not None:
+        record, model = checkpoint.record, checkpoint.model
+    else:
+        preprocessing = _of_size(request.preprocessing, spec) or Preprocessing(spec.image_size)
+        weights = {"source": "random", "seed": request.seed, "trained": False}
+        record, model = ModelRecord(spec, preprocessing, weights, request.labels), None
+    if model is None:
+        say.step(f"Building {spec.name} ({spec.num_parameters / 1e6:.1f} M parameters)")
+        model = reference_model(spec, seed=request.seed)
+        if checkpoint is not None:
+            say.step("Reading the weights")
+            with input_errors(checkpoint.weights.get("location", "The checkpoint")):
+                assign_parameters(model, checkpoint.read, progress=say.progress)
+    spot_check = None
+    if data is not None and data.held_out:
+        shown = data.held_out.paths()[:SPOT_CHECK_IMAGES]
+        with input_errors(data.held_out.folder):
+            batch = load_batch(shown, record.preprocessing)
+        spot_check = model.predict_output(batch)
+    say.step("Writing the SavedModel")
+    artifact = write_saved_model(model, stage / SAVED_MODEL_NAME, record)
+    del model
+    release_memory()
+    return artifact, spot_check
+
+
+def _verify(request: ExportRequest, made: _Made, data: DataSplit, say: Reporter) -> "Verification":
+    from vit_export.verification.verifier import verify
+
+    pictures = Pictures.of(data.held_out, made.record.preprocessing)
+    return verify(
+        Path(made.saved_model.path),
+        made.artifacts,
+        pictures.images,
+        pictures.names,
+        threads=request.threads,
+        trained=made.record.trained,
+        known_outputs=made.spot_check,
+        feeds=pictures.fed,
+        classes=classes_of(data.held_out, made.record.labels),
+        progress=lambda text: say.step(f"Verifying: {text}"),
+    )
+
+
+def _drop(folder: Path, artifacts: tuple[Artifact, ...], outdated: tuple[Path, ...]) -> None:
+    """Remove `outdated` files, and external data that a larger ONNX model of the same name left."""
+    for path in outdated:
+        path.unlink(missing_ok=True)
+    for artifact in artifacts:
+        if artifact.format == "onnx" and not artifact.extra_files:
+            (folder / f"{Path(artifact.path).name}.data").unlink(missing_ok=True)
+
+
+def _at(artifact: Artifact, folder: Path) -> Artifact:
+    """`artifact` after its files moved to `folder`."""
+    return replace(
+        artifact,
+        path=str(folder / Path(artifact.path).name),
+        extra_files=tuple(str(folder / Path(p).name) for p in artifact.extra_files),
+    )
+
+
+def _settings(request: ExportRequest) -> dict[str, Any]:
+    """The request as it was made; what the weights are is told by the report's `weights`."""
+    told = {f.name: getattr(request, f.name) for f in fields(request) if f.name not in ELSEWHERE_IN_REPORT}
+    return {k: str(v) if isinstance(v, Path) else v for k, v in told.items()}

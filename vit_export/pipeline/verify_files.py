@@ -1,0 +1,186 @@
+"""Verification on its own: any files against a reference, with the evidence; what `vit-export verify` does."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vit_export.artifacts.identify import files_of
+from vit_export.base.errors import InputError
+from vit_export.base.files import input_errors
+from vit_export.base.reporting import Silent
+from vit_export.images.pictures import Pictures, classes_of
+from vit_export.images.split import HELD_OUT, REPRESENTATIVE, ImageSet, Skipped, find_images, split
+from vit_export.model.artifact import Artifact, InputKind, Precision
+from vit_export.model.labels import check_labels
+from vit_export.model.record import ModelRecord, read_record
+from vit_export.pipeline.references import artifact_at, output_read, reference_at
+from vit_export.pipeline.steps import default_photographs, images_to_verify
+from vit_export.report.content import build_report
+from vit_export.verification.verdict import Verification
+from vit_export.weights.remote.fetch import shown
+
+if TYPE_CHECKING:
+    from vit_export.base.reporting import Reporter
+
+LABELLED_IMAGES = 256
+"""Images that an accuracy is measured on where no number is given: its 95 % interval is ±6 points at the worst."""
+MAX_IMAGES = 100_000
+
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    """What to verify against what, on which images.
+
+    `reference` is a SavedModel or any checkpoint, None for the `saved_model/` beside the files; `data` a folder of
+    images, None for the photographs that scikit-image ships. `labelled` takes the folder of each image for its class;
+    `labels` are the names of the classes where the reference does not know them. `precision`, `scheme` and `input` say
+    of files of other tools what ours say themselves, `output_name` which output to compare where a file has several.
+    `images` is how many (None: as many as are quick to run).
+    """
+
+    files: tuple[str | Path, ...]
+    reference: str | Path | None = None
+    data: Path | None = None
+    labelled: bool = False
+    labels: tuple[str, ...] | None = None
+    precision: Precision | None = None
+    scheme: str | None = None
+    input: InputKind | None = None
+    output_name: str | None = None
+    probabilities: bool = False
+    images: int | None = None
+    threads: int = 1
+    seed: int = 0
+    latency: bool = True
+    locate: bool = False
+    emulate: str | None = None
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The verdict, the report (content of report.json), and the folder whose images were looked at."""
+
+    verification: Verification
+    report: dict[str, Any]
+    data: ImageSet
+
+    @property
+    def passed(self) -> bool:
+        """Whether every file is the reference's model."""
+        return self.verification.passed
+
+
+def verify_files(
+    request: VerifyRequest, reporter: "Reporter | None" = None, *, commands: Sequence[str] = ()
+) -> Verified:
+    """Verify the files of `request`; `commands` are shell commands that the report names to do it again.
+
+    Raises:
+        InputError: a file, the reference or the images cannot be read, or do not belong together.
+    """
+    say = reporter or Silent()
+    _checked(request)
+    artifacts = tuple(
+        artifact_at(path, precision=request.precision, scheme=request.scheme, input=request.input)
+        for path in files_of(request.files)
+    )
+    with tempfile.TemporaryDirectory(prefix="vit-export-verify-") as stage:
+        reference, origin = reference_at(request.reference, artifacts, Path(stage), say)
+        record = read_record(reference)
+        if request.labels is not None:
+            check_labels(request.labels, record.spec.num_classes)
+        labels = request.labels or record.labels
+        images, skipped = _images(request, record, say)
+        say.step("Reading the images")
+        classes = classes_of(images, labels, required=request.labelled)
+        pictures = Pictures.of(images, record.preprocessing)
+        artifacts, read = _with_outputs(request, artifacts, record)
+        from vit_export.verification.verifier import verify
+
+        verification = verify(
+            reference,
+            artifacts,
+            pictures.images,
+            pictures.names,
+            threads=request.threads,
+            trained=record.trained,
+            measure_latency=request.latency,
+            feeds=pictures.fed,
+            classes=classes,
+            probabilities=request.probabilities,
+            locate=request.locate,
+            emulate=request.emulate,
+            read=read,
+            progress=lambda text: say.step(f"Verifying: {text}"),
+        )
+    if origin:
+        shown = replace(verification.reference, path=str(origin["built_from"]))
+        verification = replace(verification, reference=shown)
+    report = build_report(
+        spec=record.spec.to_dict(),
+        preprocessing=record.preprocessing.to_dict(),
+        weights={**record.weights, **origin},
+        labels=labels,
+        datasets={"held_out": images.to_dict(), "skipped": [list(item) for item in skipped]},
+        settings=_settings(request),
+        verification=verification,
+        artifacts=artifacts,
+        commands=commands,
+    )
+    return Verified(verification, report, images)
+
+
+def _checked(request: VerifyRequest) -> None:
+    for name, value, most in (("images", request.images, MAX_IMAGES), ("threads", request.threads, 256)):
+        if value is not None and not 1 <= value <= most:
+            raise InputError(f"{name} is {value}, expected a whole number from 1 to {most}.")
+    if request.labelled and request.data is None:
+        raise InputError("--labels-from folders needs images in folders called like their classes: give --data.")
+    if request.emulate is not None:
+        from vit_export.runtimes.emulation import available
+
+        if (reason := available(request.emulate)) is not None:
+            raise InputError(reason)
+
+
+def _images(request: VerifyRequest, record: ModelRecord, say: "Reporter") -> tuple[ImageSet, Skipped]:
+    """The images to verify on; where a folder keeps calibration images apart, none of those."""
+    say.step("Choosing images")
+    quick = images_to_verify(record.spec)
+    count = request.images or (LABELLED_IMAGES * quick // 32 if request.labelled else quick)
+    folder = request.data if request.data is not None else default_photographs(say)
+    with input_errors(folder):
+        if all((folder / side).is_dir() for side in (REPRESENTATIVE, HELD_OUT)):
+            data = split(folder, 1, count, request.seed)
+            images, skipped = data.held_out, data.skipped
+        else:
+            images, skipped = find_images(folder, limit=count, seed=request.seed)
+    for name, reason in skipped:
+        say.note(f"Skipped {name}: {reason}.")
+    if not images:
+        raise InputError(f"{folder}/{HELD_OUT} holds no image that can be read: give another folder to --data.")
+    return images, skipped
+
+
+def _with_outputs(
+    request: VerifyRequest, artifacts: tuple[Artifact, ...], record: ModelRecord
+) -> tuple[tuple[Artifact, ...], dict[str, str]]:
+    """`artifacts` with the one output that is compared of each that has several, and its name by path."""
+    read, found = {}, []
+    for artifact in artifacts:
+        name = output_read(artifact, request.output_name, (record.spec.output_size,))
+        if name is not None:
+            read[artifact.path] = name
+        outputs = tuple(entry for entry in artifact.outputs if name in (None, entry.name))
+        found.append(replace(artifact, outputs=outputs))
+    return tuple(found), read
+
+
+def _settings(request: VerifyRequest) -> dict[str, Any]:
+    told = {**vars(request), "files": [str(path) for path in request.files]}
+    told.pop("labels")
+    if request.reference is not None:
+        told["reference"] = shown(str(request.reference))
+    return {key: str(value) if isinstance(value, Path) else value for key, value in told.items()}

@@ -1,0 +1,321 @@
+"""The questions a file is asked, and the one table of limits its figures are held to."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vit_export.base.files import digest_of_file, digest_of_folder, size_of_folder
+from vit_export.model.artifact import Artifact, Format, Precision, TensorSpec
+from vit_export.runtimes.process import RunnerProcess
+from vit_export.runtimes.runner import RunnerError
+from vit_export.verification import metrics
+from vit_export.verification.metrics import Comparison
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a file of one format, precision and scheme must keep to; the worst image is judged, never the mean.
+
+    `worst_difference` is relative to the range of the reference's outputs; `cosine` and `sqnr_db` are per image;
+    `agreement`, the share of images with the reference's top class, is judged for trained weights only, and by the
+    upper end of its 95 % interval: one near tie among a few images is no other model.
+    """
+
+    worst_difference: float
+    cosine: float
+    sqnr_db: float
+    agreement: float
+
+
+_EXACT = Limits(worst_difference=2e-5, cosine=0.999999, sqnr_db=85.0, agreement=0.99)
+_HALF = Limits(worst_difference=1e-2, cosine=0.9999, sqnr_db=35.0, agreement=0.99)
+_FULL = Limits(worst_difference=0.15, cosine=0.98, sqnr_db=17.0, agreement=0.95)
+# What another tool quantized, nobody knows how.
+_FOREIGN = Limits(worst_difference=0.25, cosine=0.97, sqnr_db=12.0, agreement=0.95)
+
+LIMITS: dict[tuple[Format, Precision, str | None], Limits] = {
+    ("saved_model", "float32", None): _EXACT,
+    ("tflite", "float32", None): _EXACT,
+    ("tflite", "float16", None): _HALF,
+    ("tflite", "int8", "dynamic"): Limits(worst_difference=0.05, cosine=0.998, sqnr_db=28.0, agreement=0.98),
+    ("tflite", "int8", "static"): Limits(worst_difference=0.10, cosine=0.99, sqnr_db=20.0, agreement=0.98),
+    ("tflite", "int8", "full"): _FULL,
+    ("tflite", "int8", "auto"): Limits(worst_difference=0.10, cosine=0.99, sqnr_db=20.0, agreement=0.98),
+    ("tflite", "int8", None): _FOREIGN,
+    ("onnx", "float32", None): _EXACT,
+    ("onnx", "float16", None): _HALF,
+    ("onnx", "int8", "dynamic"): Limits(worst_difference=0.05, cosine=0.995, sqnr_db=25.0, agreement=0.98),
+    ("onnx", "int8", "qdq"): Limits(worst_difference=0.10, cosine=0.99, sqnr_db=20.0, agreement=0.98),
+    ("onnx", "int8", None): _FOREIGN,
+}
+"""By format, precision and scheme (None in int8: of another tool), for trained weights; a file without a row fails."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question with its answer: the measured `value`, the `limit` it was held to, and a sentence if it failed."""
+
+    name: str
+    passed: bool
+    limit: Any = None
+    value: Any = None
+    detail: str = ""
+
+
+def label(artifact: Artifact) -> str:
+    """Format, precision and scheme, as in 'tflite int8 dynamic'."""
+    return " ".join(part for part in (artifact.format, artifact.precision, artifact.scheme) if part)
+
+
+UNTRAINED_DB, UNTRAINED_ERROR = 8.0, 1.5
+"""How much more noise, and how many times the error, an int8 file of untrained weights may have.
+
+Random weights have no directions that matter more than others, so rounding costs them more than weights that were
+learnt: over 20 seeds good files came down to 13.7 dB where those of a trained model stay above 23
+(tests/verification/test_fault_catalogue.py). Such files are for trying out; nothing about trained weights follows from
+them.
+"""
+
+
+def limits_of(artifact: Artifact, *, trained: bool = True) -> Limits | None:
+    """What `artifact` is held to: its row of LIMITS (looser for int8 weights that are not `trained`), None without."""
+    limits = LIMITS.get((artifact.format, artifact.precision, artifact.scheme))
+    if limits is None or trained or artifact.precision != "int8":
+        return limits
+    return Limits(
+        worst_difference=UNTRAINED_ERROR * limits.worst_difference,
+        cosine=1 - UNTRAINED_ERROR**2 * (1 - limits.cosine),
+        sqnr_db=limits.sqnr_db - UNTRAINED_DB,
+        agreement=limits.agreement,
+    )
+
+
+def stored(artifact: Artifact) -> list[Check]:
+    """Whether the file is there and is the recorded one: bytes (with its `extra_files`), and sha256 (without)."""
+    path = Path(artifact.path)
+    parts = [path, *(path.with_name(Path(extra).name) for extra in artifact.extra_files)]
+    if missing := [part.name for part in parts if not part.exists()]:
+        return [Check("exists", False, detail=f"{', '.join(missing)} does not exist")]
+    size = sum(size_of_folder(part) if part.is_dir() else part.stat().st_size for part in parts)
+    digest = digest_of_folder(path) if path.is_dir() else digest_of_file(path)
+    return [
+        Check("exists", True),
+        check(
+            "bytes", size == artifact.bytes, artifact.bytes, size, f"{size} bytes on disk, {artifact.bytes} recorded"
+        ),
+        check(
+            "sha256",
+            digest == artifact.sha256,
+            artifact.sha256,
+            digest,
+            f"sha256 is {digest[:12]}..., recorded {artifact.sha256[:12] or 'none'}...: the file has changed",
+        ),
+    ]
+
+
+def described(
+    artifact: Artifact, process: RunnerProcess, reference_output: TensorSpec, *, foreign: bool = False
+) -> list[Check]:
+    """Whether the file's inputs and outputs are the recorded ones, and its output the reference's in name and size.
+
+    A `foreign` file, of another tool, may call its output as it likes.
+    """
+    inputs = _unlike("input", process.inputs, artifact.inputs)
+    outputs = _unlike("output", process.outputs, artifact.outputs)
+    if len(process.inputs) != 1:
+        inputs.append(f"{len(process.inputs)} inputs, expected one (images)")
+    if len(process.outputs) != 1:
+        outputs.append(
+            f"{len(process.outputs)} outputs ({', '.join(spec.name for spec in process.outputs)}), expected the "
+            f"reference's one ({reference_output.name})"
+        )
+    elif not _same_output(process.outputs[0], reference_output, foreign=foreign):
+        own = process.outputs[0]
+        outputs.append(
+            f"output is {own.name} {list(own.shape)}, the reference's {reference_output.name} "
+            f"{list(reference_output.shape)}"
+        )
+    return [
+        check("inputs", not inputs, detail="; ".join(inputs)),
+        check("outputs", not outputs, detail="; ".join(outputs)),
+    ]
+
+
+def finite(outputs: np.ndarray, names: Sequence[str]) -> Check:
+    """Whether no output is NaN or infinite."""
+    counts = metrics.non_finite(outputs.reshape(len(outputs), -1))
+    worst, total = int(counts.argmax()), int(counts.sum())
+    detail = (
+        f"{counts[worst]} of {outputs[0].size} outputs are NaN or infinite on {names[worst]} "
+        f"({(counts > 0).sum()} of {len(counts)} images are affected)"
+    )
+    return check("finite", total == 0, 0, total, detail)
+
+
+def varies(reference: np.ndarray, outputs: np.ndarray) -> Check:
+    """Whether outputs depend on the image, when the reference's do."""
+    spread = metrics.spread_over_images(outputs)
+    return check("varies", spread > 0 or is_flat(reference), value=spread, detail="every image gives the same output")
+
+
+def is_flat(reference: np.ndarray) -> bool:
+    """Whether the outputs change by less than a thousandth of their range from image to image."""
+    return metrics.spread_over_images(reference) <= 1e-3 * metrics.output_range(reference)
+
+
+def class_order(reference: np.ndarray, outputs: np.ndarray) -> Check:
+    """Whether outputs are in the reference's order (`metrics.swapped_columns`)."""
+    pairs = metrics.swapped_columns(reference, outputs)
+    shown = ", ".join(f"{i} is the reference's {j}" for i, j in pairs[:4]) + (", ..." if len(pairs) > 4 else "")
+    return check("class_order", not pairs, 0, len(pairs), f"outputs are in another order: {shown}")
+
+
+def saved_as_built(known: np.ndarray, outputs: np.ndarray) -> Check:
+    """Whether the SavedModel's `outputs` are those that the model in memory returned, `known`, to float32 rounding."""
+    if known.shape[1:] != outputs.shape[1:] or len(known) > len(outputs):
+        detail = f"outputs have shape {list(outputs.shape)}, the model in memory gave {list(known.shape)}"
+        return check("saved_as_built", False, list(known.shape), list(outputs.shape), detail)
+    limit = LIMITS["saved_model", "float32", None].worst_difference
+    comparison = metrics.compare(known, outputs[: len(known)], classes=False)
+    worst = comparison.worst_relative
+    detail = f"differs from the model it was saved from by {worst:.2g} of the range, limit {limit:g}"
+    return check("saved_as_built", worst <= limit, limit, worst, detail)
+
+
+def figures(comparison: Comparison, limits: Limits, names: Sequence[str], *, trained: bool) -> list[Check]:
+    """Each figure of the worst image against its limit."""
+    worst = names[comparison.worst_image]
+    cosine, sqnr = np.array(comparison.cosine), np.array(comparison.sqnr_db)
+    difference, limit = comparison.worst_relative, limits.worst_difference
+    checks = [
+        check(
+            "worst_difference",
+            difference <= limit,
+            limit,
+            difference,
+            f"worst difference {difference:.3g} of the range on {worst}, limit {limit:g}",
+        ),
+        check(
+            "cosine",
+            bool(cosine.min() >= limits.cosine),
+            limits.cosine,
+            float(cosine.min()),
+            f"cosine {_below(float(cosine.min()), limits.cosine)} on {names[int(cosine.argmin())]}, "
+            f"limit {limits.cosine:g}",
+        ),
+        check(
+            "sqnr",
+            bool(sqnr.min() >= limits.sqnr_db),
+            limits.sqnr_db,
+            float(sqnr.min()),
+            f"SQNR {sqnr.min():.2f} dB on {names[int(sqnr.argmin())]}, limit {limits.sqnr_db:g} dB",
+        ),
+    ]
+    if trained and comparison.top1_agrees is not None:
+        checks.append(_agreement(comparison, limits.agreement, names))
+    return checks
+
+
+def repeatable(
+    process: RunnerProcess, outputs: np.ndarray, images: np.ndarray, names: Sequence[str], tolerance: float
+) -> Iterator[Check]:
+    """Whether an image's answer depends on nothing but the image: not on the call, its neighbours or its position.
+
+    The same call repeated must agree bit for bit; other neighbours in a batch may move an activation quantized per
+    tensor, so there `tolerance`, in units of the outputs, is allowed.
+
+    Raises:
+        RunnerError: the process died.
+    """
+    alone = process.run(images[:1])
+    same = np.array_equal(alone, process.run(images[:1]))
+    single = process.batch in (None, 1)
+    if single:
+        same = same and np.array_equal(alone, outputs[:1])
+    yield check("deterministic", same, detail=f"{names[0]} gives different outputs when it is run again")
+
+    count = min(len(images), max(3, (process.batch or 1) + 1))
+    if count > 1:
+        turned = process.run(images[:count][::-1])[::-1]
+        yield _alike("order", turned, outputs[:count], 0.0 if single else tolerance, names, "fed in reverse order")
+    if process.batch is None and count > 1:
+        try:
+            together = process.run(images[:count], together=True)
+        except RunnerError as error:
+            yield Check("batch", False, detail=f"takes an open batch but fails on {count} images: {error}")
+        else:
+            yield _alike("batch", together, outputs[:count], tolerance, names, f"run in one batch of {count}")
+    elif not single:
+        yield _alike("batch", alone, outputs[:1], tolerance, names, "run alone")
+
+
+def _agreement(comparison: Comparison, limit: float, names: Sequence[str]) -> Check:
+    agrees, margins, value = (
+        comparison.top1_agrees or (),
+        comparison.reference_margin or (),
+        comparison.agreement or 0.0,
+    )
+    _, high = metrics.share_interval(sum(agrees), len(agrees))
+    missed = sorted((margins[i], names[i]) for i, same in enumerate(agrees) if not same)[::-1]
+    shown = ", ".join(
+        f"{name} (margin {metrics.relative(margin, comparison.range):.2g} of the range)" for margin, name in missed[:3]
+    )
+    detail = (
+        f"top class agrees on {value:.4g} of the images (at most {high:.3g} with 95 % confidence), limit {limit:g}: "
+        f"differs on {shown}"
+    )
+    return check("agreement", high >= limit, limit, value, detail + (", ..." if len(missed) > 3 else ""))
+
+
+def _alike(
+    name: str, again: np.ndarray, outputs: np.ndarray, tolerance: float, names: Sequence[str], how: str
+) -> Check:
+    if again.shape != outputs.shape:
+        return Check(name, False, value=again.shape, detail=f"outputs have shape {list(again.shape)} when {how}")
+    difference = metrics.absolute_difference(outputs, again).max(axis=1)
+    worst = int(np.argmax(np.nan_to_num(difference, nan=np.inf)))
+    value = float(difference[worst])
+    return check(name, value <= tolerance, tolerance, value, f"{names[worst]} differs by {value:.3g} when {how}")
+
+
+def _unlike(kind: str, found: Sequence[TensorSpec], recorded: Sequence[TensorSpec]) -> list[str]:
+    if len(found) != len(recorded):
+        return [f"{len(found)} {kind}s in the file, {len(recorded)} recorded"]
+    unlike = []
+    for own, record in zip(found, recorded, strict=True):
+        facts: list[tuple[str, Any, Any]] = [
+            ("name", own.name, record.name),
+            ("shape", list(own.shape), list(record.shape)),
+        ]
+        facts += [("dtype", own.dtype, record.dtype), ("zero point", own.zero_point, record.zero_point)]
+        unlike += [f"{kind} {record.name} has {what} {a}, recorded {b}" for what, a, b in facts if a != b]
+        if not _same_scale(own.scale, record.scale):
+            unlike.append(f"{kind} {record.name} has scale {own.scale}, recorded {record.scale}")
+    return unlike
+
+
+def _same_output(own: TensorSpec, reference: TensorSpec, *, foreign: bool) -> bool:
+    """The same size for each image, and for a file of ours the same name."""
+    sizes = [tuple(n for n in spec.shape[1:] if n not in (1, None)) for spec in (own, reference)]
+    open_ended = foreign and None in own.shape[1:]
+    return (foreign or own.name == reference.name) and (open_ended or sizes[0] == sizes[1])
+
+
+def _same_scale(a: float | None, b: float | None) -> bool:
+    # Files hold float32 scales, records may hold the float64 they were rounded from.
+    return a == b if a is None or b is None else bool(np.float32(a) == np.float32(b))
+
+
+def _below(value: float, limit: float) -> str:
+    """`value` with as many digits as it takes to be seen below `limit`."""
+    return next(
+        (text for digits in range(4, 17) if (text := f"{value:.{digits}g}") and float(text) < limit), str(value)
+    )
+
+
+def check(name: str, passed: bool, limit: Any = None, value: Any = None, detail: str = "") -> Check:
+    """A Check whose `detail` is said only when it failed."""
+    return Check(name, bool(passed), limit, value, "" if passed else detail)

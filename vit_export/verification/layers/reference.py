@@ -1,0 +1,90 @@
+"""The reference's residual stream, one image at a time and from any point of it."""
+
+from pathlib import Path
+
+import numpy as np
+
+from vit_export.base.errors import StructureError
+from vit_export.model.saved_model import SavedModelParameters, assign_parameters
+from vit_export.verification import metrics
+from vit_export.verification.checks import LIMITS
+
+
+def point_names(num_layers: int) -> tuple[str, ...]:
+    """Every point in the model's order: embedding, attention and mlp of each encoder layer (from 0), norm, output."""
+    layers = (f"encoder layer {i} {part}" for i in range(num_layers) for part in ("attention", "mlp"))
+    return ("embedding", *layers, "encoder norm", "output")
+
+
+class ReferenceStream:
+    """The Keras model of a SavedModel, run branch by branch.
+
+    Points are counted as in `point_names`; `last` is the last mlp, behind which only the class token matters. Tokens
+    are float32 [rows, width], one image's.
+
+    Raises:
+        InputError: on construction, when the SavedModel is not one of this package or is damaged.
+    """
+
+    def __init__(self, saved_model: Path) -> None:
+        from vit_export.model.keras_model import reference_model
+
+        parameters = SavedModelParameters(saved_model)
+        self.spec = parameters.spec
+        self.last = 2 * self.spec.num_layers
+        self._path = saved_model
+        self._model = reference_model(self.spec)
+        assign_parameters(self._model, parameters.read)
+
+    def stream(self, image: np.ndarray) -> list[np.ndarray]:
+        """The tokens [tokens, width] of `image`, normalized float32 [s, s, 3], at every point up to `last`."""
+        found = [_numpy(self._model.embedding(image[np.newaxis]))]
+        for point in range(1, self.last + 1):
+            found.append(self.after(point - 1, point, found[-1]))
+        return found
+
+    def after(self, start: int, point: int, tokens: np.ndarray) -> np.ndarray:
+        """The tokens at `point` (at most `last`) that follow from `tokens` at `start`.
+
+        Attention needs all rows of an image, mlp takes any.
+        """
+        for step in range(start, point):
+            index, is_mlp = divmod(step, 2)
+            layer, x = self._model.encoder_layers[index], tokens[np.newaxis]
+            if is_mlp:
+                added = layer.dense_2(layer.activation(layer.dense_1(layer.mlp_norm(x))))
+            else:
+                added = layer.attention(layer.attention_norm(x))
+            tokens = tokens + _numpy(added)
+        return tokens
+
+    def normed(self, tokens: np.ndarray) -> np.ndarray:
+        """The class token [1, width] after the final norm, from the tokens at `last`."""
+        return _numpy(self._model.norm(tokens[np.newaxis, :1]))
+
+    def unscaled(self, tokens: np.ndarray) -> np.ndarray:
+        """`normed` before its scale and shift, which a file may hold in the weights that follow."""
+        row = tokens[:1].astype(np.float64)
+        centred = row - row.mean()
+        return (centred / np.sqrt((centred**2).mean() + self.spec.layer_norm_epsilon)).astype(np.float32)
+
+    def output(self, tokens: np.ndarray) -> np.ndarray:
+        """The model's output [outputs], from the tokens at `last`."""
+        model, found = self._model, self.normed(tokens)
+        if model.pre_logits is not None:
+            found = model.pre_logits(found)
+        return np.asarray(found if model.head is None else model.head(found), np.float32)[0]
+
+    def require_output(self, tokens: np.ndarray, wanted: np.ndarray) -> None:
+        """Raise StructureError unless `tokens` at `last` lead to `wanted` [outputs], the SavedModel's own output."""
+        worst = metrics.compare(wanted[np.newaxis], self.output(tokens)[np.newaxis], classes=False).worst_relative
+        if not worst <= LIMITS["saved_model", "float32", None].worst_difference:
+            raise StructureError(
+                f"The layers of {self._path}, run one by one, differ from the SavedModel as a whole by {worst:.2g} of "
+                "the range of its output: its graph does not belong to its parameters; export the model again."
+            )
+
+
+def _numpy(tokens: object) -> np.ndarray:
+    """The tokens of the only image of `tokens` [1, rows, width]."""
+    return np.asarray(tokens, np.float32)[0]

@@ -1,5 +1,0 @@
-"""Where a fault is inside a file: its residual stream beside the reference's, layer by layer."""
-
-from vit_export.verify.layers.follow import locate
-
-__all__ = ["locate"]
