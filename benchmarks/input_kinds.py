@@ -18,7 +18,6 @@ import numpy as np
 from vit_export.base.machine import cpu
 from vit_export.base.quiet import import_tensorflow
 from vit_export.images.photographs import write_photographs
-from vit_export.images.read import load_pixels
 from vit_export.images.split import split
 from vit_export.model.artifact import Artifact, InputKind
 from vit_export.model.input_kinds import feed
@@ -68,7 +67,7 @@ def measure(name: str, rounds: int, threads: int, calibration: Path, folder: Pat
     """One row per form: medians in ms, and the ratio of uint8 to normalized with its interval."""
     spec = ViTSpec.of(name)
     done = Preprocessing(spec.image_size)
-    photograph = load_pixels(split(calibration, 1).representative.paths(), done)
+    photograph = split(calibration, done, 1).representative.pixels()
     rows = []
     for pair in zip(*(written(spec, kind, calibration, folder / f"{name}_{kind}") for kind in KINDS), strict=True):
         runners = {}

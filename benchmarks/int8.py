@@ -24,7 +24,6 @@ from stock import stock_full_int8
 from vit_export.base.machine import cpu
 from vit_export.base.quiet import import_tensorflow
 from vit_export.images.photographs import write_photographs
-from vit_export.images.read import load_batch
 from vit_export.images.split import split
 from vit_export.int8.modes import static
 from vit_export.model.preprocessing import Preprocessing, normalize
@@ -75,18 +74,17 @@ def subject(name: str, work: Path) -> tuple[Any, np.ndarray, np.ndarray]:
     spec = ViTSpec.of(name)
     folder = work / "photographs"
     write_photographs(folder)
-    data = split(folder, CALIBRATION, HELD_OUT)
-    preprocessing = Preprocessing(spec.image_size)
-    seen, unseen = (load_batch(part.paths(), preprocessing) for part in (data.representative, data.held_out))
-    return HeavyTailed(spec), seen, unseen
+    data = split(folder, Preprocessing(spec.image_size), CALIBRATION, HELD_OUT)
+    return HeavyTailed(spec), data.representative.normalized(), data.held_out.normalized()
 
 
 def files_of(source: Any, seen: np.ndarray, folder: Path, *, stock: bool) -> dict[str, Callable[[], Path]]:
     """How each file is made, by its name in the table."""
+    from vit_export.int8.recipe import Recipe
     from vit_export.int8.tune import Tuning
     from vit_export.onnx.convert import write_onnx
     from vit_export.onnx.int8 import write_qdq_onnx
-    from vit_export.tflite.int8 import Recipe, prepare, write_int8_tflite
+    from vit_export.tflite.int8 import prepare, write_int8_tflite
 
     record = ModelRecord(source.spec, Preprocessing(source.spec.image_size))
     batches = list(seen[:, np.newaxis])
@@ -167,8 +165,9 @@ def measure_speed(name: str, work: Path) -> dict[str, float]:
     from int8_latency import dense_alone
 
     from vit_export.int8.modes import LayerModes, uniform
+    from vit_export.int8.recipe import Recipe
     from vit_export.onnx.convert import write_onnx
-    from vit_export.tflite.int8 import Recipe, write_int8_tflite
+    from vit_export.tflite.int8 import write_int8_tflite
 
     plain, seen, _ = subject(name, work)
     spec, batches = plain.spec, list(seen[:32, np.newaxis])

@@ -17,7 +17,6 @@ from stock import stock_full_int8
 from vit_export.base.machine import cpu
 from vit_export.base.quiet import import_tensorflow, quiet
 from vit_export.images.photographs import write_photographs
-from vit_export.images.read import load_batch
 from vit_export.images.split import split
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.spec import ViTSpec
@@ -76,8 +75,7 @@ def dense_alone(spec: ViTSpec, folder: Path, images: np.ndarray) -> dict[str, Pa
 def measure_variant(name: str, threads: int, calibration: Path, folder: Path) -> dict[str, float]:
     """Median milliseconds of one call, by file."""
     spec = ViTSpec.of(name)
-    paths = split(calibration, CALIBRATION_IMAGES).representative.paths()
-    images = load_batch(paths, Preprocessing(spec.image_size))
+    images = split(calibration, Preprocessing(spec.image_size), CALIBRATION_IMAGES).representative.normalized()
     from vit_export.model.keras_model import build_model
 
     model = build_model(spec, seed=0)

@@ -127,7 +127,7 @@ def export(
         output: the folder; nothing in it is replaced without `overwrite=True`.
         formats: of 'tflite' and 'onnx'; the SavedModel is always written.
         precisions: of 'float32', 'float16' and 'int8'.
-        int8_scheme: see `plan.INT8_SCHEMES`; the default of each format when None.
+        int8_scheme: see `names.SCHEMES`; the default of each format when None.
         labels: names of the classes in their order; those the model knows when None.
         preprocessing: the pixels the model was trained on; what the model knows when None.
         input: what the files take as an image (see `input_kinds.KINDS`).

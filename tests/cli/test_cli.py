@@ -95,6 +95,15 @@ def test_list():
         (["vit_s32", "--int8-scheme", "full"], "add --int8"),
         (["vit_s32", "--int8", "--int8-scheme", "best"], "'best' is not one of"),
         (["vit_s32", "--onnx", "--int8", "--int8-scheme", "full"], "does not exist for onnx"),
+        (["vit_s32", "--int8", "--min-sqnr", "30"], "--min-sqnr is the budget of the int8 scheme 'auto'"),
+        (
+            ["vit_s32", "--tflite", "--int8", "--int8-scheme", "auto", "--min-sqnr", "0"],
+            "--min-sqnr is 0.0, expected dB",
+        ),
+        (
+            ["vit_s32", "--features", "--tflite", "--int8", "--int8-scheme", "auto", "--min-agreement", "0.9"],
+            "no top class to agree on",
+        ),
         (["vit_s32", "--weights", "nowhere"], "There is no nowhere"),
         (["vit_s32", "--weights", ""], "Invalid value for '--weights': it is empty"),
         (["vit_s32", "--output", ""], "Invalid value for '--output': it is empty"),

@@ -116,10 +116,11 @@ class Bench:
     ) -> Artifact:
         """A file of `kind` by the converter that a user's export runs."""
         from vit_export.int8.modes import static
+        from vit_export.int8.recipe import Recipe
         from vit_export.int8.tune import Tuning, images_wanted, tune
         from vit_export.onnx import write_onnx, write_qdq_onnx
         from vit_export.tflite.convert import write_tflite
-        from vit_export.tflite.int8 import Recipe, write_int8_tflite
+        from vit_export.tflite.int8 import write_int8_tflite
         from vit_export.tflite.quantize import modes_of
 
         format, precision, scheme = (*kind.split(), None)[:3]

@@ -17,6 +17,7 @@ from vit_export.images import photographs
 from vit_export.images.photographs import PHOTOGRAPHS, Crop, crops, main, photographs_folder, write_photographs
 from vit_export.images.read import load_image
 from vit_export.images.split import split
+from vit_export.model.preprocessing import Preprocessing
 
 SIDES = ("representative", "held_out")
 
@@ -66,7 +67,7 @@ def test_the_set_is_complete_and_readable(complete):
 
 
 def test_splitting_gives_back_both_sides(complete):
-    result = split(complete)
+    result = split(complete, Preprocessing(32))
     assert (len(result.representative), len(result.held_out)) == (128, 32)
     assert result.skipped == ()
     assert result.note is None

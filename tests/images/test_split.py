@@ -4,14 +4,39 @@ import os
 import random
 import re
 from hashlib import sha256
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from vit_export.base.errors import InputError
+from vit_export.images import read
 from vit_export.images import split as calibration
-from vit_export.images.split import ImageSet, find_images, list_images, split
+from vit_export.images.pictures import ImageSet, Pictures
+from vit_export.images.split import list_images
+from vit_export.model.preprocessing import Preprocessing, normalize
+
+PREPROCESSING = Preprocessing(4, resize="shortest", crop_fraction=0.8)
+
+
+def find_images(*arguments, **options):
+    pictures, skipped = calibration.find_images(arguments[0], PREPROCESSING, *arguments[1:], **options)
+    return pictures.images, skipped
+
+
+def split(folder, *arguments, **options):
+    """The sets of files that are chosen; what was decoded on the way are their very pixels."""
+    found = calibration.split(folder, PREPROCESSING, *arguments, **options)
+    for side in (found.representative, found.held_out):
+        np.testing.assert_array_equal(side.pixels(), Pictures.of(side.images, PREPROCESSING).pixels())
+    return SimpleNamespace(
+        representative=found.representative.images,
+        held_out=found.held_out.images,
+        skipped=found.skipped,
+        note=found.note,
+        to_dict=found.to_dict,
+    )
 
 
 def _image(path, value=0):
@@ -362,3 +387,41 @@ def test_split_as_json(tmp_path):
         "skipped": [["bad.png", "it is empty"]],
         "note": None,
     }
+
+
+# What was decoded
+
+
+def test_pictures_are_decoded_once_and_given_in_any_numbers(tmp_path, monkeypatch):
+    decoded = _count_decoding(monkeypatch)
+    data = calibration.split(_folder(tmp_path, 12), PREPROCESSING, 5, 3)
+    assert len(decoded) == len(set(decoded)) == 8
+    pictures = data.representative
+    pixels = pictures.pixels()
+    assert (pixels.dtype, pixels.shape) == (np.uint8, (5, 4, 4, 3))
+    np.testing.assert_array_equal(pictures.normalized(), normalize(pixels, PREPROCESSING))
+    np.testing.assert_array_equal(pictures.normalized(2), pictures.normalized()[[0, 2]])
+    np.testing.assert_array_equal(pictures.normalized(9, leaving=2), pictures.normalized()[:3])
+    np.testing.assert_array_equal(pictures.normalized(9, leaving=9), pictures.normalized()[:1])
+    np.testing.assert_array_equal(pictures.fed("uint8"), pixels)
+    np.testing.assert_array_equal(pictures.fed(""), pictures.normalized())
+    batches = pictures.batches(2, "0..255")
+    assert len(batches) == len(list(batches)) == 3
+    np.testing.assert_array_equal(batches[2], pixels[[4, 0]].astype(np.float32))
+    assert len(decoded) == 8
+
+
+def test_large_sets_lie_on_disk_and_are_the_same(tmp_path, monkeypatch):
+    folder = _folder(tmp_path, 12)
+    expected = calibration.split(folder, PREPROCESSING, 5, 3).held_out.pixels()
+    monkeypatch.setattr(read, "IN_MEMORY", 100)
+    held_out = calibration.split(folder, PREPROCESSING, 5, 3).held_out
+    assert isinstance(held_out.store, np.memmap)
+    np.testing.assert_array_equal(held_out.pixels(), expected)
+
+
+def test_an_image_too_elongated_for_the_model_is_left_out(tmp_path):
+    _folder(tmp_path, 3)
+    Image.new("RGB", (20_000, 1)).save(tmp_path / "line.png")
+    _, skipped = calibration.find_images(tmp_path, Preprocessing(224, resize="shortest"))
+    assert skipped == (("line.png", "it is too elongated for the model's square"),)

@@ -15,13 +15,14 @@ from vit_export.deployment.rewrites import folded_parameters
 from vit_export.int8 import arithmetic
 from vit_export.int8.equalize import DataFreeParameters, EqualizedParameters, Factors, norm_groups
 from vit_export.int8.modes import SCHEMES, LayerModes, Modes, full_float, static, uniform
+from vit_export.int8.recipe import Recipe
 from vit_export.int8.simulate import Simulation, rounded
 from vit_export.int8.tune import MOST_IMAGES, Tuning, images_wanted, tune
 from vit_export.model.parameters import layer_name, parameter_specs
 from vit_export.model.preprocessing import normalize
 from vit_export.model.spec import ViTSpec
 from vit_export.runtimes.runner import open_runner
-from vit_export.tflite.int8 import Recipe, agreement_of_halves, prepare, write_int8_tflite
+from vit_export.tflite.int8 import agreement_of_halves, prepare, write_int8_tflite
 
 import_tensorflow()
 

@@ -16,18 +16,20 @@ from vit_export.base.signal import overall_sqnr_db
 from vit_export.deployment.graph import TFLITE, deployment_graph
 from vit_export.deployment.rewrites import folded_parameters
 from vit_export.int8 import mixing, sensitivity
+from vit_export.int8.budget import Budget, Measured
 from vit_export.int8.equalize import Factors
 from vit_export.int8.mixing import Mixes
 from vit_export.int8.modes import LayerModes, Modes, dynamic, full_float, static
 from vit_export.int8.price import DYNAMIC_MS, INT8_MS, PRODUCTS_MS, price, total
-from vit_export.int8.search import MOST_ROUNDS, Budget, Measured, search
+from vit_export.int8.recipe import Recipe
+from vit_export.int8.search import MOST_ROUNDS, search
 from vit_export.int8.sensitivity import Component, Option, Sensitivity, components, measure_sensitivity
 from vit_export.int8.tune import Tuning, tune
 from vit_export.model.preprocessing import normalize
 from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.runtimes.runner import open_runner
-from vit_export.tflite.int8 import Recipe, write_int8_tflite
+from vit_export.tflite.int8 import write_int8_tflite
 
 pytestmark = pytest.mark.thorough
 
@@ -188,7 +190,7 @@ def test_static_is_enough(source, images):
 
 def test_impossible_budget(spec, source, images):
     measure, measured = simulated(source, images)
-    choice = search(source, images, Tuning(), measure, Budget(200))
+    choice = search(source, images, Tuning(), measure, Budget(150))
     assert not choice.met
     assert len(measured) == choice.rounds == 2
     assert choice.measured.sqnr_db > measure(dynamic(spec), None).sqnr_db

@@ -107,8 +107,15 @@ def test_qdq_is_made_and_verified(saved_model, photos, tmp_path, in_process):
     ("changes", "message"),
     [
         ({"min_sqnr": 40}, "min_sqnr is the budget of the int8 scheme 'auto'"),
-        ({"int8_scheme": "auto", "min_sqnr": "40"}, "min_sqnr is '40', expected a number from 0 to 150"),
-        ({"int8_scheme": "auto", "min_agreement": 99}, "min_agreement is 99, expected a number from 0 to 1"),
+        (
+            {"int8_scheme": "auto", "min_sqnr": "40"},
+            "min_sqnr is '40', expected dB above 0 and up to 150",
+        ),
+        (
+            {"int8_scheme": "auto", "min_agreement": 99},
+            "min_agreement is 99, expected a share above 0 and up to 1",
+        ),
+        ({"int8_scheme": "auto", "min_sqnr": 0}, "min_sqnr is 0, expected dB above 0"),
         ({"int8_scheme": "auto", "min_sqnr": float("nan")}, "min_sqnr is nan"),
         ({"int8_scheme": "qdq"}, "'qdq' does not exist for tflite"),
     ],
@@ -120,10 +127,9 @@ def test_bad_budgets_are_refused_before_any_work(changes, message, saved_model, 
 
 
 def test_agreement_of_a_model_without_classes_is_refused(photos, tmp_path):
-    request = ExportRequest(
-        SPEC.with_(num_classes=None), tmp_path / "out", ("tflite",), ("int8",), "auto",
-        min_agreement=0.9, calibration=photos, verify=False,
-    )  # fmt: skip
     with pytest.raises(InputError, match="no top class to agree on"):
-        export(request)
+        ExportRequest(
+            SPEC.with_(num_classes=None), tmp_path / "out", ("tflite",), ("int8",), "auto",
+            min_agreement=0.9, calibration=photos, verify=False,
+        )  # fmt: skip
     assert list(tmp_path.iterdir()) == []

@@ -409,7 +409,7 @@ def test_fewer_held_out_images_are_told(photos, tmp_path):
     say = Notes()
     request = ExportRequest(toy_spec(), tmp_path / "out", calibration=photos, held_out_images=9)
     files = plan_files(request, toy_spec())
-    data = pipeline._images(request, toy_spec(), files, say)
+    data = pipeline._images(request, toy_spec(), Preprocessing(32), files, say)
     assert len(data.held_out) == 3
     assert any("on 3 held-out images instead of 9" in note for note in say.notes)
 

@@ -18,6 +18,8 @@ from PIL import Image
 
 from vit_export.base.errors import InputError, OutputError
 from vit_export.base.numbers import figure, number, percent, shortened, visible
+from vit_export.images.pictures import ImageSet, Pictures
+from vit_export.model.preprocessing import Preprocessing
 from vit_export.report import charts, trade_off
 from vit_export.report.content import write_report
 from vit_export.report.page import images_shown, render_page, write_page
@@ -271,7 +273,7 @@ def test_a_report_of_32_images_and_six_files_is_small(tmp_path):
                                  enumerate(plain.files[1:3]))]  # fmt: skip
     report = report_of(replace(plain, files=tuple(files)))
     shown = images_shown(report)
-    pictures = thumbnails(tmp_path, shown)
+    pictures = thumbnails(Pictures.of(ImageSet.of(tmp_path, shown), Preprocessing(320)), shown)
     assert len(pictures) == len(shown) >= 4
     assert max(map(len, pictures.values())) < 20_000
     assert len(render_page(report, pictures)) < 1_000_000
@@ -305,19 +307,20 @@ def test_a_picture_is_embedded_once_and_its_absence_is_said(full):
     assert page.count("no picture") == len(images_shown(full)) - 1
 
 
-def test_thumbnails_are_small_jpegs_and_the_unreadable_are_left_out(tmp_path):
+def test_thumbnails_are_small_jpegs_of_what_the_model_sees_and_other_names_are_left_out(tmp_path):
     write_pictures(tmp_path, 1, (640, 320))
-    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
     (tmp_path / "tiny.png").write_bytes((write_pictures(tmp_path / "more", 1, (8, 8)) / "00.png").read_bytes())
     turned = Image.new("RGB", (200, 100))
     exif = turned.getexif()
     exif[0x0112] = 6
     turned.save(tmp_path / "turned.jpg", exif=exif)
     names = ["00.png", "broken.jpg", "missing.jpg", "tiny.png", "turned.jpg", "x" * 400, "a\0b"]
-    made = thumbnails(tmp_path, names)
+    read = Pictures.of(ImageSet.of(tmp_path, ["00.png", "tiny.png", "turned.jpg"]), Preprocessing(200))
+    made = thumbnails(read, names)
     assert set(made) == {"00.png", "tiny.png", "turned.jpg"}
     sizes = {name: Image.open(io.BytesIO(data)).size for name, data in made.items()}
-    assert sizes == {"00.png": (160, 80), "tiny.png": (8, 8), "turned.jpg": (80, 160)}
+    assert set(sizes.values()) == {(160, 160)}
+    assert thumbnails(Pictures.of(read.images, Preprocessing(32)), names).keys() == made.keys()
     assert all(data.startswith(b"\xff\xd8") and len(data) < 15_000 for data in made.values())
 
 

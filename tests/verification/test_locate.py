@@ -11,6 +11,7 @@ from conftest import RandomParameters, build, record_of, toy_spec
 from onnx import helper, numpy_helper
 
 from vit_export.base.errors import InputError, StructureError
+from vit_export.int8.recipe import Recipe
 from vit_export.int8.tune import Tuning
 from vit_export.model.artifact import Artifact
 from vit_export.model.input_kinds import feed
@@ -19,7 +20,7 @@ from vit_export.onnx import write_onnx, write_qdq_onnx
 from vit_export.onnx import writer as weights
 from vit_export.runtimes.runner import RunnerError
 from vit_export.tflite.convert import write_tflite
-from vit_export.tflite.int8 import Recipe, write_int8_tflite
+from vit_export.tflite.int8 import write_int8_tflite
 from vit_export.tflite.quantize import modes_of
 from vit_export.verification.checks import limits_of
 from vit_export.verification.layers import follow, locate, matching, trail

@@ -7,8 +7,6 @@ from typing import Any
 
 NONE = "–"
 MEGABYTE = 1e6
-FORMATS = {"saved_model": "SavedModel", "tflite": "TFLite", "onnx": "ONNX"}
-"""Formats as people know them."""
 
 _SPELLED = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 # Marks and overrides of direction make text look like another ('gnp.exe' as 'exe.png'); U+FFFE and U+FFFF are no

@@ -50,7 +50,15 @@ def _command(request: ExportRequest, file_format: Format) -> str | None:
     """The command that makes the int8 file of `file_format` from the SavedModel; None where it would be refused."""
     spec, saved_model = request.spec, request.output / SAVED_MODEL_NAME
     assert spec is not None
-    wanted = replace(request, formats=(file_format,), precisions=("int8",), int8_scheme=None, overwrite=False)
+    wanted = replace(
+        request,
+        formats=(file_format,),
+        precisions=("int8",),
+        int8_scheme=None,
+        min_sqnr=None,
+        min_agreement=None,
+        overwrite=False,
+    )
     try:
         plan_files(wanted, spec, saved_model)
     except VitExportError:

@@ -17,7 +17,7 @@ from vit_export.cli.compare import compare_command
 from vit_export.cli.framework import CONTEXT, EXPORT, Command, Commands, Given, GivenPath, typed, weights_hint
 from vit_export.cli.inspect import inspect_command
 from vit_export.cli.verify import verify_command
-from vit_export.model.names import FORMATS, INPUTS, INT8_SCHEMES, OPSETS, PRECISIONS
+from vit_export.model.names import FORMATS, INPUTS, OPSETS, PRECISIONS, SCHEME_NAMES, schemes_explained
 from vit_export.model.spec import ViTSpec
 from vit_export.model.variants import VARIANTS, Variant, get_variant
 from vit_export.pipeline.request import ExportRequest
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from vit_export.cli.progress import ConsoleReporter
     from vit_export.model.preprocessing import Preprocessing
     from vit_export.weights.checkpoint import Checkpoint
-
-_SCHEMES = sorted({scheme for schemes in INT8_SCHEMES.values() for scheme in schemes})
 
 
 _HELP = """Export Vision Transformers to SavedModel, TFLite and ONNX, and verify every file.
@@ -66,18 +64,22 @@ def main() -> None:
 
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.option("--saved-model", is_flag=True, help="The SavedModel alone, float32 (it is always the first step)."),
-    click.option("--tflite", is_flag=True, help="TFLite, for Android, iOS and boards."),
-    click.option("--onnx", is_flag=True, help="ONNX, for ONNX Runtime.  [default: all three formats]"),
-    click.option("--float32", is_flag=True, help="The reference's precision.  [default]"),
-    click.option("--float16", is_flag=True, help="Half the size; for GPUs and NPUs."),
-    click.option("--int8", is_flag=True, help="A quarter of the size, and faster on CPUs."),
+    *(
+        click.option(
+            f"--{name.replace('_', '-')}",
+            is_flag=True,
+            help=row.about + "  [default: all three formats]" * (name == tuple(FORMATS)[-1]),
+        )
+        for name, row in FORMATS.items()
+    ),
+    *(
+        click.option(f"--{name}", is_flag=True, help=row.about + "  [default]" * (name == "float32"))
+        for name, row in PRECISIONS.items()
+    ),
     click.option(
         "--int8-scheme",
-        type=click.Choice(_SCHEMES),
-        help="static: ranges from images (TFLite's default); dynamic: ranges found while running (ONNX's default); "
-        "full: integer in and out (TFLite); auto: the fastest mix within a budget (TFLite); "
-        "qdq: ranges in the graph, for accelerators (ONNX).",
+        type=click.Choice(SCHEME_NAMES),
+        help=schemes_explained(),
     ),
     click.option("--min-sqnr", type=float, metavar="DB", help="Budget of auto: signal to noise.  [35]"),
     click.option("--min-agreement", type=float, metavar="P", help="Budget of auto: share with the same top class."),
@@ -265,9 +267,10 @@ def _request(
         flag = "--features" if features else "--pooled"
         raise InputError(f"{flag} makes a model without classifier, --num-classes sizes one: give one of the two.")
     chosen = {"saved_model": saved_model, "tflite": options.pop("tflite"), "onnx": options.pop("onnx")}
-    formats = tuple(f for f in FORMATS if chosen[f]) or FORMATS
-    precisions = tuple(p for p in PRECISIONS if options.pop(p)) or PRECISIONS[:1]
-    if formats == ("saved_model",) and precisions != PRECISIONS[:1]:
+    formats = tuple(f for f in FORMATS if chosen[f]) or tuple(FORMATS)
+    first = next(iter(PRECISIONS))
+    precisions = tuple(p for p in PRECISIONS if options.pop(p)) or (first,)
+    if formats == ("saved_model",) and precisions != (first,):
         raise InputError(
             f"--{precisions[-1]} is of .tflite and .onnx files, a SavedModel is always float32: add --tflite or --onnx "
             "or leave it out."

@@ -10,13 +10,12 @@ import click
 
 from vit_export.base.errors import InputError
 from vit_export.cli.framework import CONTEXT, Command, Given, GivenPath, typed
-from vit_export.model.names import INPUTS, INT8_SCHEMES, PAGE_NAME, PRECISIONS, REPORT_NAME
+from vit_export.model.names import INPUTS, PAGE_NAME, PRECISIONS, REPORT_NAME, SCHEME_NAMES
 
 if TYPE_CHECKING:
     from vit_export.pipeline.verify_files import Verified
 
 ARCHITECTURES = ("arm64",)
-_SCHEMES = sorted({scheme for schemes in INT8_SCHEMES.values() for scheme in schemes})
 
 
 @click.command("verify", cls=Command, context_settings=CONTEXT, short_help="Verify files against a reference.")
@@ -37,8 +36,8 @@ _SCHEMES = sorted({scheme for schemes in INT8_SCHEMES.values() for scheme in sch
 @click.option("--labels", type=Given(), metavar="FILE", help="Names of the classes, where the reference has none.")
 @click.option("--input", type=click.Choice(INPUTS), help="Pixel values a file of another tool takes.  [normalized]")
 @click.option("--output-name", type=Given(), metavar="NAME", help="The output to compare, where there are several.")
-@click.option("--precision", type=click.Choice(PRECISIONS), help="What a file goes by.  [that of its weights]")
-@click.option("--int8-scheme", "scheme", type=click.Choice(_SCHEMES), help="Likewise, of an int8 file.")
+@click.option("--precision", type=click.Choice(tuple(PRECISIONS)), help="What a file goes by.  [that of its weights]")
+@click.option("--int8-scheme", "scheme", type=click.Choice(SCHEME_NAMES), help="Likewise, of an int8 file.")
 @click.option("--probabilities", is_flag=True, help="The files end in a softmax: compare with the reference's.")
 @click.option("--locate", is_flag=True, help="Compare a file that fails layer by layer.")
 @click.option("--emulate", type=click.Choice(ARCHITECTURES), help="Run the files in the runtimes' builds for it.")
@@ -122,7 +121,7 @@ def _write(result: "Verified", report: Path | None, junit: Path | None) -> None:
         from vit_export.report.thumbnails import thumbnails
 
         write_report(result.report, report / REPORT_NAME)
-        pictures = thumbnails(Path(result.data.folder), images_shown(result.report))
+        pictures = thumbnails(result.pictures, images_shown(result.report))
         write_page(result.report, pictures, report / PAGE_NAME)
     if junit is not None:
         from vit_export.report.junit import write_junit

@@ -1,44 +1,159 @@
-"""The pictures that files are verified on: in the numbers each file takes, with the classes of their labels."""
+"""Pictures: image files of one folder, decoded once per run, in whatever numbers a stage wants them.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Tuning, calibration, verification and thumbnails are all given the same `Pictures`.
+"""
+
+import hashlib
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from vit_export.base.errors import InputError, nearest
-from vit_export.base.files import input_errors
-from vit_export.images.read import load_pixels
-from vit_export.images.split import ImageSet
-from vit_export.model.artifact import Artifact
+from vit_export.base.files import digest_of_file, input_errors
+from vit_export.images.read import UnreadableImage, load_pixels
 from vit_export.model.input_kinds import feed
 from vit_export.model.preprocessing import Preprocessing, normalize
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """`pixels`, uint8 [n, size, size, 3], are the images `names` at the model's size; `images` the same normalized."""
+class ImageSet:
+    """Some image files of one folder. Construct with `ImageSet.of`, which sorts them and computes the digest.
 
-    names: tuple[str, ...]
-    pixels: np.ndarray
-    images: np.ndarray
-    preprocessing: Preprocessing
+    `files` are relative to `folder`, with forward slashes, sorted. `digest` is the sha256 over each name and the
+    sha256 of that file's bytes: it depends on the files alone, wherever the folder lies.
+    """
+
+    folder: str
+    files: tuple[str, ...]
+    digest: str
 
     @classmethod
-    def of(cls, images: ImageSet, preprocessing: Preprocessing) -> "Pictures":
-        """The pictures of `images`.
+    def of(cls, folder: str | os.PathLike[str], files: Iterable[str]) -> Self:
+        """Return the set of `files` (relative names) in `folder`.
+
+        Raises:
+            InputError: a file cannot be read.
+
+        """
+        return cls.hashed(folder, {name: sha256_of_image(Path(folder, name)) for name in files})
+
+    @classmethod
+    def hashed(cls, folder: str | os.PathLike[str], hashes: dict[str, str]) -> Self:
+        """Return the set of the files whose sha256 `hashes` gives by relative name."""
+        lines = (encoded(name) + b"\0" + hashes[name].encode() + b"\n" for name in sorted(hashes))
+        return cls(os.fspath(folder), tuple(sorted(hashes)), hashlib.sha256(b"".join(lines)).hexdigest())
+
+    def paths(self) -> tuple[Path, ...]:
+        """Return the files with their folder, in the order of `files`."""
+        return tuple(Path(self.folder, name) for name in self.files)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready dict."""
+        return {**asdict(self), "files": list(self.files)}
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """The images of a set at a model's size; row `rows[i]` of `store`, uint8 [m, size, size, 3], is the i-th.
+
+    Sets that were read together share one `store`. `classes` are the labelled classes of the images by their index,
+    None where nobody said.
+    """
+
+    images: ImageSet
+    preprocessing: Preprocessing
+    store: npt.NDArray[np.uint8]
+    rows: tuple[int, ...]
+    classes: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, images: ImageSet, preprocessing: Preprocessing) -> Self:
+        """Read the files of `images`.
 
         Raises:
             InputError: one cannot be read or resized.
+
         """
         with input_errors(images.folder):
-            pixels = load_pixels(images.paths(), preprocessing)
-        return cls(images.files, pixels, normalize(pixels, preprocessing), preprocessing)
+            return cls(images, preprocessing, load_pixels(images.paths(), preprocessing), tuple(range(len(images))))
 
-    def fed(self, artifact: Artifact) -> np.ndarray:
-        """The pictures in the numbers that the file of `artifact` takes: float32, or uint8 pixels."""
-        values = artifact.inputs[0].values
-        return self.images if values in ("", "normalized") else feed(self.pixels, values, self.preprocessing)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The images as a report names them: relative to their folder."""
+        return self.images.files
+
+    def pixels(self, indices: Sequence[int] | None = None) -> npt.NDArray[np.uint8]:
+        """Return the images (those of `indices`), uint8 [n, size, size, 3]."""
+        chosen = self.rows if indices is None else [self.rows[i] for i in indices]
+        return self.store[list(chosen)]
+
+    def normalized(self, count: int | None = None, leaving: int = 0) -> npt.NDArray[np.float32]:
+        """Return at most `count` images, spread over all but the last `leaving`: float32 [n, size, size, 3].
+
+        At least one, whatever is left.
+        """
+        there = max(1, len(self) - leaving)
+        count = there if count is None else min(count, there)
+        return normalize(self.pixels([i * there // count for i in range(count)]), self.preprocessing)
+
+    def fed(self, kind: str) -> npt.NDArray[Any]:
+        """Return all images in the numbers of the input kind `kind` ("" for normalized): float32, or uint8 pixels."""
+        return feed(self.pixels(), kind or "normalized", self.preprocessing)
+
+    def batches(self, batch: int, kind: str) -> "Batches":
+        """Return the images in static batches, as a file of the input kind `kind` takes them."""
+        return Batches(self, batch, kind)
+
+    def labelled(self, labels: Sequence[str] | None, *, required: bool = False) -> Self:
+        """Return the same pictures with the classes that their folders name (`classes_of`)."""
+        classes = classes_of(self.images, labels, required=required)
+        return replace(self, classes=None if classes is None else tuple(classes))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class Batches(Sequence[np.ndarray]):
+    """Pictures in batches [batch, size, size, 3], made when they are asked for; the last is filled up."""
+
+    def __init__(self, pictures: Pictures, batch: int, kind: str) -> None:
+        self._pictures, self._batch, self._kind = pictures, batch, kind
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._pictures) / self._batch)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        first, count = index * self._batch, len(self._pictures)
+        pixels = self._pictures.pixels([i % count for i in range(first, first + self._batch)])
+        return feed(pixels, self._kind, self._pictures.preprocessing)
+
+
+def encoded(name: str) -> bytes:
+    """The bytes of a file's name, which the system allows to be any."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def sha256_of_image(path: Path) -> str:
+    """The sha256 of an image file's bytes.
+
+    Raises:
+        UnreadableImage: (an InputError) it cannot be read.
+    """
+    try:
+        return digest_of_file(path)
+    except OSError as error:
+        raise UnreadableImage(os.fspath(path), error.strerror or type(error).__name__) from error
 
 
 def classes_of(images: ImageSet, labels: Sequence[str] | None, *, required: bool = False) -> list[int] | None:

@@ -4,7 +4,9 @@ Calibration, verification and the metadata of an exported file all take their nu
 calibrated on what it is verified on and on what an app has to feed it.
 """
 
+import math
 import os
+import tempfile
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +17,9 @@ from PIL import ExifTags, Image
 
 from vit_export.base.errors import InputError
 from vit_export.model.preprocessing import Preprocessing, normalize
+
+IN_MEMORY = 1 << 28
+"""Bytes of decoded images that are kept in memory; 1,700 at 224 pixels."""
 
 MAX_PIXELS = 178_956_970
 """Largest image that is decoded: half a GiB as RGB, where Pillow too suspects a decompression bomb."""
@@ -138,12 +143,7 @@ def load_batch(paths: Iterable[str | os.PathLike[str]], preprocessing: Preproces
         InputError: a file cannot be read (`load_image`) or resized (`resize_and_crop`).
 
     """
-    files = list(paths)
-    size = preprocessing.image_size
-    batch = np.empty((len(files), size, size, 3), np.float32)
-    for row, path in zip(batch, files, strict=True):
-        row[:] = prepare(load_image(path), preprocessing)
-    return batch
+    return normalize(load_pixels(paths, preprocessing), preprocessing)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -185,8 +185,16 @@ def load_pixels(paths: Iterable[str | os.PathLike[str]], preprocessing: Preproce
         InputError: a file cannot be read (`load_image`) or resized (`resize_and_crop`).
     """
     files = list(paths)
-    size = preprocessing.image_size
-    found = np.empty((len(files), size, size, 3), np.uint8)
+    found = room_for(len(files), preprocessing.image_size)
     for row, path in zip(found, files, strict=True):
         row[:] = resize_and_crop(load_image(path), preprocessing)
     return found
+
+
+def room_for(count: int, size: int) -> npt.NDArray[np.uint8]:
+    """An array for `count` images, uint8 [count, size, size, 3]; a large one lies on disk, in a file without a name."""
+    shape = (count, size, size, 3)
+    if math.prod(shape) <= IN_MEMORY:
+        return np.empty(shape, np.uint8)
+    with tempfile.TemporaryFile(prefix="vit-export-") as file:
+        return np.memmap(file, np.uint8, "w+", shape=shape)

@@ -3,13 +3,17 @@
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
+
+import numpy as np
 
 from vit_export.base.errors import InputError
-from vit_export.base.files import digest_of_file, input_errors
-from vit_export.images.read import UnreadableImage, load_image
+from vit_export.base.files import input_errors
+from vit_export.images.pictures import ImageSet, Pictures, encoded, sha256_of_image
+from vit_export.images.read import UnreadableImage, load_image, resize_and_crop, room_for
+from vit_export.model.preprocessing import Preprocessing
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
@@ -24,41 +28,6 @@ Skipped = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
-class ImageSet:
-    """Some image files of one folder. Construct with `ImageSet.of`, which sorts them and computes the digest.
-
-    `files` are relative to `folder`, with forward slashes, sorted. `digest` is the sha256 over each name and the
-    sha256 of that file's bytes: it depends on the files alone, wherever the folder lies.
-    """
-
-    folder: str
-    files: tuple[str, ...]
-    digest: str
-
-    @classmethod
-    def of(cls, folder: str | os.PathLike[str], files: Iterable[str]) -> Self:
-        """Return the set of `files` (relative names) in `folder`.
-
-        Raises:
-            InputError: a file cannot be read.
-
-        """
-        names = sorted(files)
-        return cls(os.fspath(folder), tuple(names), _digest({name: _sha256(Path(folder, name)) for name in names}))
-
-    def paths(self) -> tuple[Path, ...]:
-        """Return the files with their folder, in the order of `files`."""
-        return tuple(Path(self.folder, name) for name in self.files)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dict."""
-        return {**asdict(self), "files": list(self.files)}
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-
-@dataclass(frozen=True)
 class DataSplit:
     """The two sides of a folder, which share no image, and what was left out.
 
@@ -66,16 +35,16 @@ class DataSplit:
     while choosing, each with its reason. `note` is None, or sentences on what the user may not expect.
     """
 
-    representative: ImageSet
-    held_out: ImageSet
+    representative: Pictures
+    held_out: Pictures
     skipped: Skipped
     note: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
         return {
-            "representative": self.representative.to_dict(),
-            "held_out": self.held_out.to_dict(),
+            "representative": self.representative.images.to_dict(),
+            "held_out": self.held_out.images.to_dict(),
             "skipped": [list(item) for item in self.skipped],
             "note": self.note,
         }
@@ -106,7 +75,9 @@ def list_images(folder: str | os.PathLike[str]) -> tuple[str, ...]:
     return images
 
 
-def find_images(folder: str | os.PathLike[str], *, limit: int | None = None, seed: int = 0) -> tuple[ImageSet, Skipped]:
+def find_images(
+    folder: str | os.PathLike[str], preprocessing: Preprocessing, *, limit: int | None = None, seed: int = 0
+) -> tuple[Pictures, Skipped]:
     """Return the readable images below `folder`, and the unreadable ones as (relative name, reason).
 
     Every file is decoded once, so give a `limit` where a folder may be large: files are then tried in the order that
@@ -119,13 +90,20 @@ def find_images(folder: str | os.PathLike[str], *, limit: int | None = None, see
     if limit is not None:
         _require_count("limit", limit, least=1)
     names = list_images(folder)
-    readable, skipped = _choose(folder, names, len(names) if limit is None else limit, seed)
+    chooser = _Chooser(folder, preprocessing, seed)
+    readable = chooser.choose(names, len(names) if limit is None else limit)
     if not readable:
-        raise _none_readable(os.fspath(folder), skipped)
-    return ImageSet.of(folder, readable), skipped
+        raise _none_readable(os.fspath(folder), chooser.skipped)
+    return chooser.pictures(readable), chooser.skipped
 
 
-def split(folder: str | os.PathLike[str], count: int = 128, held_out: int = 32, seed: int = 0) -> DataSplit:
+def split(
+    folder: str | os.PathLike[str],
+    preprocessing: Preprocessing,
+    count: int = 128,
+    held_out: int = 32,
+    seed: int = 0,
+) -> DataSplit:
     """Choose up to `count` images of `folder` for calibration and up to `held_out` others for verification.
 
     Where the folder has sub-folders `representative/` and `held_out/`, each side is chosen from its own. Otherwise at
@@ -134,7 +112,7 @@ def split(folder: str | os.PathLike[str], count: int = 128, held_out: int = 32, 
 
     The choice follows from the relative names and `seed` alone: same content, same files, whatever the order in which
     the system lists them and wherever the folder lies. Changing `count` leaves the held-out side as it is, as long as
-    there are images enough. Only files that are tried are decoded: about as many as are asked for.
+    there are images enough. Only files that are tried are decoded, each once: about as many as are asked for.
 
     Raises:
         InputError: as `find_images`; also when `count` is below 1 or `held_out` negative.
@@ -144,75 +122,104 @@ def split(folder: str | os.PathLike[str], count: int = 128, held_out: int = 32, 
     _require_count("held_out", held_out, least=0)
     names = list_images(folder)
     notes: list[str] = []
+    chooser = _Chooser(folder, preprocessing, seed)
     if all(Path(folder, side).is_dir() for side in (REPRESENTATIVE, HELD_OUT)):
-        chosen, kept, skipped = _split_by_folders(folder, names, count, held_out, seed, notes)
+        chosen, kept = _split_by_folders(chooser, names, count, held_out, notes)
     else:
-        chosen, kept, skipped = _split_by_quarter(folder, names, count, held_out, seed, notes)
-    hashes = {name: _sha256(Path(folder, name)) for name in (*chosen, *kept)}
-    used = {hashes[name] for name in chosen}
-    distinct = [name for name in kept if hashes[name] not in used]
+        chosen, kept = _split_by_quarter(chooser, names, count, held_out, notes)
+    used = {chooser.sha256(name) for name in chosen}
+    distinct = [name for name in kept if chooser.sha256(name) not in used]
     if dropped := len(kept) - len(distinct):
         notes.append(f"{_counted(dropped, 'held-out image')} with the same bytes as a calibration image left out.")
         if not distinct:
             notes.append("No image is held out.")
+    return DataSplit(chooser.pictures(chosen), chooser.pictures(distinct), chooser.skipped, " ".join(notes) or None)
 
-    def image_set(files: Iterable[str]) -> ImageSet:
-        selected = {name: hashes[name] for name in sorted(files)}
-        return ImageSet(os.fspath(folder), tuple(selected), _digest(selected))
 
-    return DataSplit(image_set(chosen), image_set(distinct), skipped, " ".join(notes) or None)
+class _Chooser:
+    """Tries the files of a folder in the order that `seed` fixes, and keeps what it decoded."""
+
+    def __init__(self, folder: str | os.PathLike[str], preprocessing: Preprocessing, seed: int) -> None:
+        self.folder, self._preprocessing, self._seed = os.fspath(folder), preprocessing, seed
+        self._stores: list[np.ndarray] = []
+        self._places: dict[str, tuple[int, int]] = {}
+        self._hashes: dict[str, str] = {}
+        self._skipped: list[tuple[str, str]] = []
+
+    @property
+    def skipped(self) -> Skipped:
+        """The files that were met and cannot be used, each with the reason."""
+        return tuple(sorted(self._skipped))
+
+    def choose(self, names: Iterable[str], wanted: int) -> list[str]:
+        """Return the first `wanted` of `names` that decode."""
+        order = sorted(
+            names, key=lambda name: (hashlib.sha256(f"{self._seed}\0".encode() + encoded(name)).digest(), name)
+        )
+        store, readable = room_for(min(wanted, len(order)), self._preprocessing.image_size), list[str]()
+        self._stores.append(store)
+        for name in order:
+            if len(readable) == wanted:
+                break
+            try:
+                store[len(readable)] = resize_and_crop(load_image(Path(self.folder, name)), self._preprocessing)
+            except UnreadableImage as error:
+                self._skipped.append((name, error.reason))
+            except InputError:
+                self._skipped.append((name, "it is too elongated for the model's square"))
+            else:
+                self._places[name] = len(self._stores) - 1, len(readable)
+                readable.append(name)
+        return readable
+
+    def sha256(self, name: str) -> str:
+        """Return the sha256 of a file's bytes, computed once."""
+        if name not in self._hashes:
+            self._hashes[name] = sha256_of_image(Path(self.folder, name))
+        return self._hashes[name]
+
+    def pictures(self, names: Iterable[str]) -> Pictures:
+        """Return the pictures of files that one `choose` returned."""
+        files = ImageSet.hashed(self.folder, {name: self.sha256(name) for name in names})
+        places = [self._places[name] for name in files.files]
+        store = self._stores[places[0][0] if places else 0]
+        return Pictures(files, self._preprocessing, store, tuple(row for _, row in places))
 
 
 def _split_by_folders(
-    folder: str | os.PathLike[str], names: tuple[str, ...], count: int, held_out: int, seed: int, notes: list[str]
-) -> tuple[list[str], list[str], Skipped]:
+    chooser: _Chooser, names: tuple[str, ...], count: int, held_out: int, notes: list[str]
+) -> tuple[list[str], list[str]]:
     """Choose each side from the sub-folder of its name."""
     of_side = {side: [n for n in names if n.startswith(f"{side}/")] for side in (REPRESENTATIVE, HELD_OUT)}
-    calibration_folder = f"{os.fspath(folder)}/{REPRESENTATIVE}"
+    calibration_folder = f"{chooser.folder}/{REPRESENTATIVE}"
     if not of_side[REPRESENTATIVE]:
         raise InputError(f"The folder {calibration_folder} holds no image: {_PUT_IMAGES}.")
-    chosen, skipped = _choose(folder, of_side[REPRESENTATIVE], count, seed)
+    chosen = chooser.choose(of_side[REPRESENTATIVE], count)
     if not chosen:
-        raise _none_readable(calibration_folder, skipped)
-    kept, also_skipped = _choose(folder, of_side[HELD_OUT], held_out, seed)
+        raise _none_readable(calibration_folder, chooser.skipped)
+    kept = chooser.choose(of_side[HELD_OUT], held_out)
     if held_out and not kept:
         notes.append(f"No image is held out: the sub-folder {HELD_OUT}/ has no readable one.")
     if others := len(names) - sum(len(side) for side in of_side.values()):
         notes.append(f"{_counted(others, 'image')} outside {REPRESENTATIVE}/ and {HELD_OUT}/ left out.")
-    return chosen, kept, tuple(sorted(skipped + also_skipped))
+    return chosen, kept
 
 
 def _split_by_quarter(
-    folder: str | os.PathLike[str], names: tuple[str, ...], count: int, held_out: int, seed: int, notes: list[str]
-) -> tuple[list[str], list[str], Skipped]:
+    chooser: _Chooser, names: tuple[str, ...], count: int, held_out: int, notes: list[str]
+) -> tuple[list[str], list[str]]:
     """Choose both sides from one pile, at most a quarter of it held out."""
-    readable, skipped = _choose(folder, names, count + min(held_out, len(names) // 4), seed)
+    readable = chooser.choose(names, count + min(held_out, len(names) // 4))
     if not readable:
-        raise _none_readable(os.fspath(folder), skipped)
-    apart = min(held_out, (len(names) - len(skipped)) // 4)  # exact where every file had to be tried
+        raise _none_readable(chooser.folder, chooser.skipped)
+    apart = min(held_out, (len(names) - len(chooser.skipped)) // 4)  # exact where every file had to be tried
     if held_out and not apart:
         notes.append(
             f"The folder has fewer than {MIN_IMAGES_TO_SPLIT} readable images: "
             "they are for calibration and none is held out."
         )
     # The held-out side first: it then stays the same when another count is asked for.
-    return readable[apart : apart + count], readable[:apart], skipped
-
-
-def _choose(folder: str | os.PathLike[str], names: Iterable[str], wanted: int, seed: int) -> tuple[list[str], Skipped]:
-    """Return the first `wanted` of `names` that decode, in the order of `seed`, and those met that do not."""
-    readable: list[str] = []
-    skipped: list[tuple[str, str]] = []
-    for name in sorted(names, key=lambda name: (hashlib.sha256(f"{seed}\0".encode() + _encoded(name)).digest(), name)):
-        if len(readable) == wanted:
-            break
-        try:
-            load_image(Path(folder, name))
-        except UnreadableImage as error:
-            skipped.append((name, error.reason))
-        else:
-            readable.append(name)
-    return readable, tuple(sorted(skipped))
+    return readable[apart : apart + count], readable[:apart]
 
 
 def _walk(root: Path) -> Iterator[str]:
@@ -237,23 +244,6 @@ def _walk(root: Path) -> Iterator[str]:
 def _identity(directory: str | os.PathLike[str]) -> tuple[int, int]:
     status = os.stat(directory)
     return status.st_dev, status.st_ino
-
-
-def _digest(hashes: dict[str, str]) -> str:
-    """Return the sha256 over (name, sha256) pairs, which come sorted by name."""
-    lines = (_encoded(name) + b"\0" + value.encode() + b"\n" for name, value in hashes.items())
-    return hashlib.sha256(b"".join(lines)).hexdigest()
-
-
-def _encoded(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")  # a file name may be any bytes
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return digest_of_file(path)
-    except OSError as error:
-        raise UnreadableImage(os.fspath(path), error.strerror or type(error).__name__) from error
 
 
 def _none_readable(folder: str, skipped: Skipped) -> InputError:

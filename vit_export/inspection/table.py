@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vit_export.base.numbers import FORMATS, MEGABYTE, three_digits
+from vit_export.base.numbers import MEGABYTE, three_digits
+from vit_export.model.names import FORMATS
 
 _STYLES = {"problem": "bold red", "remark": "yellow"}
 
@@ -30,7 +31,7 @@ def render(found: Mapping[str, Any], console: Console) -> None:
 
 def _rows(found: Mapping[str, Any]) -> Iterator[Row]:
     schema = ", ".join(f"{name} {number}" for name, number in found["schema"].items())
-    yield "format", FORMATS[found["format"]] + (f" ({schema})" if schema else "")
+    yield "format", FORMATS[found["format"]].title + (f" ({schema})" if schema else "")
     yield "size", f"{found['bytes'] / MEGABYTE:.1f} MB"
     if found["sha256"]:
         yield "sha256", found["sha256"] + (" (without the files beside it)" if found["external_files"] else "")

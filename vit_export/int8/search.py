@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from vit_export.base.errors import InputError
 from vit_export.base.signal import json_ready
+from vit_export.int8.budget import Budget, Measured
 from vit_export.int8.mixing import Mixes
 from vit_export.int8.modes import Modes, static
 from vit_export.int8.price import price, total
@@ -27,68 +27,6 @@ MOST_ROUNDS = 6
 
 CLOSE_DB = 0.5
 """A mix that keeps the budget is not made faster where less than this is left of it."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A file against the reference: `metrics.overall_sqnr_db`, and with a classifier `Comparison.agreement`."""
-
-    sqnr_db: float
-    agreement: float | None = None
-
-    def __str__(self) -> str:
-        agreement = "" if self.agreement is None else f", {100 * self.agreement:.1f} % of the top classes"
-        return f"{self.sqnr_db:.1f} dB{agreement}"
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a file has to keep: `min_sqnr` in dB, `min_agreement` as a share of images, or both.
-
-    Raises:
-        InputError: on construction, when there is neither or a value that nothing can be measured against.
-    """
-
-    min_sqnr: float | None = None
-    min_agreement: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.min_sqnr is None and self.min_agreement is None:
-            raise InputError(
-                "The int8 scheme 'auto' needs to know what to keep: give a least signal-to-noise ratio in dB, or a "
-                "least share of images whose top class stays."
-            )
-        if self.min_sqnr is not None and not 0 < self.min_sqnr < math.inf:
-            raise InputError(f"The least signal-to-noise ratio is {self.min_sqnr:g}, expected dB above 0, such as 35.")
-        if self.min_agreement is not None and not 0 < self.min_agreement <= 1:
-            raise InputError(
-                f"The least agreement is {self.min_agreement:g}, expected a share above 0 and up to 1, such as 0.99."
-            )
-
-    def check(self, spec: ViTSpec) -> None:
-        """Raise InputError when outputs of `spec` cannot be judged so."""
-        if self.min_agreement is not None and spec.num_classes is None:
-            raise InputError(
-                f"{spec.name} has no classifier, so there is no top class to agree on: give a least signal-to-noise "
-                "ratio instead."
-            )
-
-    def sqnr_kept(self, measured: Measured) -> bool:
-        """Whether the noise is low enough, or not asked for."""
-        return self.min_sqnr is None or measured.sqnr_db >= self.min_sqnr
-
-    def agreement_kept(self, measured: Measured) -> bool:
-        """Whether enough answers stay, or it is not asked for."""
-        return self.min_agreement is None or (measured.agreement or 0.0) >= self.min_agreement
-
-    def kept(self, measured: Measured) -> bool:
-        """Whether a file passes."""
-        return self.sqnr_kept(measured) and self.agreement_kept(measured)
-
-    def __str__(self) -> str:
-        wanted = [] if self.min_sqnr is None else [f"{self.min_sqnr:g} dB"]
-        wanted += [] if self.min_agreement is None else [f"{100 * self.min_agreement:g} % of the top classes"]
-        return " and ".join(wanted)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,40 @@
 """The small frozen records that stages hand to each other: what a tensor is, what a file is."""
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 Format = Literal["saved_model", "tflite", "onnx"]
 Precision = Literal["float32", "float16", "int8"]
 InputKind = Literal["normalized", "0..1", "0..255", "uint8"]
 """What numbers a file takes as an image; `vit_export.model.input_kinds` says what each means."""
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """What all files of one export have in common: their static `batch`, the kind of their `input`, the ONNX `opset`.
+
+    The opset is None for the default of each precision and scheme.
+    """
+
+    batch: int = 1
+    input: InputKind = "normalized"
+    opset: int | None = None
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One file to make."""
+
+    path: Path
+    format: Format
+    precision: Precision
+    scheme: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The file in words: 'tflite int8 (static)'."""
+        return f"{self.format} {self.precision}{f' ({self.scheme})' if self.scheme else ''}"
 
 
 @dataclass(frozen=True)

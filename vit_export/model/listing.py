@@ -3,10 +3,9 @@
 from typing import Any
 
 from vit_export.base.errors import InputError
+from vit_export.model.names import PRECISIONS
 from vit_export.model.spec import MAX_IMAGE_SIZE, ViTSpec
 from vit_export.model.variants import VARIANTS
-
-BYTES = {"float32": 4, "float16": 2, "int8": 1}
 
 
 def listing(image_size: int = 224) -> list[dict[str, Any]]:
@@ -24,7 +23,9 @@ def listing(image_size: int = 224) -> list[dict[str, Any]]:
         rows.append(
             {
                 **sizes_of(spec),
-                "megabytes": {name: round(spec.num_parameters * n / 1e6, 1) for name, n in BYTES.items()},
+                "megabytes": {
+                    name: round(spec.num_parameters * row.bytes / 1e6, 1) for name, row in PRECISIONS.items()
+                },
                 "use": variant.use,
             }
         )

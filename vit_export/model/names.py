@@ -1,38 +1,103 @@
-"""The vocabulary of an export: formats, precisions, int8 schemes, and the names of what an export writes."""
+"""The vocabulary of an export: formats, precisions and int8 schemes, and the names of what an export writes.
 
+Command line, help, file names, limits and docs all go by these tables: what is not here does not exist.
+"""
+
+from dataclasses import dataclass
 from typing import get_args
 
 from vit_export.model.artifact import Format, InputKind, Precision
 
-FORMATS: tuple[Format, ...] = get_args(Format)
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+@dataclass(frozen=True)
+class FormatRow:
+    """One format: as people call it (`title`), and what it is for."""
+
+    title: str
+    about: str
+
+
+@dataclass(frozen=True)
+class PrecisionRow:
+    """One precision: the bytes a weight takes, and what it is for."""
+
+    bytes: int
+    about: str
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """One way to int8 in one format; `needs_images` where images of the representative dataset choose or calibrate."""
+
+    format: Format
+    name: str
+    needs_images: bool
+    about: str
+
+
+FORMATS: dict[Format, FormatRow] = {
+    "saved_model": FormatRow("SavedModel", "The SavedModel alone, float32 (it is always the first step)."),
+    "tflite": FormatRow("TFLite", "TFLite, for Android, iOS and boards."),
+    "onnx": FormatRow("ONNX", "ONNX, for ONNX Runtime."),
+}
+PRECISIONS: dict[Precision, PrecisionRow] = {
+    "float32": PrecisionRow(4, "The reference's precision."),
+    "float16": PrecisionRow(2, "Half the size; for GPUs and NPUs."),
+    "int8": PrecisionRow(1, "A quarter of the size, and faster on CPUs."),
+}
+SCHEMES: tuple[Scheme, ...] = (
+    Scheme("tflite", "static", True, "ranges from images"),
+    Scheme("tflite", "dynamic", True, "ranges found while running"),
+    Scheme("tflite", "full", True, "integer in and out"),
+    Scheme("tflite", "auto", True, "the fastest mix within a budget"),
+    Scheme("onnx", "dynamic", False, "ranges found while running"),
+    Scheme("onnx", "qdq", True, "ranges in the graph, for accelerators"),
+)
+"""The first of a format is its default."""
+
 INPUTS: tuple[InputKind, ...] = get_args(InputKind)
 INT8_SCHEMES: dict[Format, tuple[str, ...]] = {
-    "tflite": ("static", "dynamic", "full", "auto"),
-    "onnx": ("dynamic", "qdq"),
+    name: tuple(scheme.name for scheme in SCHEMES if scheme.format == name) for name in FORMATS if name != "saved_model"
 }
-"""int8 schemes by format, the default first."""
+"""Names of the int8 schemes by format, the default first."""
 
-NEEDS_IMAGES = (*(("tflite", scheme) for scheme in INT8_SCHEMES["tflite"]), ("onnx", "qdq"))
-"""int8 schemes that are chosen by images of the representative dataset, and mostly take ranges from them too."""
-
-REPORT_NAME = "report.json"
-PAGE_NAME = "report.html"
-"""The same for people."""
-
-SAVED_MODEL_NAME = "saved_model"
-LABELS_NAME = "labels.txt"
+SCHEME_NAMES = tuple(sorted({scheme.name for scheme in SCHEMES}))
 SEARCHED = "auto"
 """The int8 scheme that looks for the fastest mix within a budget."""
 
 DEFAULT_MIN_SQNR = 35.0
-"""Its budget in dB where none is given."""
+"""The budget of `SEARCHED` in dB where none is given."""
+
+REPORT_NAME = "report.json"
+PAGE_NAME = "report.html"
+SAVED_MODEL_NAME = "saved_model"
+LABELS_NAME = "labels.txt"
 
 OPSETS = range(13, 24)
-
-
 MAX_BATCH, MAX_THREADS = 1024, 256
 
-
 TIME_LIMIT = 20.0
-"""Seconds for the turns of each file; on a quiet machine it takes fewer."""
+"""Seconds for the turns of each file of `bench`; on a quiet machine it takes fewer."""
+
+
+def needs_images(format: Format, scheme: str | None) -> bool:
+    """Whether a file is chosen by images of the representative dataset, or takes ranges from them."""
+    return any(row.needs_images for row in SCHEMES if (row.format, row.name) == (format, scheme))
+
+
+def file_name(model: str, format: Format, precision: Precision, scheme: str | None) -> str:
+    """What the file of `model` is called: its precision, and its int8 scheme where that is not the format's default."""
+    plain = scheme is None or scheme == INT8_SCHEMES[format][0]
+    return f"{model}_{precision}{'' if plain else f'_{scheme}'}.{format}"
+
+
+def schemes_explained() -> str:
+    """Every int8 scheme in a few words, for the command line's help."""
+    said = []
+    for name in dict.fromkeys(scheme.name for scheme in SCHEMES):
+        rows = [scheme for scheme in SCHEMES if scheme.name == name]
+        default = next((row for row in rows if INT8_SCHEMES[row.format][0] == name), None)
+        where = f"{FORMATS[default.format].title}'s default" if default else ""
+        only = FORMATS[rows[0].format].title if len(rows) == 1 and not default else ""
+        said.append(f"{name}: {rows[0].about}{f' ({where or only})' if where or only else ''}")
+    return "; ".join(said) + "."

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from vit_export.base.errors import OutputError
 from vit_export.model.artifact import Precision
-from vit_export.model.listing import BYTES, sizes_of
+from vit_export.model.listing import sizes_of
+from vit_export.model.names import PRECISIONS
 from vit_export.model.spec import ViTSpec
 
 if TYPE_CHECKING:
@@ -256,9 +257,9 @@ def measure_variants(
 def _require_disk(rows: Sequence[ComparedVariant], basis: ComparedVariant, precisions: Sequence[str]) -> None:
     """Raise OutputError unless the largest variant's files fit beside the baseline's."""
     # Quantizing takes the float32 file, the quantizer's result and the final file of it at the same time.
-    bytes_each = BYTES["float32"] + (2 * BYTES["int8"] if "int8" in precisions else 0)
+    bytes_each = PRECISIONS["float32"].bytes + (2 * PRECISIONS["int8"].bytes if "int8" in precisions else 0)
     largest = max(rows, key=lambda row: row.spec.num_parameters).spec
-    need = DISK_MARGIN * (bytes_each * largest.num_parameters + BYTES["float32"] * basis.spec.num_parameters)
+    need = DISK_MARGIN * (bytes_each * largest.num_parameters + PRECISIONS["float32"].bytes * basis.spec.num_parameters)
     with _temporary_errors():
         folder = tempfile.gettempdir()
         free = shutil.disk_usage(folder).free

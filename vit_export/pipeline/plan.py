@@ -1,13 +1,11 @@
 """What one export will make: the request, checked before anything is built, and the files that follow from it."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vit_export.base.errors import InputError, OutputError
 from vit_export.base.files import output_errors, refuse_existing
-from vit_export.model.artifact import Format, Precision
+from vit_export.model.artifact import Format, PlannedFile
 from vit_export.model.names import (
     INPUTS,
     INT8_SCHEMES,
@@ -18,23 +16,10 @@ from vit_export.model.names import (
     PAGE_NAME,
     REPORT_NAME,
     SAVED_MODEL_NAME,
-    SEARCHED,
+    file_name,
 )
 from vit_export.model.spec import ViTSpec
 from vit_export.pipeline.request import ExportRequest
-
-if TYPE_CHECKING:
-    pass
-
-
-@dataclass(frozen=True)
-class PlannedFile:
-    """One file to make."""
-
-    path: Path
-    format: Format
-    precision: Precision
-    scheme: str | None = None
 
 
 def plan_files(
@@ -55,7 +40,8 @@ def plan_files(
     _require("seed", request.seed, 0, 2**32 - 1)
     if request.input not in INPUTS:
         raise InputError(f"Unknown input {request.input!r}: choose one of {', '.join(INPUTS)}.")
-    _require_budget(request)
+    if request.budget is not None:
+        request.budget.check(spec)
     if request.held_out_images is not None:
         _require("held_out_images", request.held_out_images, 1, 100_000)
     if request.opset is not None:
@@ -64,10 +50,8 @@ def plan_files(
     for file_format in (f for f in request.formats if f != "saved_model"):
         for precision in request.precisions:
             scheme = _scheme(request, file_format) if precision == "int8" else None
-            name = f"{spec.name}_{precision}"
-            if scheme is not None and scheme != INT8_SCHEMES[file_format][0]:
-                name += f"_{scheme}"
-            files.append(PlannedFile(request.output / f"{name}.{file_format}", file_format, precision, scheme))
+            path = request.output / file_name(spec.name, file_format, precision, scheme)
+            files.append(PlannedFile(path, file_format, precision, scheme))
     _require_writable(request.output)
     for file in files:
         refuse_existing(file.path, overwrite=request.overwrite, folder=False)
@@ -106,19 +90,6 @@ def _scheme(request: ExportRequest, file_format: Format) -> str:
             "export that format in a command of its own, or leave the scheme out."
         )
     return request.int8_scheme
-
-
-def _require_budget(request: ExportRequest) -> None:
-    for name, value, least, most in (
-        ("min_sqnr", request.min_sqnr, 0.0, 150.0),
-        ("min_agreement", request.min_agreement, 0.0, 1.0),
-    ):
-        if value is None:
-            continue
-        if request.int8_scheme != SEARCHED:
-            raise InputError(f"{name} is the budget of the int8 scheme '{SEARCHED}': ask for that, or leave it out.")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            raise InputError(f"{name} is {value!r}, expected a number from {least:g} to {most:g}.")
 
 
 def _require(name: str, value: int, least: int, most: int) -> None:

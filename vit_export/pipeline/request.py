@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit_export.base.errors import InputError, nearest
-from vit_export.model.artifact import Format, InputKind, Precision
+from vit_export.int8.budget import Budget
+from vit_export.model.artifact import FileOptions, Format, InputKind, Precision
 from vit_export.model.names import (
+    DEFAULT_MIN_SQNR,
     FORMATS,
     PRECISIONS,
+    SEARCHED,
 )
 from vit_export.model.spec import ViTSpec
 
@@ -33,12 +36,13 @@ class ExportRequest:
     they say themselves.
 
     Raises:
-        InputError: on construction, when a value has another type, or a format or precision does not exist.
+        InputError: on construction, when a value has another type, a format or precision does not exist, or a budget
+            cannot be kept by anything.
     """
 
     spec: ViTSpec | None
     output: Path
-    formats: tuple[Format, ...] = FORMATS
+    formats: tuple[Format, ...] = tuple(FORMATS)
     precisions: tuple[Precision, ...] = ("float32",)
     int8_scheme: str | None = None
     min_sqnr: float | None = None
@@ -61,8 +65,8 @@ class ExportRequest:
     def __post_init__(self) -> None:
         replaced: dict[str, object] = {
             "output": _path("output", self.output),
-            "formats": _chosen("formats", self.formats, FORMATS),
-            "precisions": _chosen("precisions", self.precisions, PRECISIONS),
+            "formats": _chosen("formats", self.formats, tuple(FORMATS)),
+            "precisions": _chosen("precisions", self.precisions, tuple(PRECISIONS)),
         }
         if not replaced["precisions"]:
             raise InputError(f"precisions is empty, expected some of {', '.join(PRECISIONS)}.")
@@ -83,6 +87,29 @@ class ExportRequest:
             if not isinstance(self.preprocessing, Preprocessing):
                 given = type(self.preprocessing).__name__
                 raise InputError(f"preprocessing is of type {given}, expected a Preprocessing.")
+        if self.budget is not None and self.spec is not None:
+            self.budget.check(self.spec)
+
+    @property
+    def budget(self) -> Budget | None:
+        """What the int8 scheme `auto` has to keep; None for every other scheme.
+
+        Raises:
+            InputError: a value that nothing can be measured against, or a budget without the scheme.
+        """
+        asked = {"min_sqnr": self.min_sqnr, "min_agreement": self.min_agreement}
+        if self.int8_scheme != SEARCHED:
+            if given := [name for name, value in asked.items() if value is not None]:
+                raise InputError(
+                    f"{given[0]} is the budget of the int8 scheme '{SEARCHED}': ask for that, or leave it out."
+                )
+            return None
+        return Budget(DEFAULT_MIN_SQNR) if set(asked.values()) == {None} else Budget(**asked)
+
+    @property
+    def files(self) -> FileOptions:
+        """What all files have in common."""
+        return FileOptions(self.batch, self.input, self.opset)
 
 
 def _path(name: str, value: object) -> Path:

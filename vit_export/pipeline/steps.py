@@ -16,13 +16,11 @@ from vit_export.base.machine import release_memory
 from vit_export.base.quiet import import_tensorflow
 from vit_export.base.reporting import Reporter, Silent
 from vit_export.images.photographs import write_photographs
-from vit_export.images.pictures import Pictures, classes_of
-from vit_export.images.read import load_batch
 from vit_export.images.split import DataSplit, split
 from vit_export.model.artifact import Artifact
 from vit_export.model.labels import check_labels
-from vit_export.model.names import LABELS_NAME, NEEDS_IMAGES, PAGE_NAME, REPORT_NAME, SAVED_MODEL_NAME
-from vit_export.model.preprocessing import Preprocessing
+from vit_export.model.names import LABELS_NAME, PAGE_NAME, REPORT_NAME, SAVED_MODEL_NAME, needs_images
+from vit_export.model.preprocessing import Preprocessing, normalize
 from vit_export.model.record import ModelRecord, read_record
 from vit_export.model.saved_model import describe_saved_model
 from vit_export.model.spec import ViTSpec
@@ -121,11 +119,15 @@ def _make(request: ExportRequest, spec: ViTSpec, checkpoint: Checkpoint | None, 
     existing = checkpoint.saved_model if checkpoint else None
     files = plan_files(request, spec, existing, labelled=labels is not None)
     with _staging(request.output) as stage:
-        data = _images(request, spec, files, say)
+        preprocessing = checkpoint.preprocessing if checkpoint else _of_size(request.preprocessing, spec)
+        preprocessing = preprocessing or Preprocessing(spec.image_size)
+        data = _images(request, spec, preprocessing, files, say)
         saved_model, spot_check = _save(request, spec, checkpoint, data, stage, say)
         record = read_record(Path(saved_model.path))
         with output_errors(request.output):
-            artifacts = convert(request, record, Path(saved_model.path), files, data, stage, say)
+            artifacts = convert(
+                request, record, Path(saved_model.path), files, data.representative if data else None, stage, say
+            )
             moved = [stage / Path(p).name for a in artifacts for p in (a.path, *a.extra_files)]
             if not reuses_saved_model(request, existing):
                 moved.append(stage / SAVED_MODEL_NAME)
@@ -167,7 +169,7 @@ def _report(
     if earlier:
         report["earlier_reports"] = earlier
     write_report(report, request.output / REPORT_NAME)
-    pictures = thumbnails(Path(data.held_out.folder), images_shown(report)) if data else {}
+    pictures = thumbnails(data.held_out, images_shown(report)) if data else {}
     write_page(report, pictures, request.output / PAGE_NAME)
     return report
 
@@ -214,24 +216,30 @@ def _check_labels(labels: tuple[str, ...], spec: ViTSpec) -> None:
     check_labels(labels, spec.num_classes)
 
 
-def _images(request: ExportRequest, spec: ViTSpec, files: tuple[PlannedFile, ...], say: Reporter) -> DataSplit | None:
-    """The representative dataset and the images verification uses; None when neither is needed."""
-    calibrates = any((file.format, file.scheme) in NEEDS_IMAGES for file in files)
+def _images(
+    request: ExportRequest,
+    spec: ViTSpec,
+    preprocessing: Preprocessing,
+    files: tuple[PlannedFile, ...],
+    say: Reporter,
+) -> DataSplit | None:
+    """The representative dataset and the images that verify, each decoded here and nowhere else; None if unused."""
+    calibrates = any(needs_images(file.format, file.scheme) for file in files)
     if not calibrates and not (request.verify and files):
         return None
-    say.step("Choosing images")
+    say.step("Choosing and reading images")
     count = request.held_out_images or images_to_verify(spec)
     folder = request.calibration
     if folder is None:
         folder = default_photographs(say)
     with input_errors(folder):
-        data = split(folder, request.calibration_images, count, request.seed)
+        data = split(folder, preprocessing, request.calibration_images, count, request.seed)
     for name, reason in data.skipped:
         say.note(f"Skipped {name}: {reason}.")
     if data.note:
         say.note(data.note)
     if not data.held_out:
-        others = split(default_photographs(say), 1, count, request.seed)
+        others = split(default_photographs(say), preprocessing, 1, count, request.seed)
         data = replace(data, held_out=others.held_out)
     if request.verify and len(data.held_out) < count:
         say.note(f"Verification runs on {len(data.held_out)} held-out images instead of {count}: there are no more.")
@@ -311,10 +319,8 @@ def _save(
                 assign_parameters(model, checkpoint.read, progress=say.progress)
     spot_check = None
     if data is not None and data.held_out:
-        shown = data.held_out.paths()[:SPOT_CHECK_IMAGES]
-        with input_errors(data.held_out.folder):
-            batch = load_batch(shown, record.preprocessing)
-        spot_check = model.predict_output(batch)
+        shown = data.held_out.pixels(range(min(SPOT_CHECK_IMAGES, len(data.held_out))))
+        spot_check = model.predict_output(normalize(shown, record.preprocessing))
     say.step("Writing the SavedModel")
     artifact = write_saved_model(model, stage / SAVED_MODEL_NAME, record)
     del model
@@ -325,17 +331,17 @@ def _save(
 def _verify(request: ExportRequest, made: _Made, data: DataSplit, say: Reporter) -> "Verification":
     from vit_export.verification.verifier import verify
 
-    pictures = Pictures.of(data.held_out, made.record.preprocessing)
+    pictures = data.held_out.labelled(made.record.labels)
     return verify(
         Path(made.saved_model.path),
         made.artifacts,
-        pictures.images,
+        pictures.normalized(),
         pictures.names,
         threads=request.threads,
         trained=made.record.trained,
         known_outputs=made.spot_check,
-        feeds=pictures.fed,
-        classes=classes_of(data.held_out, made.record.labels),
+        feeds=lambda artifact: pictures.fed(artifact.inputs[0].values),
+        classes=pictures.classes,
         progress=lambda text: say.step(f"Verifying: {text}"),
     )
 

@@ -10,8 +10,8 @@ from vit_export.artifacts.identify import files_of
 from vit_export.base.errors import InputError
 from vit_export.base.files import input_errors
 from vit_export.base.reporting import Silent
-from vit_export.images.pictures import Pictures, classes_of
-from vit_export.images.split import HELD_OUT, REPRESENTATIVE, ImageSet, Skipped, find_images, split
+from vit_export.images.pictures import Pictures
+from vit_export.images.split import HELD_OUT, REPRESENTATIVE, Skipped, find_images, split
 from vit_export.model.artifact import Artifact, InputKind, Precision
 from vit_export.model.labels import check_labels
 from vit_export.model.record import ModelRecord, read_record
@@ -60,11 +60,11 @@ class VerifyRequest:
 
 @dataclass(frozen=True)
 class Verified:
-    """The verdict, the report (content of report.json), and the folder whose images were looked at."""
+    """The verdict, the report (content of report.json), and the images that were looked at."""
 
     verification: Verification
     report: dict[str, Any]
-    data: ImageSet
+    pictures: Pictures
 
     @property
     def passed(self) -> bool:
@@ -92,23 +92,21 @@ def verify_files(
         if request.labels is not None:
             check_labels(request.labels, record.spec.num_classes)
         labels = request.labels or record.labels
-        images, skipped = _images(request, record, say)
-        say.step("Reading the images")
-        classes = classes_of(images, labels, required=request.labelled)
-        pictures = Pictures.of(images, record.preprocessing)
+        pictures, skipped = _images(request, record, say)
+        pictures = pictures.labelled(labels, required=request.labelled)
         artifacts, read = _with_outputs(request, artifacts, record)
         from vit_export.verification.verifier import verify
 
         verification = verify(
             reference,
             artifacts,
-            pictures.images,
+            pictures.normalized(),
             pictures.names,
             threads=request.threads,
             trained=record.trained,
             measure_latency=request.latency,
-            feeds=pictures.fed,
-            classes=classes,
+            feeds=lambda artifact: pictures.fed(artifact.inputs[0].values),
+            classes=pictures.classes,
             probabilities=request.probabilities,
             locate=request.locate,
             emulate=request.emulate,
@@ -123,13 +121,13 @@ def verify_files(
         preprocessing=record.preprocessing.to_dict(),
         weights={**record.weights, **origin},
         labels=labels,
-        datasets={"held_out": images.to_dict(), "skipped": [list(item) for item in skipped]},
+        datasets={"held_out": pictures.images.to_dict(), "skipped": [list(item) for item in skipped]},
         settings=_settings(request),
         verification=verification,
         artifacts=artifacts,
         commands=commands,
     )
-    return Verified(verification, report, images)
+    return Verified(verification, report, pictures)
 
 
 def _checked(request: VerifyRequest) -> None:
@@ -145,23 +143,23 @@ def _checked(request: VerifyRequest) -> None:
             raise InputError(reason)
 
 
-def _images(request: VerifyRequest, record: ModelRecord, say: "Reporter") -> tuple[ImageSet, Skipped]:
+def _images(request: VerifyRequest, record: ModelRecord, say: "Reporter") -> tuple[Pictures, Skipped]:
     """The images to verify on; where a folder keeps calibration images apart, none of those."""
-    say.step("Choosing images")
+    say.step("Choosing and reading images")
     quick = images_to_verify(record.spec)
     count = request.images or (LABELLED_IMAGES * quick // 32 if request.labelled else quick)
     folder = request.data if request.data is not None else default_photographs(say)
     with input_errors(folder):
         if all((folder / side).is_dir() for side in (REPRESENTATIVE, HELD_OUT)):
-            data = split(folder, 1, count, request.seed)
-            images, skipped = data.held_out, data.skipped
+            data = split(folder, record.preprocessing, 1, count, request.seed)
+            pictures, skipped = data.held_out, data.skipped
         else:
-            images, skipped = find_images(folder, limit=count, seed=request.seed)
+            pictures, skipped = find_images(folder, record.preprocessing, limit=count, seed=request.seed)
     for name, reason in skipped:
         say.note(f"Skipped {name}: {reason}.")
-    if not images:
+    if not pictures:
         raise InputError(f"{folder}/{HELD_OUT} holds no image that can be read: give another folder to --data.")
-    return images, skipped
+    return pictures, skipped
 
 
 def _with_outputs(

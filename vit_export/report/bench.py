@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vit_export.base.numbers import FORMATS, MEGABYTE, NONE, conditions, three_digits
+from vit_export.base.numbers import MEGABYTE, NONE, conditions, three_digits
+from vit_export.model.names import FORMATS
 from vit_export.runtimes.timing.statistics import Interval
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def _place(row: "BenchedFile") -> tuple[float, ...]:
 
 def _cells(row: "BenchedFile", baseline: str | None, *, batch: bool) -> Iterator[Text]:
     yield Text(row.name)
-    kind = " ".join(filter(None, (FORMATS.get(row.format or ""), row.precision)))
+    kind = " ".join(filter(None, (FORMATS[row.format].title if row.format else None, row.precision)))
     yield Text(kind or NONE)
     latency, memory = row.latency, row.memory
     yield Text(three_digits(None if row.bytes is None else row.bytes / MEGABYTE))

@@ -2,33 +2,24 @@
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 
 from PIL import Image
 
-from vit_export.base.errors import InputError
-from vit_export.images.read import load_image
+from vit_export.images.pictures import Pictures
 
 SIDE = 160
-"""Pixels of a thumbnail's longer side: 80 on the page, sharp on screens of twice the density."""
+"""Pixels of a thumbnail's side: 80 on the page, sharp on screens of twice the density."""
 QUALITY = 72
 
 
-def thumbnails(folder: Path, names: Sequence[str], side: int = SIDE) -> dict[str, bytes]:
-    """JPEG files of the images `names` in `folder`, by name, upright, the longer side at most `side` pixels.
+def thumbnails(pictures: Pictures, names: Sequence[str], side: int = SIDE) -> dict[str, bytes]:
+    """JPEG files of those of `pictures` that `names` tells, by name, as the model sees them: squares.
 
-    Images that cannot be read any more are left out: the page then shows their names alone.
+    Names of other images are left out: the page then shows them alone.
     """
-    found = {}
-    for name in dict.fromkeys(names):
-        try:
-            picture = Image.fromarray(load_image(folder / name))
-        except (
-            InputError,
-            OSError,
-            ValueError,
-        ):  # a name that no file can have (too long, with a NUL) is unreadable too
-            continue
+    found, places = {}, {name: index for index, name in enumerate(pictures.names)}
+    for name in dict.fromkeys(name for name in names if name in places):
+        picture = Image.fromarray(pictures.pixels([places[name]])[0])
         picture.thumbnail((side, side), Image.Resampling.LANCZOS)
         data = io.BytesIO()
         picture.save(data, "JPEG", quality=QUALITY, optimize=True)

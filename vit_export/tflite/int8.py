@@ -2,13 +2,14 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from vit_export.int8.modes import Modes, static
-from vit_export.int8.tune import Tuning, images_wanted, tune
+from vit_export.int8.modes import static
+from vit_export.int8.recipe import Recipe
+from vit_export.int8.tune import images_wanted, tune
 from vit_export.model.artifact import Artifact, InputKind
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
@@ -19,20 +20,6 @@ STEADY = 0.8
 """Halves of a dataset agree less than this about 5 % of the tensors: then it says too little about their ranges.
 
 With the default photographs and ViT-S/32, 128 images reach 0.87, four 0.74 (random weights)."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How one int8 file is made: what it is called, what computes in what (None: everything int8), what was tuned."""
-
-    scheme: str
-    modes: Modes | None
-    tuning: Tuning = field(default_factory=Tuning)
-
-    @property
-    def calibrates(self) -> bool:
-        """Whether ranges are needed."""
-        return self.modes is None or self.modes.need_ranges
 
 
 def prepare(

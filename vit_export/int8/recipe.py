@@ -1,0 +1,20 @@
+"""How one int8 file is made, in either format: what computes in what, and what was tuned."""
+
+from dataclasses import dataclass, field
+
+from vit_export.int8.modes import Modes
+from vit_export.int8.tune import Tuning
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one int8 file is made: what it is called, what computes in what (None: everything int8), what was tuned."""
+
+    scheme: str
+    modes: Modes | None
+    tuning: Tuning = field(default_factory=Tuning)
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether ranges are needed."""
+        return self.modes is None or self.modes.need_ranges
