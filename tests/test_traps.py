@@ -125,7 +125,7 @@ def test_the_quantizer_writes_buffers_outside_the_flatbuffer(tmp_path):
     write_int8(floating, record_of(spec), ours, scheme="dynamic")
     assert outside(raw) > 10
     assert outside(ours) == 0
-    weights = [sum(p.nbytes for p in MappedModel(path).payloads.values()) for path in (raw, ours)]
+    weights = [sum(p.nbytes for p in MappedModel(path).buffers.values()) for path in (raw, ours)]
     assert weights[0] == weights[1] > 400_000
 
 

@@ -128,10 +128,7 @@ def tflite_constants(path):
     types = {code: name.lower() for name, code in vars(flatbuffer.schema().TensorType).items()}
     all_of, matrices = Counter(), Counter()
     for tensor in mapped.model.subgraphs[0].tensors:
-        data = mapped.model.buffers[tensor.buffer].data
-        payload = mapped.payloads.get(tensor.buffer)
-        size = payload.nbytes if payload else 0 if data is None else len(data)
-        if size:
+        if size := len(mapped.data(tensor.buffer)):
             all_of[types[tensor.type]] += size
             matrices[types[tensor.type]] += size if sum(n > 1 for n in tensor.shape) > 1 else 0
     operators = Counter(

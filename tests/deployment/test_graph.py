@@ -4,7 +4,7 @@ from conftest import RandomParameters, build, toy_spec
 
 from vit_export.base.quiet import import_tensorflow
 from vit_export.deployment.graph import ONNX, TFLITE, argument_name, deployment_graph, parameter_name, trace
-from vit_export.deployment.rewrites import folded_parameters, plain_parameters
+from vit_export.deployment.rewrites import folded_parameters, plain_parameters, shapes_of
 
 CASES = {
     "default": {},
@@ -41,7 +41,7 @@ def test_equals_the_reference(dialect, make, case, batch, images):
 @pytest.mark.parametrize(("dtype", "casts"), [("float32", 0), ("uint8", 1)])
 def test_integer_images_are_cast_once_and_first(dtype, casts, source, spec):
     import_tensorflow()
-    function = trace(spec, folded_parameters(source), TFLITE, dtype=dtype)
+    function = trace(spec, shapes_of(folded_parameters(source)), TFLITE, dtype=dtype)
     assert function.inputs[0].dtype == dtype
     found = [operation for operation in function.graph.get_operations() if operation.type == "Cast"]
     assert len(found) == casts
@@ -51,7 +51,7 @@ def test_integer_images_are_cast_once_and_first(dtype, casts, source, spec):
 def test_trace_takes_every_parameter_by_name(source, spec):
     import_tensorflow()
     parameters = folded_parameters(source)
-    function = trace(spec, parameters, TFLITE, batch=2)
+    function = trace(spec, shapes_of(parameters), TFLITE, batch=2)
     names = [tensor.op.name for tensor in function.inputs]
     assert names == ["images", *map(argument_name, parameters)]
     assert [parameter_name(n) for n in names[1:]] == list(parameters)

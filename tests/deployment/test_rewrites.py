@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 from conftest import RandomParameters, toy_spec
 
+from vit_export.base.errors import InputError
+from vit_export.base.lazy import LazyTensor
 from vit_export.deployment.rewrites import (
     FoldedInput,
     fold_bias,
     fold_kernel,
     folded_parameters,
+    halved,
     plain_parameters,
-    total_bytes,
 )
 from vit_export.model.input_kinds import KINDS, affine, feed
 from vit_export.model.preprocessing import Preprocessing, normalize
@@ -41,7 +43,7 @@ def test_announced_shapes_are_the_real_ones(make, num_classes):
         value = parameter.read()
         assert (parameter.name, value.shape, value.dtype) == (name, parameter.shape, np.float32)
         assert value.flags.c_contiguous
-    assert total_bytes(parameters) == sum(p.read().nbytes for p in parameters.values())
+        assert parameter.nbytes == value.nbytes
 
 
 def test_only_the_norms_disappear(source, spec):
@@ -100,3 +102,13 @@ def test_the_folded_bias_is_that_of_the_stored_kernel(source, spec):
         mean_colour = np.tile(affine(kind, preprocessing)[1], spec.patch_size**2)
         found = mean_colour @ kernel + folded.read("patch_embedding/bias")
         np.testing.assert_allclose(found, source.read("patch_embedding/bias"), atol=2e-6)
+
+
+def test_half_a_tensor_is_rounded_when_it_is_read():
+    values = np.float32([1.0001, 70_000])
+    tensor = halved(LazyTensor.of("head/kernel", values))
+    assert (tensor.dtype, tensor.nbytes) == (np.float16, 4)
+    with pytest.raises(InputError, match="head/kernel contains 70000, which float16 cannot hold"):
+        tensor.read()
+    values[1] = 2
+    np.testing.assert_array_equal(tensor.read(), np.float16([1, 2]))

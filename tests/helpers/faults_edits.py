@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from helpers.faults_bench import Bench, Changed
-from vit_export.artifacts.flatbuffer import MappedModel, Payload, operator_kinds, schema
+from vit_export.artifacts.flatbuffer import MappedModel, operator_kinds, schema
 from vit_export.base.files import digest_of_file
+from vit_export.base.lazy import LazyTensor
 from vit_export.model.artifact import Artifact
 from vit_export.model.parameters import ParameterSource, fingerprint_of
 from vit_export.runtimes.runner import RunnerError, open_runner
@@ -109,7 +110,7 @@ def claiming(bench: Bench, artifact: Artifact, changes: Mapping[str, Any]) -> Ar
 
         mapped = MappedModel(path)
         set_metadata(mapped.model, text)
-        write_model(mapped.model, mapped.payloads, path, overwrite=True)
+        write_model(mapped.model, mapped.buffers, path, overwrite=True)
     return described_again(artifact, path)
 
 
@@ -144,7 +145,7 @@ def edited_tflite(edit: Callable[["TFLiteFile"], None], kind: str = "tflite floa
         good = bench.good(kind, **options)
         file = TFLiteFile(Path(good.path))
         edit(file)
-        write_model(file.mapped.model, file.mapped.payloads, path)
+        write_model(file.mapped.model, file.mapped.buffers, path)
         return described_again(good, path)
 
     return make
@@ -191,14 +192,12 @@ class TFLiteFile:
     def change(self, name: str, dtype: str, edit: Callable[[np.ndarray], np.ndarray]) -> None:
         """Replace the elements of the constant `name`, [its shape], by `edit` of them."""
         tensor = self.tensor(name)
-        payload = self.mapped.payloads.get(tensor.buffer)
-        data = payload.read() if payload else np.asarray(self.model.buffers[tensor.buffer].data, np.uint8)
-        before = np.ascontiguousarray(data).view(dtype).reshape(tensor.shape)
+        before = self.mapped.data(tensor.buffer).view(dtype).reshape(tensor.shape)
         after = np.asarray(edit(before.copy()), before.dtype, order="C")
         assert after.shape == before.shape
         assert not np.array_equal(after, before)
-        if payload:
-            self.mapped.payloads[tensor.buffer] = Payload(after.nbytes, lambda: after)
+        if tensor.buffer in self.mapped.buffers:
+            self.mapped.buffers[tensor.buffer] = LazyTensor.of(name, after)
         else:
             self.model.buffers[tensor.buffer].data = after.reshape(-1).view(np.uint8)
 

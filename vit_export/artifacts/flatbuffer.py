@@ -1,35 +1,26 @@
 """Reading .tflite files without holding their weights.
 
-A model is a small object tree (`ModelT`) whose large buffers are `Payload`s: a size and a function that produces the
-bytes when they are written. Buffers are found inline as well as outside the flatbuffer (schema 3c: offset and size).
+A model is a small object tree (`ModelT`) whose large buffers are `LazyTensor`s: their bytes are produced when they are
+written. Buffers are found inline as well as outside the flatbuffer (schema 3c: offset and size).
 """
 
 import mmap
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vit_export.base.errors import InputError
+from vit_export.base.lazy import LazyTensor
 
 # Buffers at least this large are streamed; smaller ones (shapes, axes) stay in the structure.
 _STREAM_FROM = 1024
 _IDENTIFIER = b"TFL3"
 
 
-@dataclass(frozen=True)
-class Payload:
-    """The bytes of one buffer, produced when they are written."""
-
-    nbytes: int
-    read: Callable[[], np.ndarray]
-
-
-Payloads = Mapping[int, Payload]
-"""Buffer index -> its bytes."""
+Buffers = Mapping[int, LazyTensor]
+"""Buffer index -> its elements, of the type of the tensor it belongs to or as bytes."""
 
 
 def schema() -> Any:
@@ -57,7 +48,7 @@ def unpack(data: bytes | memoryview) -> Any:
 
 
 class MappedModel:
-    """A .tflite file opened by memory map: `model` is its structure, `payloads` its large buffers, read when asked.
+    """A .tflite file opened by memory map: `model` is its structure, `buffers` its large buffers, read when asked.
 
     Buffers that a quantizer wrote outside the flatbuffer (offset and size) are found as well as inline ones.
     """
@@ -72,9 +63,16 @@ class MappedModel:
             raise InputError(f"{path} is not a .tflite file: it does not carry the identifier TFL3.")
         self._view = memoryview(self._map)
         self.model = unpack(self._view)
-        self.payloads = dict(self._payloads())
+        self.buffers = dict(self._buffers())
 
-    def _payloads(self) -> Iterator[tuple[int, Payload]]:
+    def data(self, index: int) -> np.ndarray:
+        """The bytes of buffer `index`, large or not: uint8 [n]."""
+        if index in self.buffers:
+            return np.frombuffer(self.buffers[index].elements(), np.uint8)
+        data = self.model.buffers[index].data
+        return np.zeros(0, np.uint8) if data is None else np.asarray(data, np.uint8)
+
+    def _buffers(self) -> Iterator[tuple[int, LazyTensor]]:
         for index, buffer in enumerate(self.model.buffers):
             if buffer.offset > 1 and buffer.size > 0:
                 data = np.frombuffer(self._view, np.uint8, buffer.size, buffer.offset)
@@ -83,8 +81,4 @@ class MappedModel:
             else:
                 continue
             buffer.data, buffer.offset, buffer.size = None, 0, 0
-            yield index, Payload(data.nbytes, partial(_given, data))
-
-
-def _given(data: np.ndarray) -> np.ndarray:
-    return data
+            yield index, LazyTensor.of(f"buffer {index}", data)

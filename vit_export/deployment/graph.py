@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vit_export.deployment.rewrites import DeploymentParameters
+from vit_export.deployment.rewrites import Shapes
 from vit_export.model.parameters import layer_name
 from vit_export.model.spec import ViTSpec
 
@@ -44,20 +44,18 @@ def parameter_name(argument: str) -> str:
     return argument.replace(SEPARATOR, "/")
 
 
-def trace(
-    spec: ViTSpec, parameters: DeploymentParameters, dialect: Dialect, batch: int = 1, dtype: str = "float32"
-) -> Any:
+def trace(spec: ViTSpec, shapes: Shapes, dialect: Dialect, batch: int = 1, dtype: str = "float32") -> Any:
     """The deployment graph as a `tf.function` concrete function.
 
-    Its inputs are `images`, [batch, size, size, 3] of `dtype` (float32 or uint8), then every parameter by
-    `argument_name`; its output is logits [batch, classes] or features [batch, width].
+    Its inputs are `images`, [batch, size, size, 3] of `dtype` (float32 or uint8), then every parameter of
+    `shapes` by `argument_name`; its output is logits [batch, classes] or features [batch, width].
     """
     import tensorflow as tf
 
-    names = list(parameters)
-    shape = (batch, spec.image_size, spec.image_size, 3)
-    signature = [tf.TensorSpec(shape, tf.as_dtype(dtype), name=INPUT_NAME)]
-    signature += [tf.TensorSpec(parameters[n].shape, tf.float32, name=argument_name(n)) for n in names]
+    names = [name for name, _ in shapes]
+    images_shape = (batch, spec.image_size, spec.image_size, 3)
+    signature = [tf.TensorSpec(images_shape, tf.as_dtype(dtype), name=INPUT_NAME)]
+    signature += [tf.TensorSpec(shape, tf.float32, name=argument_name(name)) for name, shape in shapes]
 
     @tf.function(input_signature=signature, autograph=False)
     def deployment(images: Any, *weights: Any) -> Any:

@@ -1,48 +1,30 @@
 """Exact rewrites: the parameters of the deployment graph as float-equal functions of the canonical ones.
 
-Nothing here holds the model: each deployment parameter is a name, a shape and a function that reads the few canonical
-tensors it is made of. `vit_export.deployment.graph` is written against these names and shapes.
+Nothing here holds the model: each deployment parameter is a `LazyTensor`, float32, that reads the few canonical tensors
+it is made of. `vit_export.deployment.graph` is written against these names and shapes.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from vit_export.base.errors import InputError
+from vit_export.base.lazy import LazyTensor, Tensors
 from vit_export.model.input_kinds import affine, kind_of
 from vit_export.model.parameters import ParameterSource, layer_name, parameter_specs
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.spec import ViTSpec
 
-
-@dataclass(frozen=True)
-class DeploymentParameter:
-    """One weight of the deployment graph: `read()` gives it, float32, in `shape`."""
-
-    name: str
-    shape: tuple[int, ...]
-    read: Callable[[], np.ndarray]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in float32."""
-        return 4 * int(np.prod(self.shape))
-
-
-DeploymentParameters = Mapping[str, DeploymentParameter]
+_FLOAT32 = np.dtype(np.float32)
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 """Names and shapes of deployment parameters, in their order: all that a converter sees of them."""
 
 
-def placeholders(shapes: Shapes) -> DeploymentParameters:
-    """Parameters of `shapes` without values, to trace a graph from."""
-
-    def nothing() -> np.ndarray:
-        raise NotImplementedError
-
-    return {name: DeploymentParameter(name, shape, nothing) for name, shape in shapes}
+def shapes_of(parameters: Tensors) -> Shapes:
+    """What a converter is to see of `parameters`."""
+    return tuple((name, parameter.shape) for name, parameter in parameters.items())
 
 
 Rounding = Callable[[np.ndarray], np.ndarray]
@@ -88,7 +70,7 @@ class FoldedInput:
         return self._source.read(name)
 
 
-def plain_parameters(source: ParameterSource) -> DeploymentParameters:
+def plain_parameters(source: ParameterSource) -> Tensors:
     """The canonical parameters with Dense kernels [in, out] and the patch embedding as a matrix [P·P·3, D].
 
     Used for ONNX, whose LayerNormalization and Attention operators take scale, shift and 1/√d for free.
@@ -103,7 +85,7 @@ def plain_parameters(source: ParameterSource) -> DeploymentParameters:
     return found
 
 
-def folded_parameters(source: ParameterSource, *, kept_norms: frozenset[str] = frozenset()) -> DeploymentParameters:
+def folded_parameters(source: ParameterSource, *, kept_norms: frozenset[str] = frozenset()) -> Tensors:
     """The parameters for TFLite: kernels [out, in], LayerNorm folded into the next Dense, 1/√d folded into the query.
 
     With y = scale·n + shift the LayerNorm's output and z = yW + b the next Dense: z = n(diag(scale)W) + (b + shift·W),
@@ -111,10 +93,10 @@ def folded_parameters(source: ParameterSource, *, kept_norms: frozenset[str] = f
     it, and so do those of `kept_norms`.
     """
     spec = source.spec
-    found: dict[str, DeploymentParameter] = {}
+    found: dict[str, LazyTensor] = {}
 
     def add(name: str, shape: tuple[int, ...], read: Callable[[], np.ndarray]) -> None:
-        found[name] = DeploymentParameter(name, shape, read)
+        found[name] = LazyTensor(name, shape, _FLOAT32, read)
 
     def dense(name: str, shape: tuple[int, int], norm: str | None = None, factor: float = 1.0) -> None:
         if norm in kept_norms:
@@ -200,10 +182,14 @@ def through_float16(kernel: np.ndarray) -> np.ndarray:
     return rounded_to_float16(kernel, "patch_embedding/kernel").astype(np.float32)
 
 
-def total_bytes(parameters: DeploymentParameters) -> int:
-    """Float32 bytes of all parameters."""
-    return sum(p.nbytes for p in parameters.values())
+def halved(tensor: LazyTensor) -> LazyTensor:
+    """`tensor` in float16.
+
+    Raises:
+        InputError: when it is read, see `rounded_to_float16`.
+    """
+    return replace(tensor, dtype=np.dtype(np.float16), read=lambda: rounded_to_float16(tensor.read(), tensor.name))
 
 
-def _parameter(source: ParameterSource, name: str, shape: tuple[int, ...]) -> DeploymentParameter:
-    return DeploymentParameter(name, shape, lambda: source.read(name).reshape(shape))
+def _parameter(source: ParameterSource, name: str, shape: tuple[int, ...]) -> LazyTensor:
+    return LazyTensor(name, shape, _FLOAT32, lambda: source.read(name).reshape(shape))

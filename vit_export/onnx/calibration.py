@@ -20,7 +20,7 @@ from vit_export.onnx.convert import QDQ_OPSET
 from vit_export.onnx.fusion import ATTENTION, fuse
 from vit_export.onnx.qdq import PIXELS, Ranges, fold_query_scale, qdq_parameters, sites, through_pairs
 from vit_export.onnx.structure import onnx_structure
-from vit_export.onnx.writer import float_weights, write_model
+from vit_export.onnx.writer import write_model
 
 if TYPE_CHECKING:
     import onnx
@@ -63,7 +63,7 @@ def calibrate(
     with tempfile.TemporaryDirectory(prefix=".calibration.", dir=folder) as scratch:
         path = Path(scratch) / "float32.onnx"
         # Weights in a file of their own are mapped into memory, not read.
-        write_model(model, float_weights(parameters), path, single_file=False)
+        write_model(model, parameters.values(), path, single_file=False)
         shape = (batch, spec.image_size, spec.image_size, 3)
         found = _run(path, images, total, shape, np.dtype(kind.dtype), threads, progress)
     mean, std = (np.array(three) for three in left_to_do(input, preprocessing))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vit_export.artifacts.description import PRODUCER, facts_for_people
 from vit_export.base.errors import InputError, StructureError
 from vit_export.base.files import digest_of_file, refuse_existing
+from vit_export.base.lazy import LazyTensor
 from vit_export.base.versions import versions
 from vit_export.deployment.graph import INPUT_NAME
 from vit_export.deployment.rewrites import FoldedInput, Rounding, plain_parameters, through_float16
@@ -23,7 +24,7 @@ from vit_export.onnx.qdq import Ranges, through_pairs
 from vit_export.onnx.quantize import SCHEMES, through_int8
 from vit_export.onnx.structure import onnx_structure
 from vit_export.onnx.value_names import name_nodes
-from vit_export.onnx.writer import Weight, float_weights, write_model
+from vit_export.onnx.writer import write_model
 
 if TYPE_CHECKING:
     import onnx
@@ -45,9 +46,9 @@ QDQ_OPSET = 20
 """The first opset with Gelu: accelerators' runtimes follow ONNX at a distance, and nothing later is needed."""
 
 
-def _float32(model: "onnx.ModelProto", source: ParameterSource) -> list[Weight]:
-    del model
-    return float_weights(plain_parameters(source))
+def _float32(model: "onnx.ModelProto", source: ParameterSource, ranges: Ranges) -> list[LazyTensor]:
+    del model, ranges
+    return list(plain_parameters(source).values())
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class _Form:
 
     precision: Precision
     scheme: str | None
-    apply: Callable[..., list[Weight]]
-    """Called with the model, the parameters and, where the form takes them, the ranges."""
+    apply: Callable[["onnx.ModelProto", ParameterSource, Ranges], list[LazyTensor]]
+    """The ranges are empty unless the form takes them."""
     stored: Rounding | None = None
     """What the form makes of the patch embedding's kernel, where it rounds."""
     notes: tuple[str, ...] = ()
@@ -125,7 +126,7 @@ def write_onnx(
     source = FoldedInput(source, record.preprocessing, input, form.stored)
     model = onnx_structure(spec, plain_parameters(source), opset=opset, batch=batch, dtype=dtype)
     fuse(model, spec, batch=batch, without=(*form.unfused, *_unsafe(precision, spec)))
-    weights = form.apply(model, source, ranges) if form.takes_ranges else form.apply(model, source)
+    weights = form.apply(model, source, ranges or {})
     name_nodes(model.graph)
     _describe(model, record, form, input)
     _check(model, spec, batch)

@@ -6,18 +6,19 @@ where an old opset leaves it decomposed it stays in float32 as a whole. Softmax 
 overflow; the Attention operator is asked for a float32 softmax all the same, which costs nothing where it matters.
 """
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vit_export.base.errors import StructureError
-from vit_export.deployment.rewrites import plain_parameters, rounded_to_float16
+from vit_export.base.lazy import LazyTensor
+from vit_export.deployment.rewrites import halved, plain_parameters
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.spec import ViTSpec
 from vit_export.onnx.editing import Editor, drop_unused
 from vit_export.onnx.fusion import norm_names
-from vit_export.onnx.writer import Weight, float_weights
+from vit_export.onnx.qdq import Ranges
+from vit_export.onnx.writer import declare_inputs
 
 if TYPE_CHECKING:
     import onnx
@@ -30,18 +31,19 @@ NOTE = (
 _HALF = np.dtype(np.float16)
 
 
-def to_float16(model: "onnx.ModelProto", source: ParameterSource) -> list[Weight]:
-    """Turn `model` (weights as graph inputs) to float16 in place; the weights it then wants.
+def to_float16(model: "onnx.ModelProto", source: ParameterSource, ranges: Ranges) -> list[LazyTensor]:
+    """Turn `model` (weights as graph inputs) to float16 in place; the weights it then wants. No `ranges` are looked at.
 
     Raises:
         InputError: when a weight is read that float16 cannot hold.
     """
     from onnx import TensorProto, helper
 
+    del ranges
     graph = model.graph
     full = _float32_nodes(graph, source.spec)
     images, output = graph.input[0].name, graph.output[0].name
-    parameters = {value.name: value for value in graph.input if value.name != images}
+    parameters = {value.name for value in graph.input if value.name != images}
     # The type that each float value has in the new graph; integers (shapes) are not in it.
     types = {images: TensorProto.FLOAT} if _is_float(graph.input[0]) else {}
     constants = _float_constants(graph)
@@ -82,10 +84,10 @@ def to_float16(model: "onnx.ModelProto", source: ParameterSource) -> list[Weight
     del graph.node[:]
     graph.node.extend(nodes)
     drop_unused(graph)
-    for name, value in parameters.items():
-        value.type.tensor_type.elem_type = types[name]
-    weights = float_weights(plain_parameters(source))
-    return [_half(weight) if types[weight.name] == TensorProto.FLOAT16 else weight for weight in weights]
+    plain = plain_parameters(source)
+    weights = [halved(p) if types[name] == TensorProto.FLOAT16 else p for name, p in plain.items()]
+    declare_inputs(graph, weights)
+    return weights
 
 
 def _is_float(value: "onnx.ValueInfoProto") -> bool:
@@ -137,7 +139,3 @@ def _float_constants(graph: "onnx.GraphProto") -> dict[str, dict[int, str]]:
             graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(_HALF), twin))
             found[tensor.name] = {TensorProto.FLOAT: tensor.name, TensorProto.FLOAT16: twin}
     return found
-
-
-def _half(weight: Weight) -> Weight:
-    return replace(weight, dtype=_HALF, read=lambda: rounded_to_float16(weight.read(), weight.name))

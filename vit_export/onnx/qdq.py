@@ -29,20 +29,19 @@ leaves those that share their input in float (52.9 ms).
 """
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from vit_export.base.errors import InputError, StructureError
-from vit_export.deployment.rewrites import DeploymentParameters, plain_parameters
+from vit_export.base.lazy import LazyTensor, Tensors, computed_together
+from vit_export.deployment.rewrites import plain_parameters
 from vit_export.int8.equalize import DataFreeParameters
 from vit_export.model.parameters import ParameterSource, layer_name
 from vit_export.model.spec import ViTSpec
 from vit_export.onnx.editing import Editor, drop_unused
 from vit_export.onnx.fusion import dense_layers
-from vit_export.onnx.writer import Weight, float_weights
+from vit_export.onnx.writer import declare_inputs
 
 if TYPE_CHECKING:
     import onnx
@@ -77,7 +76,7 @@ class _ScaledQueries:
         return values * np.float32(self.spec.head_size**-0.5) if "/attention/query/" in name else values
 
 
-def qdq_parameters(source: ParameterSource) -> DeploymentParameters:
+def qdq_parameters(source: ParameterSource) -> Tensors:
     """What the float graph that is calibrated and the integer one both hold."""
     return plain_parameters(_ScaledQueries(DataFreeParameters(source)))
 
@@ -133,7 +132,7 @@ def fold_query_scale(graph: "onnx.GraphProto", spec: ViTSpec) -> None:
     drop_unused(graph)
 
 
-def qdq_int8(model: "onnx.ModelProto", source: ParameterSource, ranges: Ranges) -> list[Weight]:
+def qdq_int8(model: "onnx.ModelProto", source: ParameterSource, ranges: Ranges) -> list[LazyTensor]:
     """Quantize `model` (weights as graph inputs, attention decomposed) in place; the weights it then wants.
 
     Each of its Dense has `x/kernel_quantized` int8 [in, out], `x/bias_quantized` int32 [out], and of both `…_scale`
@@ -169,19 +168,16 @@ def qdq_int8(model: "onnx.ModelProto", source: ParameterSource, ranges: Ranges) 
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
-    weights: list[Weight] = []
-    plain = {weight.name: weight for weight in float_weights(qdq_parameters(source))}
+    weights: list[LazyTensor] = []
+    plain = qdq_parameters(source)
     for name, weight in plain.items():
         owner, _, part = name.rpartition("/")
         if owner not in dense:
             weights.append(weight)
         elif part == "kernel":
             weights.extend(_quantized(owner, weight, plain[f"{owner}/bias"], steps.scale(f"{owner}:input")))
-    images = type(graph.input[0])()
-    images.CopyFrom(graph.input[0])
     weights.extend(steps.constants())
-    del graph.input[:]
-    graph.input.extend([images, *(weight.value_info() for weight in weights)])
+    declare_inputs(graph, weights)
     return weights
 
 
@@ -219,14 +215,13 @@ class _Activations:
             self._made[value] = again
         return self._made[value]
 
-    def constants(self) -> list[Weight]:
+    def constants(self) -> list[LazyTensor]:
         """Scale and zero point of every site."""
-        found = []
-        for site, (scale, zero_point) in self._steps.items():
-            for part, number in (("scale", np.asarray(scale)), ("zero_point", np.asarray(zero_point))):
-                name = f"{_constant_prefix(site)}_{part}"
-                found.append(Weight(name, (), number.dtype, number.copy))
-        return found
+        return [
+            LazyTensor.of(f"{_constant_prefix(site)}_{part}", np.asarray(number))
+            for site, step in self._steps.items()
+            for part, number in zip(("scale", "zero_point"), step, strict=True)
+        ]
 
 
 def activation_step(site: str, low: float, high: float) -> tuple[np.float32, np.uint8]:
@@ -268,36 +263,30 @@ def through_pairs(kernel: np.ndarray) -> np.ndarray:
     return values.astype(np.float32) * scale
 
 
-def _quantized(name: str, kernel: Weight, bias: Weight, input_scale: np.float32) -> list[Weight]:
-    """What a Dense holds; written one after the other, the four share one computation."""
+def _quantized(name: str, kernel: LazyTensor, bias: LazyTensor, input_scale: np.float32) -> list[LazyTensor]:
+    """What the Dense `name` holds, in the order of the file."""
 
-    @lru_cache(maxsize=1)
-    def made() -> tuple[np.ndarray, ...]:
+    def compute() -> tuple[np.ndarray, ...]:
         shift = bias.read().astype(np.float64)
         # A channel of next to no weights gets a scale that its bias fits into.
         values, scale = quantize_by_pairs(kernel.read(), np.abs(shift) / (float(input_scale) * _LARGEST_BIAS))
         steps = (input_scale * scale).astype(np.float32)
         return values, scale, np.rint(shift / steps).astype(np.int32), steps
 
-    def last() -> np.ndarray:
-        steps = made()[3]
-        made.cache_clear()
-        return steps
-
-    out, single = kernel.shape[1:], np.dtype(np.float32)
-    return [
-        Weight(f"{name}/kernel_quantized", kernel.shape, np.dtype(np.int8), lambda: made()[0]),
-        Weight(f"{name}/kernel_scale", out, single, lambda: made()[1]),
-        _zeros(f"{name}/kernel_zero_point", out, np.int8),
-        Weight(f"{name}/bias_quantized", out, np.dtype(np.int32), lambda: made()[2]),
-        Weight(f"{name}/bias_scale", out, single, last),
-        _zeros(f"{name}/bias_zero_point", out, np.int32),
-    ]
-
-
-def _zeros(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Weight:
-    """A zero point of 0, which ONNX does not ask for and ONNX Runtime's patterns do."""
-    return Weight(name, shape, np.dtype(dtype), lambda: np.zeros(shape, dtype))
+    out = kernel.shape[1:]
+    values, scale, shift, steps = computed_together(
+        [
+            (f"{name}/kernel_quantized", kernel.shape, np.int8),
+            (f"{name}/kernel_scale", out, np.float32),
+            (f"{name}/bias_quantized", out, np.int32),
+            (f"{name}/bias_scale", out, np.float32),
+        ],
+        compute,
+    )
+    # ONNX does not ask for a zero point of 0, ONNX Runtime's patterns do.
+    kernel_zero = LazyTensor.of(f"{name}/kernel_zero_point", np.zeros(out, np.int8))
+    bias_zero = LazyTensor.of(f"{name}/bias_zero_point", np.zeros(out, np.int32))
+    return [values, scale, kernel_zero, shift, steps, bias_zero]
 
 
 def _operand(editor: Editor, projection: str) -> str:

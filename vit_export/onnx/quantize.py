@@ -15,19 +15,19 @@ The structure is quantized, tens of KB of it; each tensor becomes integers when 
 """
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vit_export.base.errors import StructureError
+from vit_export.base.lazy import LazyTensor, computed_together
 from vit_export.deployment.rewrites import plain_parameters
 from vit_export.int8.equalize import DataFreeParameters
 from vit_export.model.parameters import ParameterSource
 from vit_export.onnx.editing import count
 from vit_export.onnx.fusion import dense_layers
-from vit_export.onnx.qdq import qdq_int8
-from vit_export.onnx.writer import Weight, float_weights
+from vit_export.onnx.qdq import Ranges, qdq_int8
+from vit_export.onnx.writer import declare_inputs
 
 if TYPE_CHECKING:
     import onnx
@@ -36,14 +36,17 @@ _ZERO_POINT = 128
 _LEVELS = 127
 
 
-def dynamic_int8(model: "onnx.ModelProto", source: ParameterSource) -> list[Weight]:
+def dynamic_int8(model: "onnx.ModelProto", source: ParameterSource, ranges: Ranges) -> list[LazyTensor]:
     """Quantize the Dense layers of `model` (weights as graph inputs) in place; the weights it then wants.
+
+    No `ranges` are looked at: the runtime finds its own.
 
     Input `x/kernel` float32 [in, out] becomes `x/kernel_quantized` uint8 [in, out] and `x/kernel_scale` float32 [out].
 
     Raises:
         StructureError: the number of Dense layers found is not the spec's.
     """
+    del ranges
     graph = model.graph
     kernels = {value.name for value in graph.input if value.name.endswith("/kernel")}
     _replace_dense(graph, kernels)
@@ -51,9 +54,9 @@ def dynamic_int8(model: "onnx.ModelProto", source: ParameterSource) -> list[Weig
     if found != expected or count(graph, "Gemm"):
         raise StructureError(f"ONNX quantization: {found} Dense layers became integer, expected {expected}.")
     weights = []
-    for weight in float_weights(plain_parameters(DataFreeParameters(source))):
-        weights.extend(_quantized(weight) if weight.name in kernels else [weight])
-    _declare(graph, weights)
+    for name, weight in plain_parameters(DataFreeParameters(source)).items():
+        weights.extend(_quantized(weight) if name in kernels else [weight])
+    declare_inputs(graph, weights)
     return weights
 
 
@@ -104,31 +107,19 @@ def _replace_dense(graph: "onnx.GraphProto", kernels: set[str]) -> None:
     graph.initializer.append(numpy_helper.from_array(np.array(_ZERO_POINT, np.uint8), zero_point))
 
 
-def _declare(graph: "onnx.GraphProto", weights: list[Weight]) -> None:
-    """Make the graph's inputs the image and `weights`."""
-    images = type(graph.input[0])()
-    images.CopyFrom(graph.input[0])
-    del graph.input[:]
-    graph.input.extend([images, *(weight.value_info() for weight in weights)])
+def _quantized(weight: LazyTensor) -> list[LazyTensor]:
+    """The integer kernel and its scale."""
+    return computed_together(
+        [
+            (f"{weight.name}_quantized", weight.shape, np.uint8),
+            (f"{weight.name}_scale", weight.shape[1:], np.float32),
+        ],
+        lambda: quantize_kernel(weight.read()),
+    )
 
 
-def _quantized(weight: Weight) -> list[Weight]:
-    """The integer kernel and its scale; they are written one after the other and share one computation."""
-
-    @lru_cache(maxsize=1)
-    def pair() -> tuple[np.ndarray, np.ndarray]:
-        return quantize_kernel(weight.read())
-
-    def scale() -> np.ndarray:
-        values = pair()[1]
-        pair.cache_clear()
-        return values
-
-    return [
-        Weight(f"{weight.name}_quantized", weight.shape, np.dtype(np.uint8), lambda: pair()[0]),
-        Weight(f"{weight.name}_scale", weight.shape[1:], np.dtype(np.float32), scale),
-    ]
-
-
-SCHEMES: dict[str, Callable[..., list[Weight]]] = {"dynamic": dynamic_int8, "qdq": qdq_int8}
+SCHEMES: dict[str, Callable[["onnx.ModelProto", ParameterSource, Ranges], list[LazyTensor]]] = {
+    "dynamic": dynamic_int8,
+    "qdq": qdq_int8,
+}
 """Every way to make a model int8, by the name it has in a record."""

@@ -12,8 +12,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from vit_export.base.errors import StructureError
+from vit_export.base.lazy import Tensors
 from vit_export.deployment import graph
-from vit_export.deployment.rewrites import DeploymentParameters, Shapes, placeholders
+from vit_export.deployment.rewrites import Shapes, shapes_of
 from vit_export.model.spec import ViTSpec
 from vit_export.onnx.editing import drop_unused, rename_values
 
@@ -29,7 +30,7 @@ _OPTIMIZERS = ("fold_constants", "merge_duplication", "remove_identity")
 
 
 def onnx_structure(
-    spec: ViTSpec, parameters: DeploymentParameters, *, opset: int, batch: int = 1, dtype: str = "float32"
+    spec: ViTSpec, parameters: Tensors, *, opset: int, batch: int = 1, dtype: str = "float32"
 ) -> "onnx.ModelProto":
     """The deployment graph of `spec` in operators of `opset`, parameters as graph inputs.
 
@@ -41,22 +42,20 @@ def onnx_structure(
     """
     import onnx
 
-    shapes = tuple((name, parameter.shape) for name, parameter in parameters.items())
-    return onnx.ModelProto.FromString(_translated(spec, shapes, opset, batch, dtype))
+    return onnx.ModelProto.FromString(_translated(spec, shapes_of(parameters), opset, batch, dtype))
 
 
 @lru_cache(maxsize=4)
 def _translated(spec: ViTSpec, shapes: Shapes, opset: int, batch: int, dtype: str) -> bytes:
     """`onnx_structure` in bytes: without weights it is small, and the same for every precision."""
-    parameters = placeholders(shapes)
-    function = graph.trace(spec, parameters, graph.ONNX, batch, dtype)
-    names = [graph.INPUT_NAME, *parameters]
+    function = graph.trace(spec, shapes, graph.ONNX, batch, dtype)
+    names = [graph.INPUT_NAME, *dict(shapes)]
     model = translate(function, names, spec.output_name, opset=min(opset, TRANSLATOR_MAX_OPSET))
     raise_opset(model, opset)
     found = [value.name for value in model.graph.input]
     if found != names:
         raise StructureError(
-            f"ONNX structure: the graph has {len(found)} inputs, expected images and {len(parameters)} parameters "
+            f"ONNX structure: the graph has {len(found)} inputs, expected images and {len(shapes)} parameters "
             f"(first difference: {_first_difference(found, names)})."
         )
     return bytes(model.SerializeToString(deterministic=True))

@@ -8,8 +8,7 @@ of the whole model that it makes on the way. Protobuf itself ends at 2 GiB: abov
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from vit_export.base.errors import StructureError
 from vit_export.base.files import publish, refuse_existing
-from vit_export.deployment.rewrites import DeploymentParameters
+from vit_export.base.lazy import LazyTensor
 
 if TYPE_CHECKING:
     import onnx
@@ -37,44 +36,15 @@ _GRAPH_INITIALIZER = 5 << 3 | 2
 _TENSOR_RAW_DATA = 9 << 3 | 2
 
 
-@dataclass(frozen=True)
-class Weight:
-    """One initializer to be: `read()` gives its elements, of `dtype` and `shape`, when its turn comes."""
+def declare_inputs(graph: "onnx.GraphProto", weights: Iterable[LazyTensor]) -> None:
+    """Make the inputs of `graph` the image, its first one so far, and `weights`, each until it is written."""
+    from onnx import helper
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    read: Callable[[], np.ndarray]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the elements."""
-        return self.dtype.itemsize * int(np.prod(self.shape))
-
-    def value_info(self) -> "onnx.ValueInfoProto":
-        """The graph input that stands for this weight until it is written."""
-        from onnx import helper
-
-        return helper.make_tensor_value_info(self.name, _data_type(self.dtype), self.shape)
-
-    def elements(self) -> memoryview:
-        """The elements as little-endian bytes.
-
-        Raises:
-            StructureError: `read` gave another shape or type than was announced.
-        """
-        array = self.read()
-        if array.shape != self.shape or array.dtype != self.dtype:
-            raise StructureError(
-                f"ONNX weights: {self.name} is {array.dtype} {array.shape}, announced as {self.dtype} {self.shape}."
-            )
-        little = np.ascontiguousarray(array, dtype=self.dtype.newbyteorder("<"))
-        return little.reshape(-1).view(np.uint8).data
-
-
-def float_weights(parameters: DeploymentParameters) -> list[Weight]:
-    """The float32 weights of `parameters`, in their order."""
-    return [Weight(p.name, p.shape, np.dtype(np.float32), p.read) for p in parameters.values()]
+    images = type(graph.input[0])()
+    images.CopyFrom(graph.input[0])
+    del graph.input[:]
+    inputs = (helper.make_tensor_value_info(w.name, _data_type(w.dtype), w.shape) for w in weights)
+    graph.input.extend([images, *inputs])
 
 
 def data_path(path: Path) -> Path:
@@ -84,7 +54,7 @@ def data_path(path: Path) -> Path:
 
 def write_model(
     structure: "onnx.ModelProto",
-    weights: Sequence[Weight],
+    weights: Collection[LazyTensor],
     path: Path,
     *,
     overwrite: bool = False,
@@ -127,7 +97,7 @@ def write_model(
     return (data,)
 
 
-def _without_inputs(structure: "onnx.ModelProto", weights: Sequence[Weight]) -> "onnx.ModelProto":
+def _without_inputs(structure: "onnx.ModelProto", weights: Iterable[LazyTensor]) -> "onnx.ModelProto":
     """A copy of `structure` whose only inputs are those that stay inputs."""
     import onnx
 
@@ -151,7 +121,7 @@ def _without_inputs(structure: "onnx.ModelProto", weights: Sequence[Weight]) -> 
     return model
 
 
-def _write_single(model: "onnx.ModelProto", weights: Sequence[Weight], file: BinaryIO) -> None:
+def _write_single(model: "onnx.ModelProto", weights: Collection[LazyTensor], file: BinaryIO) -> None:
     headers = []
     for weight in weights:
         tensor = _header(weight).SerializeToString() + _prefix(_TENSOR_RAW_DATA, weight.nbytes)
@@ -167,16 +137,18 @@ def _write_single(model: "onnx.ModelProto", weights: Sequence[Weight], file: Bin
         file.write(weight.elements())
 
 
-def _write_external(model: "onnx.ModelProto", weights: Sequence[Weight], path: Path, data: Path, location: str) -> None:
+def _write_external(
+    model: "onnx.ModelProto", weights: Collection[LazyTensor], path: Path, data: Path, location: str
+) -> None:
     digest = hashlib.sha1(usedforsecurity=False)
     inline = [weight for weight in weights if weight.nbytes <= INLINE]
-    weights = [weight for weight in weights if weight.nbytes > INLINE]
+    outside = [weight for weight in weights if weight.nbytes > INLINE]
     with open(data, "wb") as file:
-        for offset, weight in _offsets(weights):
+        for offset, weight in _offsets(outside):
             for part in (bytes(offset - file.tell()), weight.elements()):
                 digest.update(part)
                 file.write(part)
-    for offset, weight in _offsets(weights):
+    for offset, weight in _offsets(outside):
         tensor = model.graph.initializer.add()
         tensor.CopyFrom(_header(weight))
         tensor.data_location = tensor.EXTERNAL
@@ -196,7 +168,7 @@ def _write_external(model: "onnx.ModelProto", weights: Sequence[Weight], path: P
     path.write_bytes(model.SerializeToString())
 
 
-def _offsets(weights: Sequence[Weight]) -> Iterator[tuple[int, Weight]]:
+def _offsets(weights: Iterable[LazyTensor]) -> Iterator[tuple[int, LazyTensor]]:
     end = 0
     for weight in weights:
         offset = -(-end // ALIGNMENT) * ALIGNMENT
@@ -204,7 +176,7 @@ def _offsets(weights: Sequence[Weight]) -> Iterator[tuple[int, Weight]]:
         end = offset + weight.nbytes
 
 
-def _header(weight: Weight) -> "onnx.TensorProto":
+def _header(weight: LazyTensor) -> "onnx.TensorProto":
     from onnx import TensorProto
 
     return TensorProto(dims=weight.shape, data_type=_data_type(weight.dtype), name=weight.name)

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from vit_export.artifacts.flatbuffer import MappedModel, Payload, schema
+from vit_export.artifacts.flatbuffer import MappedModel, schema
 from vit_export.base.errors import StructureError
+from vit_export.base.lazy import LazyTensor
 
 KERNEL, BIAS = b"patch_embedding/kernel", b"patch_embedding/bias"
 
@@ -25,22 +26,22 @@ def correct_patch_bias(mapped: MappedModel, float_path: Path, centre: np.ndarray
         StructureError: the patch embedding is not stored as int8 with an int32 or float32 bias.
     """
     original = MappedModel(float_path)
-    exact = _elements(original, _tensor(original.model, KERNEL)).view(np.float32)
+    exact = original.data(_tensor(original.model, KERNEL).buffer).view(np.float32)
     kernel, bias = _tensor(mapped.model, KERNEL), _tensor(mapped.model, BIAS)
     types = schema().TensorType
     if kernel.type != types.INT8 or bias.type not in (types.INT32, types.FLOAT32):
         raise StructureError("TFLite quantization: the patch embedding is not int8 with an int32 or float32 bias.")
     scale = np.asarray(kernel.quantization.scale, np.float64)[:, np.newaxis]
-    rounded = _elements(mapped, kernel).view(np.int8).reshape(kernel.shape) * scale
+    rounded = mapped.data(kernel.buffer).view(np.int8).reshape(kernel.shape) * scale
     shift = (exact.reshape(kernel.shape) - rounded) @ np.tile(centre, kernel.shape[1] // 3)
-    values = _elements(mapped, bias).view(np.int32 if bias.type == types.INT32 else np.float32)
+    values = mapped.data(bias.buffer).view(np.int32 if bias.type == types.INT32 else np.float32)
     if bias.type == types.INT32:
         shift = np.rint(shift / np.asarray(bias.quantization.scale, np.float64))
     changed = (values + shift).astype(values.dtype)
     if sum(tensor.buffer == bias.buffer for tensor in mapped.model.subgraphs[0].tensors) > 1:
         bias.buffer = len(mapped.model.buffers)
         mapped.model.buffers.append(schema().BufferT())
-    mapped.payloads[bias.buffer] = Payload(changed.nbytes, lambda: changed)
+    mapped.buffers[bias.buffer] = LazyTensor.of(BIAS.decode(), changed)
 
 
 def _tensor(model: Any, name: bytes) -> Any:
@@ -48,10 +49,3 @@ def _tensor(model: Any, name: bytes) -> Any:
         if tensor.name == name:
             return tensor
     raise StructureError(f"TFLite quantization: the model has no tensor {name.decode()}.")
-
-
-def _elements(mapped: MappedModel, tensor: Any) -> np.ndarray:
-    """The bytes of a constant, uint8 [n]."""
-    payload = mapped.payloads.get(tensor.buffer)
-    data = payload.read() if payload is not None else np.asarray(mapped.model.buffers[tensor.buffer].data, np.uint8)
-    return np.ascontiguousarray(data)

@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vit_export.artifacts.flatbuffer import MappedModel, Payload, schema
+from vit_export.artifacts.flatbuffer import MappedModel, schema
 from vit_export.base.files import digest_of_file
+from vit_export.base.lazy import LazyTensor
 from vit_export.base.versions import versions
 from vit_export.deployment.rewrites import FoldedInput, folded_parameters, through_float16
 from vit_export.model.artifact import Artifact, InputKind, Precision, TensorSpec
@@ -44,17 +45,17 @@ def write_tflite(
     """
     rounding = through_float16 if precision == "float16" else None
     parameters = folded_parameters(FoldedInput(source, record.preprocessing, input, rounding), kept_norms=kept_norms)
-    model, payloads = convert_structure(source.spec, parameters, batch, kind_of(input).dtype)
+    model, buffers = convert_structure(source.spec, parameters, batch, kind_of(input).dtype)
     if precision == "float16":
-        halve_kernels(model, payloads)
-    files = describe_inside(model, payloads, record, precision, None, input)
-    write_model(model, payloads, path, files=files, overwrite=overwrite)
+        halve_kernels(model, buffers)
+    files = describe_inside(model, buffers, record, precision, None, input)
+    write_model(model, buffers, path, files=files, overwrite=overwrite)
     return describe_tflite(path, precision)
 
 
 def describe_inside(
     model: Any,
-    payloads: dict[int, Payload],
+    buffers: dict[int, LazyTensor],
     record: ModelRecord,
     precision: Precision,
     scheme: str | None,
@@ -68,8 +69,8 @@ def describe_inside(
     kind = f"{precision}{f' ({scheme})' if scheme else ''}"
     model.description = f"{spec.name}, {spec.image_size}x{spec.image_size}, {kind}"
     set_metadata(model, json.dumps({**record.to_dict(), "precision": precision, "scheme": scheme, "input": input}))
-    files = set_tflite_metadata(model, payloads, record, kind, input)
-    set_versions(model, inline=fit_inline(payloads))
+    files = set_tflite_metadata(model, buffers, record, kind, input)
+    set_versions(model, inline=fit_inline(buffers))
     return files
 
 

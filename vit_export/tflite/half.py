@@ -4,16 +4,14 @@ The same graph that AI Edge Quantizer's float casting makes, written while the w
 finished float32 file: at ViT-H/14 that takes 0.9 GB of memory instead of 2.6 GB and needs no 2.5 GB file to start from.
 """
 
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
+from vit_export.artifacts.flatbuffer import operator_kinds, schema
+from vit_export.base.lazy import LazyTensor
+from vit_export.deployment.rewrites import halved
 
-from vit_export.artifacts.flatbuffer import Payload, operator_kinds, schema
-from vit_export.deployment.rewrites import rounded_to_float16
 
-
-def halve_kernels(model: Any, payloads: dict[int, Payload]) -> None:
+def halve_kernels(model: Any, buffers: dict[int, LazyTensor]) -> None:
     """Make every FULLY_CONNECTED kernel of `model` a float16 constant behind a DEQUANTIZE operator, in place."""
     fb, graph = schema(), model.subgraphs[0]
     kinds = operator_kinds(model)
@@ -27,17 +25,9 @@ def halve_kernels(model: Any, payloads: dict[int, Payload]) -> None:
             name=wide.name + b"/float16", shape=wide.shape, type=fb.TensorType.FLOAT16, buffer=wide.buffer, hasRank=True
         )
         wide.buffer = 0  # computed now, by convention the empty buffer
-        payload = payloads[half.buffer]
-        payloads[half.buffer] = Payload(payload.nbytes // 2, _halved(payload.read, half.name.decode()))
+        buffers[half.buffer] = halved(buffers[half.buffer])
         graph.tensors.append(half)
         steps.append(
             fb.OperatorT(opcodeIndex=len(model.operatorCodes) - 1, inputs=[len(graph.tensors) - 1], outputs=[index])
         )
     graph.operators = [*steps, *graph.operators]
-
-
-def _halved(read: Callable[[], np.ndarray], name: str) -> Callable[[], np.ndarray]:
-    def halved() -> np.ndarray:
-        return rounded_to_float16(read(), name)
-
-    return halved

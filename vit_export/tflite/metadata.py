@@ -11,7 +11,8 @@ import numpy as np
 
 from vit_export.artifacts import tflite_metadata as fields
 from vit_export.artifacts.description import facts_for_people
-from vit_export.artifacts.flatbuffer import Payload, schema
+from vit_export.artifacts.flatbuffer import schema
+from vit_export.base.lazy import LazyTensor
 from vit_export.deployment.graph import INPUT_NAME
 from vit_export.model.artifact import InputKind
 from vit_export.model.input_kinds import left_to_do
@@ -25,17 +26,16 @@ _PARSER = "1.0.0"
 
 
 def set_tflite_metadata(
-    model: Any, payloads: dict[int, Payload], record: ModelRecord, kind: str, input: InputKind
+    model: Any, buffers: dict[int, LazyTensor], record: ModelRecord, kind: str, input: InputKind
 ) -> dict[str, bytes]:
-    """Put the metadata of `model` into it and `payloads`; returns the files to append, by name.
+    """Put the metadata of `model` into it and `buffers`; returns the files to append, by name.
 
     `kind` is the file's precision and scheme in words.
     """
     packed = _packed(record, kind, input, _image_type(model))
-    # As a payload it is written aligned, as the flatbuffer that it is has to be.
-    payloads[metadata_buffer(model, fields.METADATA_NAME)] = Payload(
-        len(packed), lambda: np.frombuffer(packed, np.uint8)
-    )
+    # Among the large buffers it is written aligned, as the flatbuffer that it is has to be.
+    index = metadata_buffer(model, fields.METADATA_NAME)
+    buffers[index] = LazyTensor.of(fields.METADATA_NAME.decode(), np.frombuffer(packed, np.uint8))
     return {} if record.labels is None else {LABELS_FILE: "".join(f"{label}\n" for label in record.labels).encode()}
 
 

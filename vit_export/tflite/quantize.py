@@ -234,8 +234,8 @@ def _quantize(
         kind = input_kind(float_path)
         if kind_of(kind).per_pixel is not None:
             correct_patch_bias(mapped, float_path, affine(kind, record.preprocessing)[1])
-        files = describe_inside(mapped.model, mapped.payloads, record, "int8", scheme, kind)
-        write_model(mapped.model, mapped.payloads, path, files=files, overwrite=overwrite)
+        files = describe_inside(mapped.model, mapped.buffers, record, "int8", scheme, kind)
+        write_model(mapped.model, mapped.buffers, path, files=files, overwrite=overwrite)
 
 
 def _name_output(model: Any, name: str) -> None:

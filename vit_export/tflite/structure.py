@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from vit_export.artifacts.flatbuffer import Payload, operator_kinds, schema, unpack
+from vit_export.artifacts.flatbuffer import Buffers, MappedModel, operator_kinds, schema, unpack
 from vit_export.base.errors import StructureError
+from vit_export.base.lazy import LazyTensor, Tensors
 from vit_export.base.quiet import quiet
 from vit_export.deployment.graph import INPUT_NAME, TFLITE, parameter_name, trace
-from vit_export.deployment.rewrites import DeploymentParameters, Shapes, placeholders
+from vit_export.deployment.rewrites import Shapes, shapes_of
 from vit_export.model.spec import ViTSpec
 
 SIGNATURE = "serving_default"
@@ -24,25 +25,24 @@ MAX_RANK = 4  # GPU delegates refuse more
 
 
 def convert_structure(
-    spec: ViTSpec, parameters: DeploymentParameters, batch: int = 1, dtype: str = "float32"
-) -> tuple[Any, dict[int, Payload]]:
+    spec: ViTSpec, parameters: Tensors, batch: int = 1, dtype: str = "float32"
+) -> tuple[Any, dict[int, LazyTensor]]:
     """The model of `spec` as a flatbuffer object tree, and its weights by buffer index.
 
     Only built-in operators, static shapes, nothing above rank 4; one signature, `serving_default`. `dtype` is that of
     the images, float32 or uint8 (which are pixels, not quantized numbers).
     """
-    shapes = tuple((name, parameter.shape) for name, parameter in parameters.items())
-    model = unpack(_converted(spec, shapes, batch, dtype))
+    model = unpack(_converted(spec, shapes_of(parameters), batch, dtype))
     structure = Structure(model)
     structure.name_inputs(parameters)
     structure.fuse_biases(parameters)
     structure.drop_unused_tensors()
     structure.name_activations()
     structure.name_output(spec.output_name)
-    payloads = structure.bake(parameters)
+    buffers = structure.bake(parameters)
     structure.write_signature()
     structure.check(batch)
-    return model, payloads
+    return model, buffers
 
 
 @lru_cache(maxsize=4)
@@ -50,7 +50,7 @@ def _converted(spec: ViTSpec, shapes: Shapes, batch: int, dtype: str) -> bytes:
     """What the converter makes of `spec`: without weights it is small, and the same for every precision."""
     import tensorflow as tf
 
-    function = trace(spec, placeholders(shapes), TFLITE, batch, dtype)
+    function = trace(spec, shapes, TFLITE, batch, dtype)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
     with quiet():
         return bytes(converter.convert())
@@ -77,7 +77,7 @@ class Structure:
         """Operators that read `tensor`."""
         return [operator for operator in self.graph.operators if tensor in list(operator.inputs)]
 
-    def name_inputs(self, parameters: DeploymentParameters) -> None:
+    def name_inputs(self, parameters: Tensors) -> None:
         """Give graph inputs their canonical names back; they must be the image and exactly the parameters."""
         for index in self.graph.inputs:
             tensor = self.graph.tensors[index]
@@ -88,7 +88,7 @@ class Structure:
             some = ", ".join(sorted(different)[:4])
             raise StructureError(f"{len(different)} graph inputs and parameters do not match, such as {some}.")
 
-    def fuse_biases(self, parameters: DeploymentParameters) -> None:
+    def fuse_biases(self, parameters: Tensors) -> None:
         """FULLY_CONNECTED followed by ADD of a bias parameter becomes FULLY_CONNECTED with that bias."""
         biases = {i for i in self.graph.inputs if self.tensor_name(i).endswith("/bias")}
         readers: dict[int, list[Any]] = {}
@@ -145,9 +145,9 @@ class Structure:
         (output,) = self.graph.outputs
         self.graph.tensors[output].name = name.encode()
 
-    def bake(self, parameters: DeploymentParameters) -> dict[int, Payload]:
+    def bake(self, parameters: Tensors) -> dict[int, LazyTensor]:
         """Turn every graph input but the image into a constant with a buffer of its own."""
-        payloads = {}
+        buffers = {}
         image = [i for i in self.graph.inputs if self.tensor_name(i) == INPUT_NAME]
         for index in (i for i in self.graph.inputs if i not in image):
             parameter = parameters[self.tensor_name(index)]
@@ -156,15 +156,15 @@ class Structure:
                 raise StructureError(f"{parameter.name} has shape {tuple(tensor.shape)}, expected {parameter.shape}.")
             tensor.buffer = len(self.model.buffers)
             self.model.buffers.append(schema().BufferT())
-            payloads[tensor.buffer] = Payload(parameter.nbytes, parameter.read)
+            buffers[tensor.buffer] = parameter
         self.graph.inputs = image
         used = {i for o in self.graph.operators for i in o.inputs}
-        if idle := [n for i, n in self._parameter_tensors(payloads) if i not in used]:
+        if idle := [n for i, n in self._parameter_tensors(buffers) if i not in used]:
             raise StructureError(f"Parameters that no operator reads: {', '.join(idle)}.")
-        return payloads
+        return buffers
 
-    def _parameter_tensors(self, payloads: dict[int, Payload]) -> Iterable[tuple[int, str]]:
-        return ((i, t.name.decode()) for i, t in enumerate(self.graph.tensors) if t.buffer in payloads)
+    def _parameter_tensors(self, buffers: Buffers) -> Iterable[tuple[int, str]]:
+        return ((i, t.name.decode()) for i, t in enumerate(self.graph.tensors) if t.buffer in buffers)
 
     def write_signature(self) -> None:
         """One signature, `serving_default`: images -> the output under its own name."""
@@ -217,12 +217,8 @@ def metadata_buffer(model: Any, name: bytes) -> int:
 
 def get_metadata(path: Path) -> str | None:
     """The JSON that `set_metadata` stored in the file at `path`, or None."""
-    from vit_export.artifacts.flatbuffer import MappedModel
-
     mapped = MappedModel(path)
     for entry in mapped.model.metadata or []:
         if entry.name == METADATA_NAME:
-            payload = mapped.payloads.get(entry.buffer)
-            data = payload.read() if payload else np.asarray(mapped.model.buffers[entry.buffer].data, np.uint8)
-            return bytes(data).decode()
+            return bytes(mapped.data(entry.buffer)).decode()
     return None

@@ -1,11 +1,10 @@
-"""Reading and writing .tflite files without holding their weights.
+"""Writing .tflite files without holding their weights.
 
-A model is a small object tree (`ModelT`) whose large buffers are `Payload`s: a size and a function that produces the
-bytes when they are written. Below 2 GB every buffer is inline, as every runtime reads it: the flatbuffer is packed with
-empty vectors, the weights are appended behind it, and each empty vector's forward reference is patched to its weights.
-Above, buffers are addressed by offset and size (schema 3c), which TensorFlow Lite 2.14 and later read; metadata stays
-inline.
-Associated files of TFLite Metadata follow as a zip.
+A model is a small object tree (`ModelT`) whose large buffers are `LazyTensor`s: their bytes are produced when they are
+written. Below 2 GB every buffer is inline, as every runtime reads it: the flatbuffer is packed with empty vectors, the
+weights are appended behind it, and each empty vector's forward reference is patched to its weights. Above, buffers are
+addressed by offset and size (schema 3c), which TensorFlow Lite 2.14 and later read; metadata stays inline. Associated
+files of TFLite Metadata follow as a zip.
 """
 
 import struct
@@ -16,8 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from vit_export.artifacts.flatbuffer import _IDENTIFIER, Payloads, schema
-from vit_export.base.errors import StructureError
+from vit_export.artifacts.flatbuffer import _IDENTIFIER, Buffers, schema
 from vit_export.base.files import publish
 
 # A flatbuffer's references are 31 bits; the margin leaves room for the structure.
@@ -28,13 +26,13 @@ _DATA_FIELD, _OFFSET_FIELD, _SIZE_FIELD = 4, 6, 8  # vtable offsets of schema.fb
 
 def write_model(
     model: Any,
-    payloads: Payloads,
+    buffers: Buffers,
     path: Path,
     *,
     files: Mapping[str, bytes] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write `model` with `payloads` as its large buffers; the file appears complete or not at all.
+    """Write `model` with `buffers` as its large buffers; the file appears complete or not at all.
 
     Buffers that nothing refers to are left empty. `files`, by name, are appended as a zip.
 
@@ -42,19 +40,19 @@ def write_model(
         OutputError: `path` exists (and `overwrite` is false) or cannot be written.
     """
     with publish(path, overwrite=overwrite) as temporary, open(temporary, "wb") as file:
-        _write(model, _in_use(model, payloads), file)
+        _write(model, _in_use(model, buffers), file)
         if files:
             _append(files, file)
 
 
-def _in_use(model: Any, payloads: Payloads) -> Payloads:
-    """The payloads that a tensor or metadata refers to, metadata first; all other buffers of `model` become empty."""
+def _in_use(model: Any, buffers: Buffers) -> Buffers:
+    """The `buffers` that a tensor or metadata refers to, metadata first; all other buffers of `model` become empty."""
     described = {entry.buffer for entry in model.metadata or []}
     used = described | {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
     for index, buffer in enumerate(model.buffers):
         if index not in used:
             buffer.data = None
-    return {index: payloads[index] for index in sorted(payloads, key=lambda i: i not in described) if index in used}
+    return {index: buffers[index] for index in sorted(buffers, key=lambda i: i not in described) if index in used}
 
 
 def _append(files: Mapping[str, bytes], file: BinaryIO) -> None:
@@ -64,38 +62,35 @@ def _append(files: Mapping[str, bytes], file: BinaryIO) -> None:
             archive.writestr(zipfile.ZipInfo(name), content)  # without a date: the same model is the same file
 
 
-def fit_inline(payloads: Payloads) -> bool:
-    """Whether a file with these payloads keeps every buffer inline."""
-    return sum(_round_up(payload.nbytes + _ALIGNMENT) for payload in payloads.values()) <= INLINE_LIMIT
+def fit_inline(buffers: Buffers) -> bool:
+    """Whether a file with these large buffers keeps every buffer inline."""
+    return sum(_round_up(tensor.nbytes + _ALIGNMENT) for tensor in buffers.values()) <= INLINE_LIMIT
 
 
-def _write(model: Any, payloads: Payloads, file: BinaryIO) -> None:
+def _write(model: Any, buffers: Buffers, file: BinaryIO) -> None:
     # The readers of metadata look for it inline, whatever the size.
-    near = set(payloads) if fit_inline(payloads) else {entry.buffer for entry in model.metadata or []}
-    packed = _pack(model, payloads, near)
+    near = set(buffers) if fit_inline(buffers) else {entry.buffer for entry in model.metadata or []}
+    packed = _pack(model, buffers, near)
     position = _round_up(len(packed))
     places = {}
-    for index, payload in payloads.items():
+    for index, tensor in buffers.items():
         # The data, not its length prefix, has to be aligned.
         position = _round_up(position + 4) if index in near else _round_up(position)
         places[index] = position
-        position += payload.nbytes
-    _patch(packed, payloads, places, near)
+        position += tensor.nbytes
+    _patch(packed, buffers, places, near)
     file.write(packed)
-    for index, payload in payloads.items():
-        data = np.ascontiguousarray(payload.read())
-        if data.nbytes != payload.nbytes:
-            raise StructureError(f"TFLite writer: buffer {index} has {data.nbytes} bytes, announced {payload.nbytes}.")
-        prefix = struct.pack("<I", payload.nbytes) if index in near else b""
+    for index, tensor in buffers.items():
+        prefix = struct.pack("<I", tensor.nbytes) if index in near else b""
         file.write(b"\0" * (places[index] - len(prefix) - file.tell()))
         file.write(prefix)
-        file.write(data.data)
+        file.write(tensor.elements())
 
 
-def _pack(model: Any, payloads: Payloads, near: Container[int]) -> bytearray:
+def _pack(model: Any, buffers: Buffers, near: Container[int]) -> bytearray:
     import flatbuffers
 
-    for index in payloads:
+    for index in buffers:
         buffer, inline = model.buffers[index], index in near
         buffer.data = np.zeros(0, np.uint8) if inline else None
         # Zero is the default and would not be stored: one marks the place to patch.
@@ -105,16 +100,16 @@ def _pack(model: Any, payloads: Payloads, near: Container[int]) -> bytearray:
     return bytearray(builder.Output())
 
 
-def _patch(packed: bytearray, payloads: Payloads, places: Mapping[int, int], near: Container[int]) -> None:
+def _patch(packed: bytearray, buffers: Buffers, places: Mapping[int, int], near: Container[int]) -> None:
     root = schema().Model.GetRootAs(packed, 0)
-    for index, payload in payloads.items():
+    for index, tensor in buffers.items():
         table = root.Buffers(index)._tab
         if index in near:
             field = table.Pos + table.Offset(_DATA_FIELD)
             struct.pack_into("<I", packed, field, places[index] - 4 - field)
         else:
             struct.pack_into("<Q", packed, table.Pos + table.Offset(_OFFSET_FIELD), places[index])
-            struct.pack_into("<Q", packed, table.Pos + table.Offset(_SIZE_FIELD), payload.nbytes)
+            struct.pack_into("<Q", packed, table.Pos + table.Offset(_SIZE_FIELD), tensor.nbytes)
 
 
 def _round_up(position: int) -> int:
