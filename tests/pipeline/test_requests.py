@@ -22,7 +22,7 @@ from vit_export.pipeline import steps as pipeline
 from vit_export.pipeline.folder import outdated
 from vit_export.pipeline.plan import plan_files
 from vit_export.pipeline.request import ExportRequest
-from vit_export.report.content import earlier_reports
+from vit_export.report.earlier import files_told
 from vit_export.runtimes.runner import open_runner
 from vit_export.weights.open import open_checkpoint
 
@@ -269,7 +269,7 @@ def test_another_model_takes_the_old_ones_files_with_it(earlier):
         "saved_model",
     ]
     assert any("a_float32.onnx, a_float32.onnx.data, labels.txt, a_int8.tflite" in note for note in say.notes)
-    assert [report.get("labels") for report in earlier_reports(earlier)] == [None, ["cat"], None]
+    assert [entry["files"] for entry in files_told(earlier)] == [["saved_model"], ["mine.txt"]]
 
 
 def test_the_same_model_keeps_them(earlier, saved_model, tmp_path):
@@ -278,7 +278,15 @@ def test_the_same_model_keeps_them(earlier, saved_model, tmp_path):
     assert len(outdated(earlier, tmp_path / "other", {"labels.txt"})) == 3
 
 
-@pytest.mark.parametrize("report", ["[]", "no JSON", '{"artifacts": 3, "earlier_reports": 4}', '{"artifacts": [1]}'])
+NOTHING = (
+    "[]",
+    "no JSON",
+    '{"artifacts": 3, "earlier_reports": 4, "earlier_files": 5}',
+    '{"artifacts": [1], "earlier_files": [1, {"files": 3}, {"files": [4, "", ".."]}]}',
+)
+
+
+@pytest.mark.parametrize("report", NOTHING)
 def test_a_report_that_says_nothing(report, earlier, tmp_path):
     (earlier / "report.json").write_text(report)
     assert outdated(earlier, tmp_path / "any", set()) == ()

@@ -20,7 +20,7 @@ from vit_export.pipeline.references import artifact_at, reference_at
 from vit_export.pipeline.request import ExportRequest
 from vit_export.pipeline.steps import export
 from vit_export.pipeline.verify_files import VerifyRequest, verify_files
-from vit_export.report.content import recorded
+from vit_export.report.earlier import recorded
 
 SPEC = toy_spec().with_(num_layers=1)
 LABELS = ("tench, Tinca tinca", "goldfish", *(f"thing {i}" for i in range(2, 10)))

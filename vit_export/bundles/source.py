@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from vit_export.artifacts.read import artifact_of, read_facts
 from vit_export.base.errors import InputError
@@ -10,7 +9,7 @@ from vit_export.base.files import input_errors, shortened
 from vit_export.deployment.graph import INPUT_NAME
 from vit_export.model.artifact import Artifact, TensorSpec
 from vit_export.model.record import ModelRecord
-from vit_export.report.content import earlier_reports
+from vit_export.report.earlier import files_told
 from vit_export.report.view import File, Record, read_files
 
 _INPUTS = ("float32", "uint8", "int8")
@@ -19,7 +18,11 @@ _OUTPUTS = ("float32", "int8")
 
 @dataclass(frozen=True)
 class Subject:
-    """A file to bundle. `schema` is as in FileFacts; `report` and `result` are empty where nobody verified it."""
+    """A file to bundle. `schema` is as in FileFacts.
+
+    `report` is what a report says of this file (see `report.earlier`), `result` its part for `view`; they are empty
+    where nobody verified it.
+    """
 
     artifact: Artifact
     record: ModelRecord
@@ -115,11 +118,11 @@ def _check(name: str, artifact: Artifact, record: ModelRecord) -> None:
 
 
 def _verified(path: Path, digest: str) -> tuple[Record, File | None]:
-    """The newest report beside `path` that verified the file with this digest; nothing where there is none."""
+    """The newest verification beside `path` of the file with this digest; nothing where there is none."""
     with input_errors(path):
-        reports: list[dict[str, Any]] = earlier_reports(path.parent)
-    for report in reports:
-        for file in read_files(report)[1]:
+        told = files_told(path.parent)
+    for entry in told:
+        for file in read_files(entry)[1]:
             if file.entry and file.artifact.get("sha256") == digest:
-                return report, file
+                return entry, file
     return {}, None

@@ -22,7 +22,7 @@ from vit_export.inspection.tflite_graph import outside_buffers, read_tflite_grap
 from vit_export.model.artifact import TensorSpec
 from vit_export.model.record import ModelRecord, read_record
 from vit_export.model.saved_model import INPUT_NAME
-from vit_export.report.content import recorded
+from vit_export.report.earlier import recorded
 
 _FIRST = 3  # labels that are shown
 _LONG = 200  # characters of a metadata text that are shown

@@ -1,8 +1,6 @@
-"""What earlier exports left in a folder: their reports, and the files that a new model there makes untrue."""
+"""What earlier exports left in a folder: the files that a new model there makes untrue."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -10,7 +8,7 @@ from vit_export.base.errors import InputError
 from vit_export.model.names import LABELS_NAME, SAVED_MODEL_NAME
 from vit_export.model.parameters import parameter_specs
 from vit_export.model.saved_model import SavedModelParameters
-from vit_export.report.content import earlier_reports
+from vit_export.report.earlier import files_told
 
 _CONVERTED = (".tflite", ".onnx", ".onnx.data")
 
@@ -18,24 +16,13 @@ _CONVERTED = (".tflite", ".onnx", ".onnx.data")
 def outdated(folder: Path, saved_model: Path, kept: set[str]) -> tuple[Path, ...]:
     """The files in `folder` that are not of the model `saved_model`, which is about to replace the one there.
 
-    They are the converted files and labels.txt that reports in `folder` list, but for those called as in `kept`; what
-    no report lists is somebody's own. There are none where the old SavedModel is the same model.
+    They are the converted files and labels.txt that the report in `folder` tells of, but for those called as in `kept`;
+    what it does not tell of is somebody's own. There are none where the old SavedModel is the same model.
     """
-    names = dict.fromkeys(name for report in earlier_reports(folder) for name in _listed(report) if name not in kept)
-    found = tuple(folder / name for name in names if (folder / name).is_file())
+    names = dict.fromkeys(name for entry in files_told(folder) for name in entry["files"] if name not in kept)
+    made = [folder / name for name in names if name == LABELS_NAME or name.endswith(_CONVERTED)]
+    found = tuple(path for path in made if path.is_file())
     return () if not found or _same_model(folder / SAVED_MODEL_NAME, saved_model) else found
-
-
-def _listed(report: dict[str, Any]) -> Iterator[str]:
-    artifacts = report.get("artifacts")
-    for artifact in artifacts if isinstance(artifacts, list) else ():
-        if isinstance(artifact, dict):
-            extra = artifact.get("extra_files")
-            for path in (artifact.get("path"), *(extra if isinstance(extra, list) else ())):
-                if isinstance(path, str) and path.endswith(_CONVERTED):
-                    yield Path(path).name
-    if report.get("labels"):
-        yield LABELS_NAME
 
 
 def _same_model(old: Path, new: Path) -> bool:

@@ -12,7 +12,7 @@ from vit_export.model.artifact import Artifact, InputKind, Precision
 from vit_export.model.names import SAVED_MODEL_NAME
 from vit_export.model.record import read_record
 from vit_export.model.saved_model import write_saved_model
-from vit_export.report.content import recorded
+from vit_export.report.earlier import recorded
 
 if TYPE_CHECKING:
     from vit_export.base.reporting import Reporter

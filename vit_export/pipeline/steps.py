@@ -28,9 +28,11 @@ from vit_export.pipeline.convert import convert
 from vit_export.pipeline.folder import outdated
 from vit_export.pipeline.plan import PlannedFile, plan_files, require_outside, reuses_saved_model
 from vit_export.pipeline.request import ExportRequest
-from vit_export.report.content import build_report, earlier_reports, write_report
+from vit_export.report.content import build_report, write_report
+from vit_export.report.earlier import earlier_files, files_told
 from vit_export.report.page import images_shown, write_page
 from vit_export.report.thumbnails import thumbnails
+from vit_export.report.view import Record
 from vit_export.weights.checkpoint import Checkpoint
 from vit_export.weights.open import open_checkpoint
 
@@ -82,7 +84,7 @@ def export(request: ExportRequest, reporter: Reporter | None = None, *, commands
     if checkpoint is None and request.trained:
         raise InputError("trained is True, but the weights are random: give weights, or leave it out.")
     made = _make(request, spec, checkpoint, say)
-    earlier = earlier_reports(request.output)
+    earlier = files_told(request.output)
     verification = None
     if request.verify and made.artifacts and made.data is not None:
         # The files are there already: if this ends before verification does, they are not nameless.
@@ -151,9 +153,9 @@ def _report(
     made: _Made,
     verification: "Verification | None",
     commands: Sequence[str],
-    earlier: list[dict[str, Any]],
+    earlier: list[Record],
 ) -> dict[str, Any]:
-    """Write report.json and report.html; the content of the former. `earlier` are reports that it replaces."""
+    """Write report.json and report.html; the content of the former. `earlier` is told by the one that it replaces."""
     record, data = made.record, made.data
     report = build_report(
         spec=record.spec.to_dict(),
@@ -166,8 +168,8 @@ def _report(
         artifacts=(made.saved_model, *made.artifacts),
         commands=commands,
     )
-    if earlier:
-        report["earlier_reports"] = earlier
+    if left := earlier_files(earlier, report, request.output):
+        report["earlier_files"] = left
     write_report(report, request.output / REPORT_NAME)
     pictures = thumbnails(data.held_out, images_shown(report)) if data else {}
     write_page(report, pictures, request.output / PAGE_NAME)

@@ -1,0 +1,112 @@
+"""What report.json tells of the files in its folder: of those its own export made, and of those older exports left.
+
+An entry is what one report said of one file: `files` (its name, then those of the files it needs beside it), the
+`artifact`, when the report was `created`, and, where it verified these very bytes, `machine`, `limits` and
+`verification` as in that report, but of this file alone, so that `view.read_files` reads an entry like a report.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args
+
+from vit_export.model.artifact import Artifact, Format, Precision, TensorSpec
+from vit_export.model.names import LABELS_NAME, REPORT_NAME
+from vit_export.report.view import EMPTY, Record, listed, read_files, record, records, text
+
+
+def files_told(folder: Path) -> list[Record]:
+    """The entries of report.json in `folder`, newest first; none where nothing can be understood."""
+    try:
+        # NaN and the infinities, which JSON lacks, become the text that a report holds for them.
+        report = record(json.loads((folder / REPORT_NAME).read_text(encoding="utf-8"), parse_constant=str))
+    except (OSError, ValueError, RecursionError):
+        return []
+    # Until schema_version 2 a report held the older ones whole.
+    entries = [entry for each in (report, *records(report.get("earlier_reports"))) for entry in _entries(each)]
+    for entry in records(report.get("earlier_files")):
+        if names := _names(listed(entry.get("files"))):
+            entries.append({**entry, "files": names})
+    return entries
+
+
+def earlier_files(told: Iterable[Record], report: Record, folder: Path) -> list[Record]:
+    """What `report` has to keep of the entries `told` by the one that it replaces: one for each file still in `folder`.
+
+    A file that `report` lists itself needs none, unless only the older report verified its very bytes.
+    """
+    own = list(_entries(report))
+    newest: dict[str, Record] = {}
+    for entry in (*own, *told):
+        known = newest.setdefault(entry["files"][0], entry)
+        if "verification" in entry and "verification" not in known and _digest(entry) == _digest(known):
+            newest[entry["files"][0]] = entry
+    return [
+        entry
+        for entry in newest.values()
+        if entry not in own and any(os.path.exists(folder / name) for name in entry["files"])
+    ]
+
+
+def recorded(path: Path) -> Artifact | None:
+    """What the newest report beside the file `path` that lists it says of it; None where none does."""
+    for entry in files_told(path.parent):
+        if entry["files"][0] == path.name:
+            return _artifact(record(entry.get("artifact")), path)
+    return None
+
+
+def _entries(report: Record) -> Iterator[Record]:
+    """An entry for each file that `report`, of any schema_version, lists."""
+    created = {"created": text(report.get("created"))}
+    for artifact in records(report.get("artifacts")):
+        if names := _names((artifact.get("path"), *listed(artifact.get("extra_files")))):
+            yield {"files": names, **created, "artifact": artifact, **_verified(report, artifact)}
+    if report.get("labels"):
+        yield {"files": [LABELS_NAME], **created}
+
+
+def _names(paths: Iterable[Any]) -> list[str]:
+    """The last part of each of `paths`: a report is no reason to look into other folders."""
+    return [name for name in (Path(text(path)).name for path in paths) if name]
+
+
+def _verified(report: Record, artifact: Record) -> Record:
+    """What `report` found out about the bytes of `artifact`; empty where it did not verify them."""
+    verification = record(report.get("verification"))
+    for file in read_files(report)[1]:
+        told = (file.artifact.get("path"), file.artifact.get("sha256"))
+        if file.entry and told == (artifact.get("path"), artifact.get("sha256")):
+            return {
+                "machine": record(report.get("machine")),
+                "limits": [file.limits_row] if file.limits_row else [],
+                "verification": {
+                    **{key: verification[key] for key in ("threads", "cpu", "images") if key in verification},
+                    "files": [file.entry],
+                },
+            }
+    return EMPTY
+
+
+def _digest(entry: Record) -> Any:
+    return record(entry.get("artifact")).get("sha256")
+
+
+def _artifact(entry: Mapping[str, Any], path: Path) -> Artifact | None:
+    known = {f.name for f in fields(Artifact)}
+    values = {key: value for key, value in entry.items() if key in known}
+    try:
+        values["inputs"], values["outputs"] = (tuple(map(_tensor, values[key])) for key in ("inputs", "outputs"))
+        for key in ("extra_files", "notes"):
+            values[key] = tuple(str(item) for item in values.get(key, ()))
+        artifact = Artifact(**{**values, "path": str(path)})
+    except (KeyError, TypeError, ValueError):  # somebody else's report.json
+        return None
+    good = artifact.format in get_args(Format) and artifact.precision in get_args(Precision)
+    return artifact if good and isinstance(artifact.bytes, int) and isinstance(artifact.sha256, str) else None
+
+
+def _tensor(entry: Mapping[str, Any]) -> TensorSpec:
+    return TensorSpec(**{**entry, "shape": tuple(entry["shape"])})
