@@ -278,6 +278,23 @@ def test_the_same_model_keeps_them(earlier, saved_model, tmp_path):
     assert len(outdated(earlier, tmp_path / "other", {"labels.txt"})) == 3
 
 
+@pytest.mark.parametrize("fingerprints", [True, False])
+def test_weights_are_compared_by_their_fingerprints_where_both_have_one(fingerprints, earlier, tmp_path, monkeypatch):
+    reads, read = [], SavedModelParameters.read
+    monkeypatch.setattr(SavedModelParameters, "read", lambda self, name: reads.append(name) or read(self, name))
+    if not fingerprints:
+        path = earlier / "saved_model" / RECORD_FILE
+        path.write_text(json.dumps({**json.loads(path.read_text()), "fingerprint": None}))
+    write_saved_model(build(RandomParameters(toy_spec())), tmp_path / "same", read_record(earlier / "saved_model"))
+    write_saved_model(build(RandomParameters(toy_spec(), seed=8)), tmp_path / "new", read_record(tmp_path / "same"))
+    reads.clear()
+    assert outdated(earlier, tmp_path / "same", set()) == ()
+    assert len(reads) == (0 if fingerprints else 2 * len(parameter_specs(toy_spec())))
+    reads.clear()
+    assert len(outdated(earlier, tmp_path / "new", set())) == 4
+    assert len(reads) == (0 if fingerprints else 2)  # the first parameter differs
+
+
 NOTHING = (
     "[]",
     "no JSON",

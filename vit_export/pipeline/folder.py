@@ -7,6 +7,7 @@ import numpy as np
 from vit_export.base.errors import InputError
 from vit_export.model.names import LABELS_NAME, SAVED_MODEL_NAME
 from vit_export.model.parameters import parameter_specs
+from vit_export.model.record import read_record
 from vit_export.model.saved_model import SavedModelParameters
 from vit_export.report.earlier import files_told
 
@@ -26,12 +27,17 @@ def outdated(folder: Path, saved_model: Path, kept: set[str]) -> tuple[Path, ...
 
 
 def _same_model(old: Path, new: Path) -> bool:
-    """Whether two SavedModels hold the same parameters for the same pixels and classes."""
+    """Whether two SavedModels hold the same parameters for the same pixels and classes.
+
+    Weights are told by their fingerprints; they are read where one of the two has none.
+    """
     try:
-        first, second = SavedModelParameters(old), SavedModelParameters(new)
-        ours, theirs = first.record, second.record
+        ours, theirs = read_record(old), read_record(new)
         if (ours.spec, ours.preprocessing, ours.labels) != (theirs.spec, theirs.preprocessing, theirs.labels):
             return False
+        if ours.fingerprint and theirs.fingerprint:
+            return ours.fingerprint == theirs.fingerprint
+        first, second = SavedModelParameters(old), SavedModelParameters(new)
         return all(np.array_equal(first.read(p.name), second.read(p.name)) for p in parameter_specs(ours.spec))
     except InputError:  # what cannot be read is not the same
         return False
