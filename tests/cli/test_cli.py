@@ -98,7 +98,7 @@ def test_list():
         (["vit_s32", "--int8", "--min-sqnr", "30"], "--min-sqnr is the budget of the int8 scheme 'auto'"),
         (
             ["vit_s32", "--tflite", "--int8", "--int8-scheme", "auto", "--min-sqnr", "0"],
-            "--min-sqnr is 0.0, expected dB",
+            "--min-sqnr is 0, expected dB",
         ),
         (
             ["vit_s32", "--features", "--tflite", "--int8", "--int8-scheme", "auto", "--min-agreement", "0.9"],
