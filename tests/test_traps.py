@@ -32,10 +32,10 @@ def _run(interpreter, images):
 def _operators(data):
     from collections import Counter
 
-    from vit_export.artifacts.flatbuffer import operator_names, unpack
+    from vit_export.artifacts.flatbuffer import operator_kinds, unpack
 
-    model, names = unpack(data), operator_names()
-    codes = [names[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
+    model = unpack(data)
+    codes = operator_kinds(model)
     return Counter(codes[o.opcodeIndex] for o in model.subgraphs[0].operators)
 
 
@@ -106,7 +106,8 @@ def test_the_quantizer_writes_buffers_outside_the_flatbuffer(tmp_path):
     """From 256 KB on, where old runtimes do not look: why quantized files are written a second time."""
     from conftest import RandomParameters, record_of
 
-    from vit_export.artifacts.flatbuffer import MappedModel, schema
+    from vit_export.artifacts.flatbuffer import MappedModel
+    from vit_export.base.adapters.litert import schema
     from vit_export.model.spec import ViTSpec
     from vit_export.model.variants import Variant
     from vit_export.tflite.convert import write_tflite
@@ -138,12 +139,25 @@ def float_file(source, record, tmp_path_factory):
     return path
 
 
-def test_the_quantizers_own_calibration_is_a_moving_average(float_file):
+def _recipe(float_file):
+    from ai_edge_quantizer.recipe_manager import RecipeManager
+
+    from vit_export.tflite.quantize import _quantizer, rules_of
+
+    recipe = RecipeManager()
+    recipe.load_quantization_recipe(_quantizer(float_file, rules_of(None)).get_quantization_recipe())
+    return recipe
+
+
+def test_the_quantizers_own_calibration_is_a_moving_average(float_file, images):
     from ai_edge_quantizer import calibrator
     from ai_edge_quantizer.utils import qsv_utils
 
     with quiet():
-        assert calibrator.Calibrator(str(float_file))._qsv_update_func is qsv_utils.moving_average_update
+        made = calibrator.Calibrator(str(float_file))
+        feeds = [{"images": factor * np.ones_like(images[:1])} for factor in (1, 10)]
+        made.calibrate({"serving_default": feeds}, _recipe(float_file))
+    assert made.get_model_qsvs()["images"]["max"].item() == pytest.approx(1.45)
     narrow, wide = ({"min": np.float32(-a), "max": np.float32(a)} for a in (1, 10))
     assert qsv_utils.moving_average_update(narrow, wide)["max"] == pytest.approx(1.45)
     assert qsv_utils.min_max_update(narrow, wide)["max"] == 10
@@ -152,11 +166,8 @@ def test_the_quantizers_own_calibration_is_a_moving_average(float_file):
 def test_the_calibrator_exhausts_a_generator(float_file, images):
     from ai_edge_quantizer import calibrator
 
-    from vit_export.tflite.quantize import _quantizer, rules_of
-
     with quiet():
-        recipe = _quantizer(float_file, rules_of(None))._recipe_manager
         mode = calibrator.CalibrationMode.CALIBRATION_PROFILER_BASED
         made = calibrator.Calibrator(str(float_file), mode=mode)
-        made.calibrate({"serving_default": ({"images": image[np.newaxis]} for image in images)}, recipe)
+        made.calibrate({"serving_default": ({"images": image[np.newaxis]} for image in images)}, _recipe(float_file))
     assert made.get_model_qsvs() == {}

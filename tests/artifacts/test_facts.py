@@ -25,6 +25,7 @@ from vit_export.artifacts.identify import format_of
 from vit_export.artifacts.layout import layout_of
 from vit_export.artifacts.onnx_file import load_structure
 from vit_export.artifacts.read import artifact_of, precision_found, read_facts
+from vit_export.base.adapters import litert
 from vit_export.base.errors import InputError
 from vit_export.int8.tune import Tuning
 from vit_export.model.artifact import TensorSpec
@@ -125,7 +126,7 @@ def test_the_precision_is_found_without_the_record(ours, name):
 def tflite_constants(path):
     """Bytes by dtype, and by dtype of the matrices, from the unpacked model."""
     mapped = flatbuffer.MappedModel(path)
-    types = {code: name.lower() for name, code in vars(flatbuffer.schema().TensorType).items()}
+    types = {code: name.lower() for code, name in litert.names_of("TensorType").items()}
     all_of, matrices = Counter(), Counter()
     for tensor in mapped.model.subgraphs[0].tensors:
         if size := len(mapped.data(tensor.buffer)):
@@ -286,7 +287,7 @@ def test_custom_operators_go_by_their_own_names(ours, tmp_path):
     model = flatbuffer.unpack(Path(ours["float32.tflite"].path).read_bytes())
     softmax = flatbuffer.operator_kinds(model).index("SOFTMAX")
     code = model.operatorCodes[softmax]
-    code.deprecatedBuiltinCode = code.builtinCode = flatbuffer.schema().BuiltinOperator.CUSTOM
+    code.deprecatedBuiltinCode = code.builtinCode = litert.schema().BuiltinOperator.CUSTOM
     code.customCode = b"FlexSoftmax"
     path = tmp_path / "x.tflite"
     path.write_bytes(foreign.packed(model))
@@ -476,8 +477,8 @@ def test_changed_bytes_are_read_or_refused(ours, tmp_path, name):
 
 def test_a_vector_of_a_billion_entries_is_damage(ours, tmp_path):
     data = bytearray(Path(ours["float32.tflite"].path).read_bytes())
-    model = flatbuffer.schema().Model.GetRootAs(data, 0)
-    table = model.Subgraphs(0)._tab
+    model = litert.schema().Model.GetRootAs(data, 0)
+    table = litert.table_of(model.Subgraphs(0))
     for field in (4, 10):  # tensors, operators
         spoilt = bytearray(data)
         struct.pack_into("<I", spoilt, table.Vector(table.Offset(field)) - 4, 10**9)
@@ -557,7 +558,7 @@ def test_places_that_cannot_be_are_refused(tmp_path, length, offset):
 def test_three_gigabytes_cost_nothing(tmp_path):
     """Buffers behind the flatbuffer, and external data, in files that are mostly holes."""
     size = 3 << 30
-    schema = flatbuffer.schema()
+    schema = litert.schema()
     model = flatbuffer.unpack(toys.write_tflite(tmp_path / "small.tflite", toys.weights()).read_bytes())
     model.buffers.append(schema.BufferT(offset=1 << 20, size=size))
     tensor = schema.TensorT(name=b"huge", shape=[3 << 10, 1 << 20], type=schema.TensorType.INT8)

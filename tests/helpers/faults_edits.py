@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from helpers.faults_bench import Bench, Changed
-from vit_export.artifacts.flatbuffer import MappedModel, operator_kinds, schema
+from vit_export.artifacts.flatbuffer import MappedModel, operator_kinds
+from vit_export.base.adapters.litert import schema
 from vit_export.base.files import digest_of_file
 from vit_export.base.lazy import LazyTensor
 from vit_export.model.artifact import Artifact

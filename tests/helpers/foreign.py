@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers import verifier_toys as toys
+from vit_export.artifacts.flatbuffer import unpack
 
 OUTPUTS = {
     "logits": ["n", toys.CLASSES],
@@ -60,7 +61,6 @@ def two_signatures(folder: Path) -> dict[str, Path]:
     takes what `open`, `serving_default` alone with open batch and size, takes.
     """
     import tensorflow as tf
-    from ai_edge_litert import schema_py_generated as schema
 
     w = toys.weights()
 
@@ -97,7 +97,7 @@ def two_signatures(folder: Path) -> dict[str, Path]:
     }.items():
         files[name] = folder / f"{name}.tflite"
         files[name].write_bytes(tf.lite.TFLiteConverter.from_saved_model(source, signature_keys=keys).convert())
-    bare = schema.ModelT.InitFromObj(schema.Model.GetRootAs(files["open"].read_bytes(), 0))
+    bare = unpack(files["open"].read_bytes())
     bare.signatureDefs = None
     files["bare"] = folder / "bare.tflite"
     files["bare"].write_bytes(packed(bare))

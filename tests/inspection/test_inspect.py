@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from vit_export.artifacts import flatbuffer
 from vit_export.artifacts.read import read_facts
+from vit_export.base.adapters.litert import schema
 from vit_export.cli.main import main
 from vit_export.inspection import mediapipe
 from vit_export.inspection.inspect import inspect_file
@@ -292,9 +293,9 @@ def edited(ours, path, change):
 def test_custom_operators_and_float64_are_named(ours, tmp_path):
     def change(model):
         code = model.operatorCodes[flatbuffer.operator_kinds(model).index("GELU")]
-        code.deprecatedBuiltinCode = code.builtinCode = flatbuffer.schema().BuiltinOperator.CUSTOM
+        code.deprecatedBuiltinCode = code.builtinCode = schema().BuiltinOperator.CUSTOM
         code.customCode = b"MyGelu"
-        model.subgraphs[0].tensors[-1].type = flatbuffer.schema().TensorType.FLOAT64
+        model.subgraphs[0].tensors[-1].type = schema().TensorType.FLOAT64
 
     found = inspect_file(edited(ours, tmp_path / "x.tflite", change))
     assert names(found) - PROVIDED == {"custom operator", "float64 tensors"}

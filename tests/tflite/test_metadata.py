@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from conftest import RandomParameters, record_of, toy_spec
 
-from vit_export.artifacts import flatbuffer
 from vit_export.artifacts.flatbuffer import MappedModel, operator_kinds, unpack
 from vit_export.artifacts.read import read_facts
 from vit_export.artifacts.runtime_versions import MIN_RUNTIME, minimum_runtime, runtime_of
 from vit_export.artifacts.tflite_metadata import METADATA_NAME, read_tflite_metadata
+from vit_export.base.adapters.litert import schema, table_of
 from vit_export.base.errors import InputError
 from vit_export.base.files import digest_of_file
 from vit_export.base.quiet import import_tensorflow, quiet
@@ -66,10 +66,10 @@ def metadata_of(model, name):
 
 def place_of(path, name):
     """Where in the file the metadata called `name` begins."""
-    root = flatbuffer.schema().Model.GetRootAs(path.read_bytes(), 0)
+    root = schema().Model.GetRootAs(path.read_bytes(), 0)
     entries = (root.Metadata(i) for i in range(root.MetadataLength()))
     (index,) = (entry.Buffer() for entry in entries if entry.Name() == name)
-    table = root.Buffers(index)._tab
+    table = table_of(root.Buffers(index))
     return table.Vector(table.Offset(4))
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from conftest import RandomParameters, build, record_of, toy_spec
 
-from vit_export.artifacts import flatbuffer
-from vit_export.artifacts.flatbuffer import MappedModel, operator_names
+from vit_export.artifacts.flatbuffer import MappedModel, operator_kinds
+from vit_export.base.adapters.litert import schema, table_of
 from vit_export.base.errors import InputError, OutputError, StructureError
 from vit_export.base.quiet import import_tensorflow
 from vit_export.deployment.rewrites import rounded_to_float16
@@ -45,8 +45,7 @@ def run(path, images):
 
 def operators(path):
     model = MappedModel(path).model
-    names = operator_names()
-    codes = [names[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
+    codes = operator_kinds(model)
     return Counter(codes[o.opcodeIndex] for o in model.subgraphs[0].operators)
 
 
@@ -135,9 +134,8 @@ def test_static_int8_keeps_what_needs_float(float_file, record, ranges, spec, tm
     path = tmp_path / "int8.tflite"
     write_int8(float_file, record, path, scheme="static", ranges=ranges)
     model = MappedModel(path).model
-    graph, types = model.subgraphs[0], flatbuffer.schema().TensorType
-    names = operator_names()
-    kinds = [names[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
+    graph, types = model.subgraphs[0], schema().TensorType
+    kinds = operator_kinds(model)
     input_types = {
         kind: {graph.tensors[o.inputs[0]].type for o in graph.operators if kinds[o.opcodeIndex] == kind}
         for kind in ("BATCH_MATMUL", "SOFTMAX", "GELU", "RSQRT", "ADD", "MEAN", "TRANSPOSE")
@@ -215,7 +213,7 @@ def test_record_travels_in_the_file(float_file, record, ranges, tmp_path):
 def _addressed_outside(path):
     """How many buffers a file keeps outside the flatbuffer."""
     data = path.read_bytes()
-    root = flatbuffer.schema().Model.GetRootAs(data, 0)
+    root = schema().Model.GetRootAs(data, 0)
     return sum(root.Buffers(i).Offset() > 1 for i in range(root.BuffersLength()))
 
 
@@ -224,16 +222,16 @@ def test_every_buffer_is_inline(float_file, record, ranges, tmp_path):
     for path in (float_file, tmp_path / "int8.tflite"):
         assert _addressed_outside(path) == 0
         # A reader that knows nothing of offsets finds every weight.
-        root = flatbuffer.schema().Model.GetRootAs(path.read_bytes(), 0)
+        root = schema().Model.GetRootAs(path.read_bytes(), 0)
         inline = sum(root.Buffers(i).DataLength() for i in range(root.BuffersLength()))
         assert inline > 0.9 * path.stat().st_size - 60_000
 
 
 def test_weights_are_aligned(float_file):
     data = float_file.read_bytes()
-    root = flatbuffer.schema().Model.GetRootAs(data, 0)
+    root = schema().Model.GetRootAs(data, 0)
     for index in range(root.BuffersLength()):
-        table = root.Buffers(index)._tab
+        table = table_of(root.Buffers(index))
         if (field := table.Offset(4)) and root.Buffers(index).DataLength() >= 1024:
             assert table.Vector(field) % 16 == 0
 
@@ -300,8 +298,7 @@ def test_schemes_know_whether_they_need_ranges(spec):
 def test_nothing_that_the_gpu_delegate_refuses(float_file):
     """No strided slice that drops or adds an axis, no adjoint matmul, no softmax with another beta."""
     model = MappedModel(float_file).model
-    names = operator_names()
-    kinds = [names[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
+    kinds = operator_kinds(model)
     seen = Counter()
     for operator in model.subgraphs[0].operators:
         kind, options = kinds[operator.opcodeIndex], operator.builtinOptions

@@ -11,33 +11,24 @@ from typing import Any
 
 import numpy as np
 
+from vit_export.base.adapters.litert import names_of, schema
 from vit_export.base.errors import InputError
 from vit_export.base.lazy import LazyTensor
 
 # Buffers at least this large are streamed; smaller ones (shapes, axes) stay in the structure.
 _STREAM_FROM = 1024
-_IDENTIFIER = b"TFL3"
+
+IDENTIFIER = b"TFL3"
+"""Bytes 4 to 8 of every .tflite file."""
 
 
 Buffers = Mapping[int, LazyTensor]
 """Buffer index -> its elements, of the type of the tensor it belongs to or as bytes."""
 
 
-def schema() -> Any:
-    """The generated flatbuffer classes (an adapter: they have moved between packages before)."""
-    from ai_edge_litert import schema_py_generated
-
-    return schema_py_generated
-
-
-def operator_names() -> dict[int, str]:
-    """BuiltinOperator code -> name."""
-    return {code: name for name, code in vars(schema().BuiltinOperator).items() if isinstance(code, int)}
-
-
 def operator_kinds(model: Any) -> list[str]:
     """Name of each operator code of `model`, as `OperatorT.opcodeIndex` addresses them."""
-    names = operator_names()
+    names = names_of("BuiltinOperator")
     # Codes above 127 are in the newer field alone, the others in either.
     return [names[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in model.operatorCodes]
 
@@ -59,7 +50,7 @@ class MappedModel:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be opened as a .tflite file ({error}).") from error
-        if self._map[4:8] != _IDENTIFIER:
+        if self._map[4:8] != IDENTIFIER:
             raise InputError(f"{path} is not a .tflite file: it does not carry the identifier TFL3.")
         self._view = memoryview(self._map)
         self.model = unpack(self._view)

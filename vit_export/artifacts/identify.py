@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit_export.artifacts.facts import damaged
+from vit_export.artifacts.flatbuffer import IDENTIFIER
 from vit_export.artifacts.onnx_file import load_structure
-from vit_export.artifacts.tflite_file import IDENTIFIER
 from vit_export.base.errors import InputError
 from vit_export.base.files import input_errors, same_path, shortened
 from vit_export.model.artifact import Format

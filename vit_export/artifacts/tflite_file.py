@@ -17,12 +17,10 @@ from vit_export.artifacts.facts import (
     values_of,
 )
 from vit_export.artifacts.layout import layout_of, open_or_size
+from vit_export.base.adapters.litert import integers, names_of, schema
 from vit_export.model.artifact import TensorSpec
 
 T = TypeVar("T")
-
-IDENTIFIER = b"TFL3"
-"""Bytes 4 to 8 of every .tflite file."""
 
 _SIGNATURE = b"serving_default"
 _PRODUCER = "vit-export"
@@ -45,15 +43,13 @@ class Reader:
     """A .tflite file in a memory map, read by the generated flatbuffer classes: each method looks up one thing."""
 
     def __init__(self, path: Path) -> None:
-        from ai_edge_litert import schema_py_generated as schema
-
         self.path = path
         self.data = mapped(path)
-        self.model = schema.Model.GetRootAs(self.data, 0)
+        self.model = schema().Model.GetRootAs(self.data, 0)
         self.buffers = self.model.BuffersLength()
         self.subgraphs = list(self.each(self.model.Subgraphs, self.model.SubgraphsLength()))
-        self.types = _names(schema.TensorType)
-        self.operators = _names(schema.BuiltinOperator)
+        self.types = names_of("TensorType")
+        self.operators = names_of("BuiltinOperator")
 
     def facts(self) -> FileFacts:
         """All of them."""
@@ -116,7 +112,7 @@ class Reader:
                 index = tensor.Buffer()
                 if index not in seen and (size := self.nbytes(index)):
                     seen.add(index)
-                    found.add(self.dtype(tensor), _integers(tensor.ShapeAsNumpy()), size)
+                    found.add(self.dtype(tensor), integers(tensor.ShapeAsNumpy()), size)
         return found
 
     def operator_names(self) -> Iterator[str]:
@@ -144,7 +140,7 @@ class Reader:
             )
         graph = self.subgraphs[0]
         tensors = [
-            [self.tensor(graph, index) for index in _integers(indices)]
+            [self.tensor(graph, index) for index in integers(indices)]
             for indices in (graph.InputsAsNumpy(), graph.OutputsAsNumpy())
         ]
         inputs, outputs = ([(text_of(tensor.Name()), tensor) for tensor in some] for some in tensors)
@@ -168,7 +164,7 @@ class Reader:
 
     def spec(self, name: str, tensor: Any, values: str = "", *, image: bool = False) -> TensorSpec:
         """What `tensor` is, under `name`; the layout of an `image` goes by its shape."""
-        dimensions = _integers(tensor.ShapeSignatureAsNumpy()) or _integers(tensor.ShapeAsNumpy())
+        dimensions = integers(tensor.ShapeSignatureAsNumpy()) or integers(tensor.ShapeAsNumpy())
         layout = layout_of(dimensions, "NHWC") if image else ""
         shape = tuple(map(open_or_size, dimensions))
         return TensorSpec(name, shape, self.dtype(tensor), layout, *_quantization(tensor.Quantization()), values)
@@ -182,12 +178,3 @@ def _quantization(parameters: Any) -> tuple[float | None, int | None]:
     if not (math.isfinite(scale) and scale > 0):
         return None, None
     return scale, int(parameters.ZeroPoint(0)) if parameters.ZeroPointLength() else 0
-
-
-def _integers(vector: Any) -> tuple[int, ...]:
-    """A vector of the flatbuffer, which gives the number 0 where there is none."""
-    return () if isinstance(vector, int) else tuple(map(int, vector))
-
-
-def _names(codes: type) -> dict[int, str]:
-    return {code: name for name, code in vars(codes).items() if isinstance(code, int)}

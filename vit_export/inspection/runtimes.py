@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vit_export.base.adapters.litert import operators_of
 from vit_export.base.versions import versions
 from vit_export.inspection.delegates import Verdict, counted, verdict
 from vit_export.inspection.operators import Graph, Node
@@ -72,8 +73,7 @@ def _asked(path: Path, format: str) -> dict[str, Any]:
 def taken_by_delegates(operators: Iterable[Mapping[str, Any]]) -> list[int]:
     """The nodes that the interpreter's DELEGATE nodes stand for: all between their outputs and their inputs.
 
-    `operators` are the interpreter's, each with `index`, `op_name`, `inputs` and `outputs`; it keeps what a delegate
-    took beside the node for the delegate.
+    `operators` are the interpreter's, as `litert.operators_of` tells them: what a delegate took lies beside its node.
     """
     rows = list(operators)
     delegates = [row for row in rows if row["op_name"] == "DELEGATE"]
@@ -100,7 +100,7 @@ def _answer(format: str, path: str) -> dict[str, Any]:
 
             interpreter = Interpreter(path, num_threads=1)
             interpreter.allocate_tensors()
-            return {"taken": taken_by_delegates(interpreter._get_ops_details())}
+            return {"taken": taken_by_delegates(operators_of(interpreter))}
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

@@ -10,6 +10,7 @@ import numpy as np
 from vit_export.artifacts.facts import damage_told, text_of
 from vit_export.artifacts.layout import open_or_size
 from vit_export.artifacts.tflite_file import Reader
+from vit_export.base.adapters.litert import integers, names_of, schema
 from vit_export.inspection.operators import Graph, Node, Tensor, is_folded
 
 _FEW = 64  # bytes up to which the whole numbers of a constant are read: axes, shapes, slices
@@ -39,11 +40,9 @@ def outside_buffers(path: Path) -> int:
 
 class _Graphs:
     def __init__(self, path: Path) -> None:
-        from ai_edge_litert import schema_py_generated as schema
-
         self.reader = Reader(path)
-        self.schema = schema
-        self.options = {code: name for name, code in vars(schema.BuiltinOptions).items() if isinstance(code, int)}
+        self.schema = schema()
+        self.options = names_of("BuiltinOptions")
         self.codes = list(self._codes())
 
     def read(self) -> tuple[Graph, ...]:
@@ -70,15 +69,15 @@ class _Graphs:
             if is_folded(nodes[-1]):
                 for tensor in nodes[-1].outputs:
                     tensors[int(tensor.key)] = replace(tensor, constant=True)
-        return Graph("tflite", tuple(nodes), _integers(graph.InputsAsNumpy()))
+        return Graph("tflite", tuple(nodes), integers(graph.InputsAsNumpy()))
 
     def _node(self, index: int, operator: Any, tensors: list[Tensor]) -> Node:
         name, version, custom = self.codes[operator.OpcodeIndex()]
         return Node(
             index,
             name,
-            tuple(tensors[i] if i >= 0 else None for i in _integers(operator.InputsAsNumpy())),
-            tuple(tensors[i] for i in _integers(operator.OutputsAsNumpy()) if i >= 0),
+            tuple(tensors[i] if i >= 0 else None for i in integers(operator.InputsAsNumpy())),
+            tuple(tensors[i] for i in integers(operator.OutputsAsNumpy()) if i >= 0),
             version,
             self._attributes(operator),
             custom,
@@ -94,15 +93,10 @@ class _Graphs:
 
     def _tensor(self, index: int, tensor: Any) -> Tensor:
         dtype = self.reader.dtype(tensor)
-        dimensions = _integers(tensor.ShapeSignatureAsNumpy()) or _integers(tensor.ShapeAsNumpy())
+        dimensions = integers(tensor.ShapeSignatureAsNumpy()) or integers(tensor.ShapeAsNumpy())
         data = self.reader.content(tensor.Buffer())
         values = None
         if dtype in _WHOLE and 0 < len(data) <= _FEW:
             values = tuple(map(int, np.frombuffer(data, _WHOLE[dtype])))
         shape = tuple(map(open_or_size, dimensions))
         return Tensor(index, text_of(tensor.Name()), shape, dtype, len(data) > 0, len(data), values)
-
-
-def _integers(vector: Any) -> tuple[int, ...]:
-    """A vector of the flatbuffer, which gives the number 0 where there is none."""
-    return () if isinstance(vector, int) else tuple(map(int, vector))

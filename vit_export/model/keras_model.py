@@ -14,6 +14,7 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 import keras
 from keras import layers, ops
 
+from vit_export.base.adapters.keras import layers_of
 from vit_export.model.parameters import layer_name
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import ModelRecord
@@ -216,7 +217,7 @@ class VisionTransformer(keras.Model):
     @property
     def is_float32(self) -> bool:
         """Whether every layer computes in float32, as the reference does (a global policy can say otherwise)."""
-        return all(layer.dtype_policy.name == "float32" for layer in self._flatten_layers())
+        return all(layer.dtype_policy.name == "float32" for layer in layers_of(self))
 
     @property
     def include_top(self) -> bool:

@@ -5,7 +5,6 @@ touches tf2onnx, which is unmaintained for long stretches: another translator wo
 """
 
 import logging
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -23,10 +22,6 @@ if TYPE_CHECKING:
 
 TRANSLATOR_MAX_OPSET = 18
 """The highest opset tf2onnx 1.17 knows."""
-
-# Constant folding here means the Casts that tf2onnx puts on shapes; its other optimizers move transposes about and
-# would change what the passes of `fusion` look for.
-_OPTIMIZERS = ("fold_constants", "merge_duplication", "remove_identity")
 
 
 def onnx_structure(
@@ -70,7 +65,7 @@ def translate(function: Any, input_names: list[str], output_name: str, *, opset:
     import onnx
 
     with _quiet():
-        from tf2onnx import optimizer
+        from tf2onnx import optimizer as opt
         from tf2onnx.tfonnx import process_tf_graph
 
         inputs = [tensor.name for tensor in function.inputs]
@@ -86,10 +81,11 @@ def translate(function: Any, input_names: list[str], output_name: str, *, opset:
                 output_names=[output],
                 tensors_to_rename={**renamed, output: output_name},
             )
-            folded = optimizer.optimize_graph(
-                translated,
-                catch_errors=False,
-                optimizers=OrderedDict((name, optimizer._get_optimizers()[name]) for name in _OPTIMIZERS),
+            # Constant folding here means the Casts that tf2onnx puts on shapes; its other optimizers move transposes
+            # about and would change what the passes of `fusion` look for.
+            chosen = (opt.ConstFoldOptimizer, opt.MergeDuplicatedNodesOptimizer, opt.IdentityOptimizer)
+            folded = opt.optimize_graph(
+                translated, catch_errors=False, optimizers={optimizer.__name__: optimizer for optimizer in chosen}
             )
         except Exception as error:  # tf2onnx raises bare ValueErrors and KeyErrors from within
             raise StructureError(f"ONNX structure: tf2onnx cannot translate the graph ({error}).") from error

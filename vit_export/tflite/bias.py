@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from vit_export.artifacts.flatbuffer import MappedModel, schema
+from vit_export.artifacts.flatbuffer import MappedModel
+from vit_export.base.adapters.litert import schema
 from vit_export.base.errors import StructureError
 from vit_export.base.lazy import LazyTensor
 

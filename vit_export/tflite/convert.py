@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vit_export.artifacts.flatbuffer import MappedModel, schema
+from vit_export.artifacts.flatbuffer import MappedModel
+from vit_export.base.adapters.litert import names_of
 from vit_export.base.files import digest_of_file
 from vit_export.base.lazy import LazyTensor
 from vit_export.base.versions import versions
@@ -99,10 +100,9 @@ def input_kind(path: Path) -> InputKind:
 
 
 def _tensor_spec(tensor: Any) -> TensorSpec:
-    types = {code: name.lower() for name, code in vars(schema().TensorType).items() if isinstance(code, int)}
     quantization = tensor.quantization
     scale = zero_point = None
     if quantization is not None and quantization.scale is not None and len(quantization.scale):
         scale, zero_point = float(quantization.scale[0]), int(quantization.zeroPoint[0])
     shape = tuple(int(n) for n in tensor.shape)
-    return TensorSpec(tensor.name.decode(), shape, types[tensor.type], "", scale, zero_point)
+    return TensorSpec(tensor.name.decode(), shape, names_of("TensorType")[tensor.type].lower(), "", scale, zero_point)

@@ -11,7 +11,7 @@ import numpy as np
 
 from vit_export.artifacts import tflite_metadata as fields
 from vit_export.artifacts.description import facts_for_people
-from vit_export.artifacts.flatbuffer import schema
+from vit_export.base.adapters.litert import schema
 from vit_export.base.lazy import LazyTensor
 from vit_export.deployment.graph import INPUT_NAME
 from vit_export.model.artifact import InputKind

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from vit_export.artifacts.flatbuffer import operator_kinds, schema
+from vit_export.artifacts.flatbuffer import operator_kinds
 from vit_export.artifacts.runtime_versions import MIN_RUNTIME, runtime_of
+from vit_export.base.adapters.litert import names_of
 from vit_export.tflite.structure import metadata_buffer
 
 _RUNTIME_BYTES = 16  # as TensorFlow writes it, padded with zeros
@@ -46,8 +47,7 @@ _Rule = Callable[[Any, list[Any], list[Any]], int]
 
 def _type(tensor: Any) -> str:
     """The name of a tensor's type, as "INT8"."""
-    names = {code: name for name, code in vars(schema().TensorType).items() if isinstance(code, int)}
-    return names[tensor.type]
+    return names_of("TensorType")[tensor.type]
 
 
 def _scales(tensor: Any) -> list[float]:

@@ -14,6 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from vit_export.artifacts.flatbuffer import MappedModel
+from vit_export.base.adapters.litert import invoke_for_ranges
+from vit_export.base.adapters.quantizer import open_quantizer
 from vit_export.base.errors import InputError
 from vit_export.base.machine import usable_cores
 from vit_export.base.quiet import quiet
@@ -152,13 +154,10 @@ def calibrate(
     Raises:
         InputError: images of another dtype or shape than the file takes.
     """
-    from ai_edge_litert import _pywrap_tfl_calibration
     from ai_edge_litert.interpreter import Interpreter
 
     with quiet():
-        # The runtime keeps the ranges itself, as AI Edge Quantizer's profiler-based Calibrator has it do: ten times
-        # faster than reading every tensor from Python. That class would copy the whole model into memory first;
-        # here the file is mapped.
+        # By path, so that the file is mapped.
         interpreter = Interpreter(
             str(float_path),
             num_threads=threads or usable_cores(),
@@ -178,8 +177,7 @@ def calibrate(
                 f"{np.dtype(entry['dtype'])} {entry['shape'].tolist()}."
             )
         interpreter.set_tensor(entry["index"], image)
-        seen = _pywrap_tfl_calibration.InvokeWithCalibration(interpreter._native_handle(), 0)
-        ranges = {name: (float(found.min), float(found.max)) for name, found in seen.items()}
+        ranges = invoke_for_ranges(interpreter)
         if each:
             each(ranges)
         for name, (low, high) in ranges.items():
@@ -250,7 +248,7 @@ def _name_output(model: Any, name: str) -> None:
 
 def _quantizer(float_path: Path, rules: tuple[Rule, ...]) -> Any:
     """An AI Edge Quantizer loaded with `rules`: the only place that knows its configuration classes."""
-    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer
+    from ai_edge_quantizer import algorithm_manager, qtyping
 
     operators, algorithm = qtyping.TFLOperationName, algorithm_manager.AlgorithmName.MIN_MAX_UNIFORM_QUANT
     weights = qtyping.TensorQuantizationConfig(
@@ -260,10 +258,7 @@ def _quantizer(float_path: Path, rules: tuple[Rule, ...]) -> Any:
         num_bits=8, symmetric=False, granularity=qtyping.QuantGranularity.TENSORWISE, dtype=qtyping.TensorDataType.INT
     )
     modes = {"static": activations, "dynamic": None}
-    made = quantizer.Quantizer(str(float_path))
-    # Its check that ranges are complete copies the model and opens it once more, 5 GB at ViT-H; a range that is missing
-    # is an error a moment later anyway, when the tensor's scale is computed.
-    made._ensure_model_qsv_sufficient = lambda statistics: None
+    made = open_quantizer(float_path)
     for rule in rules:
         operation = qtyping.OpQuantizationConfig(
             modes[rule.mode], weights, qtyping.ComputePrecision.INTEGER, explicit_dequantize=False

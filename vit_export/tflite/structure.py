@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from vit_export.artifacts.flatbuffer import Buffers, MappedModel, operator_kinds, schema, unpack
+from vit_export.artifacts.flatbuffer import Buffers, MappedModel, operator_kinds, unpack
+from vit_export.base.adapters.litert import schema
 from vit_export.base.errors import StructureError
 from vit_export.base.lazy import LazyTensor, Tensors
 from vit_export.base.quiet import quiet

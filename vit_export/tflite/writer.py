@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from vit_export.artifacts.flatbuffer import _IDENTIFIER, Buffers, schema
+from vit_export.artifacts.flatbuffer import IDENTIFIER, Buffers
+from vit_export.base.adapters.litert import schema, table_of
 from vit_export.base.files import publish
 
 # A flatbuffer's references are 31 bits; the margin leaves room for the structure.
@@ -96,14 +97,14 @@ def _pack(model: Any, buffers: Buffers, near: Container[int]) -> bytearray:
         # Zero is the default and would not be stored: one marks the place to patch.
         buffer.offset = buffer.size = 0 if inline else 1
     builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(model.Pack(builder), _IDENTIFIER)
+    builder.Finish(model.Pack(builder), IDENTIFIER)
     return bytearray(builder.Output())
 
 
 def _patch(packed: bytearray, buffers: Buffers, places: Mapping[int, int], near: Container[int]) -> None:
     root = schema().Model.GetRootAs(packed, 0)
     for index, tensor in buffers.items():
-        table = root.Buffers(index)._tab
+        table = table_of(root.Buffers(index))
         if index in near:
             field = table.Pos + table.Offset(_DATA_FIELD)
             struct.pack_into("<I", packed, field, places[index] - 4 - field)
