@@ -443,3 +443,10 @@ def test_values_out_of_range(values, message):
     with pytest.raises(InputError, match=re.escape(message)) as caught:
         Preprocessing(**{"image_size": 224, **values})
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_numpy_become_pythons():
+    half = np.full(3, 0.5, np.float32)
+    made = Preprocessing(224, half, tuple(half), "shortest", np.float32(0.875))
+    assert made == Preprocessing(224, resize="shortest", crop_fraction=0.875)
+    assert {type(v) for v in (*made.mean, *made.std, made.crop_fraction)} == {float}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_export.base.checks import whole_number
 from vit_export.base.errors import InputError
 from vit_export.base.files import input_errors
 from vit_export.images.pictures import ImageSet, Pictures, encoded, sha256_of_image
@@ -88,7 +89,7 @@ def find_images(
 
     """
     if limit is not None:
-        _require_count("limit", limit, least=1)
+        whole_number("limit", limit, 1, of="images")
     names = list_images(folder)
     chooser = _Chooser(folder, preprocessing, seed)
     readable = chooser.choose(names, len(names) if limit is None else limit)
@@ -118,8 +119,8 @@ def split(
         InputError: as `find_images`; also when `count` is below 1 or `held_out` negative.
 
     """
-    _require_count("count", count, least=1)
-    _require_count("held_out", held_out, least=0)
+    whole_number("count", count, 1, of="images")
+    whole_number("held_out", held_out, 0, of="images")
     names = list_images(folder)
     notes: list[str] = []
     chooser = _Chooser(folder, preprocessing, seed)
@@ -252,11 +253,6 @@ def _none_readable(folder: str, skipped: Skipped) -> InputError:
         f"None of the {_counted(len(skipped), 'image')} in {folder} can be read (first: {name}, {reason}): "
         "replace them or give another folder."
     )
-
-
-def _require_count(name: str, value: Any, *, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name} is {value!r}, expected a whole number of images, at least {least}.")
 
 
 def _counted(number: int, noun: str) -> str:

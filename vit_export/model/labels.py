@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from vit_export.base.checks import is_whole
 from vit_export.base.errors import InputError
 from vit_export.model.spec import MAX_CLASSES
 
@@ -169,20 +170,16 @@ def _from_json(content: Any, name: str) -> tuple[str, ...]:
             f"The JSON file {name} holds a value of type {type(content).__name__}, expected a list of labels or an "
             "object from class index to label."
         )
-    by_index = all(_index(key) is not None for key in content) and not all(_is_whole(v) for v in content.values())
+    by_index = all(_index(key) is not None for key in content) and not all(is_whole(v) for v in content.values())
     pairs = [(v, _index(k)) for k, v in content.items()] if by_index else [(k, _index(v)) for k, v in content.items()]
     return _checked(_ordered(pairs, name), name, "index", first=0)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _index(value: Any) -> int | None:
     """Return a class index, given as a whole number or its decimal text, else None."""
     if isinstance(value, str):
         return int(value) if _INDEX.fullmatch(value) else None
-    return value if _is_whole(value) and value >= 0 else None
+    return value if is_whole(value, 0) else None
 
 
 def _ordered(pairs: list[tuple[Any, int | None]], name: str) -> list[Any]:

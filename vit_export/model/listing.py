@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vit_export.base.errors import InputError
+from vit_export.base.checks import whole_number
 from vit_export.model.names import PRECISIONS
 from vit_export.model.spec import MAX_IMAGE_SIZE, ViTSpec
 from vit_export.model.variants import VARIANTS
@@ -14,8 +14,7 @@ def listing(image_size: int = 224) -> list[dict[str, Any]]:
     Raises:
         InputError: an image size that no variant can have.
     """
-    if not isinstance(image_size, int) or isinstance(image_size, bool) or not 1 <= image_size <= MAX_IMAGE_SIZE:
-        raise InputError(f"image_size is {image_size!r}, expected a whole number from 1 to {MAX_IMAGE_SIZE}.")
+    whole_number("image_size", image_size, 1, MAX_IMAGE_SIZE)
     rows = []
     for variant in VARIANTS.values():
         size = -(-image_size // variant.patch_size) * variant.patch_size

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 import numpy.typing as npt
 
+from vit_export.base.checks import is_number, number, whole_number
 from vit_export.base.errors import InputError
 from vit_export.model.spec import MAX_IMAGE_SIZE
 
@@ -42,17 +43,14 @@ class Preprocessing:
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
-        size = self.image_size
-        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= MAX_IMAGE_SIZE:
-            raise InputError(f"image_size is {size!r}, expected a whole number of pixels from 1 to {MAX_IMAGE_SIZE}.")
+        whole_number("image_size", self.image_size, 1, MAX_IMAGE_SIZE, of="pixels")
         # JSON has no tuples: a list read back from a file must compare equal to what was written.
         object.__setattr__(self, "mean", _three("mean", self.mean, lowest_is_allowed=True))
         object.__setattr__(self, "std", _three("std", self.std, lowest_is_allowed=False))
         _one_of("resize", self.resize, get_args(Resize))
         _one_of("interpolation", self.interpolation, get_args(Interpolation))
-        fraction = self.crop_fraction
-        if not _is_number(fraction) or not MIN_CROP_FRACTION <= fraction <= 1:
-            raise InputError(f"crop_fraction is {fraction!r}, expected a number from {MIN_CROP_FRACTION} to 1.")
+        fraction = _plain(self.crop_fraction)
+        number("crop_fraction", fraction, MIN_CROP_FRACTION, 1)
         object.__setattr__(self, "crop_fraction", float(fraction))
         if self.resize == "squash" and fraction != 1:
             raise InputError(
@@ -97,14 +95,15 @@ def normalize(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> np
     return table[pixels, np.arange(3)]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.floating) and not isinstance(value, bool) and math.isfinite(value)
+def _plain(value: Any) -> Any:
+    """A float of numpy's as Python's, anything else as it is."""
+    return value.item() if isinstance(value, np.floating) else value
 
 
 def _three(name: str, values: Any, *, lowest_is_allowed: bool) -> tuple[float, float, float]:
     """Return `values` as three floats between 0 (itself allowed or not) and 1."""
-    given = list(values) if isinstance(values, tuple | list | np.ndarray) else []
-    in_range = all(_is_number(v) and 0 <= v <= 1 and (v > 0 or lowest_is_allowed) for v in given)
+    given = [_plain(v) for v in values] if isinstance(values, tuple | list | np.ndarray) else []
+    in_range = all(is_number(v) and 0 <= v <= 1 and (v > 0 or lowest_is_allowed) for v in given)
     if len(given) != 3 or not in_range:
         raise InputError(
             f"{name} is {values!r}, expected three numbers for red, green and blue, "

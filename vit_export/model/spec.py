@@ -4,6 +4,7 @@ import re
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, Literal, Self
 
+from vit_export.base.checks import is_number, is_whole, whole_number
 from vit_export.base.errors import InputError
 from vit_export.model.variants import Variant, get_variant
 
@@ -50,18 +51,24 @@ class ViTSpec:
                 f"A model's name is {given}, expected 1 to 100 letters, digits, '.', '_' or '-', "
                 "the first a letter or digit: files are called by it."
             )
-        _whole("patch_size", self.patch_size, MAX_IMAGE_SIZE)
-        _whole("num_layers", self.num_layers, MAX_LAYERS)
-        _whole("hidden_size", self.hidden_size, MAX_WIDTH)
-        _whole("mlp_size", self.mlp_size, MAX_MLP_WIDTH)
-        _whole("num_heads", self.num_heads, MAX_WIDTH)
+        whole_number("patch_size", self.patch_size, 1, MAX_IMAGE_SIZE)
+        whole_number("num_layers", self.num_layers, 1, MAX_LAYERS)
+        whole_number("hidden_size", self.hidden_size, 1, MAX_WIDTH)
+        whole_number("mlp_size", self.mlp_size, 1, MAX_MLP_WIDTH)
+        whole_number("num_heads", self.num_heads, 1, MAX_WIDTH)
         if self.pre_logits_size is not None:
-            _whole("pre_logits_size", self.pre_logits_size, MAX_MLP_WIDTH, "; None for a model without that layer")
+            whole_number(
+                "pre_logits_size",
+                self.pre_logits_size,
+                1,
+                MAX_MLP_WIDTH,
+                advice="; None for a model without that layer",
+            )
         self._check_image_size()
         if self.num_classes is not None:
             advice = "; for a model without classifier ask for features instead (--features, include_top=False)"
-            _whole("num_classes", self.num_classes, MAX_CLASSES, advice)
-        if not _is_number(self.layer_norm_epsilon) or not 0 < self.layer_norm_epsilon < 1:
+            whole_number("num_classes", self.num_classes, 1, MAX_CLASSES, advice=advice)
+        if not is_number(self.layer_norm_epsilon) or not 0 < self.layer_norm_epsilon < 1:
             raise InputError(
                 f"layer_norm_epsilon is {self.layer_norm_epsilon!r}, expected a small positive number (1e-6)."
             )
@@ -104,7 +111,7 @@ class ViTSpec:
 
     def _check_image_size(self) -> None:
         size, patch = self.image_size, self.patch_size
-        if not isinstance(size, int) or isinstance(size, bool) or not patch <= size <= MAX_IMAGE_SIZE:
+        if not is_whole(size, patch) or size > MAX_IMAGE_SIZE:
             raise InputError(
                 f"Image size {size!r} is out of range for {self.name}: "
                 f"expected a multiple of {patch} from {patch} to {MAX_IMAGE_SIZE // patch * patch}."
@@ -174,14 +181,3 @@ class ViTSpec:
         p, d, m, t = self.patch_size, self.hidden_size, self.mlp_size, self.num_tokens
         macs = 3 * p * p * d * self.num_patches + self.num_layers * (4 * t * d * d + 2 * t * d * m + 2 * t * t * d)
         return macs + d * (self.pre_logits_size or 0) + self.representation_size * (self.num_classes or 0)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _whole(name: str, value: Any, most: int, advice: str = "") -> None:
-    """Raise InputError unless `value` is a whole number from 1 to `most`."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        given = repr(value)[:40]
-        raise InputError(f"{name} is {given}, expected a whole number from 1 to {most}{advice}.")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit_export.artifacts.description import PRODUCER, facts_for_people
+from vit_export.base.checks import whole_number
 from vit_export.base.errors import InputError, StructureError
 from vit_export.base.files import digest_of_file, refuse_existing
 from vit_export.base.lazy import LazyTensor
@@ -107,10 +108,8 @@ def write_onnx(
     spec = source.spec
     form = _form(precision, scheme)
     opset = form.opset if opset is None else opset
-    if not isinstance(opset, int) or isinstance(opset, bool) or not MIN_OPSET <= opset <= MAX_OPSET:
-        raise InputError(f"ONNX opset {opset!r} is out of range: expected {MIN_OPSET} to {MAX_OPSET}.")
-    if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
-        raise InputError(f"Batch {batch!r} is not a batch size: expected a whole number from 1.")
+    whole_number("opset", opset, MIN_OPSET, MAX_OPSET)
+    whole_number("The batch size", batch, 1)
     if record.spec != spec:
         raise InputError(f"The record describes {record.spec}, the weights belong to {spec}: pass those of one model.")
     if form.takes_ranges and ranges is None:

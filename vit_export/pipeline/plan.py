@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from vit_export.base.checks import whole_number
 from vit_export.base.errors import InputError, OutputError
 from vit_export.base.files import output_errors, refuse_existing
 from vit_export.model.artifact import Format, PlannedFile
@@ -34,18 +35,18 @@ def plan_files(
         InputError: a value no export can have, or an int8 scheme that a chosen format lacks.
         OutputError: a file exists and may not be replaced, or the folder cannot be created.
     """
-    _require("batch", request.batch, 1, MAX_BATCH)
-    _require("threads", request.threads, 1, MAX_THREADS)
-    _require("calibration_images", request.calibration_images, 1, 100_000)
-    _require("seed", request.seed, 0, 2**32 - 1)
+    whole_number("batch", request.batch, 1, MAX_BATCH)
+    whole_number("threads", request.threads, 1, MAX_THREADS)
+    whole_number("calibration_images", request.calibration_images, 1, 100_000)
+    whole_number("seed", request.seed, 0, 2**32 - 1)
     if request.input not in INPUTS:
         raise InputError(f"Unknown input {request.input!r}: choose one of {', '.join(INPUTS)}.")
     if request.budget is not None:
         request.budget.check(spec)
     if request.held_out_images is not None:
-        _require("held_out_images", request.held_out_images, 1, 100_000)
+        whole_number("held_out_images", request.held_out_images, 1, 100_000)
     if request.opset is not None:
-        _require("opset", request.opset, OPSETS[0], OPSETS[-1])
+        whole_number("opset", request.opset, OPSETS[0], OPSETS[-1])
     files = []
     for file_format in (f for f in request.formats if f != "saved_model"):
         for precision in request.precisions:
@@ -90,11 +91,6 @@ def _scheme(request: ExportRequest, file_format: Format) -> str:
             "export that format in a command of its own, or leave the scheme out."
         )
     return request.int8_scheme
-
-
-def _require(name: str, value: int, least: int, most: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise InputError(f"{name} is {value!r}, expected a whole number from {least} to {most}.")
 
 
 def _require_writable(folder: Path) -> None:

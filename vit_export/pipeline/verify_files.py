@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit_export.artifacts.identify import files_of
+from vit_export.base.checks import whole_number
 from vit_export.base.errors import InputError
 from vit_export.base.files import input_errors
 from vit_export.base.reporting import Silent
@@ -132,8 +133,8 @@ def verify_files(
 
 def _checked(request: VerifyRequest) -> None:
     for name, value, most in (("images", request.images, MAX_IMAGES), ("threads", request.threads, 256)):
-        if value is not None and not 1 <= value <= most:
-            raise InputError(f"{name} is {value}, expected a whole number from 1 to {most}.")
+        if value is not None:
+            whole_number(name, value, 1, most)
     if request.labelled and request.data is None:
         raise InputError("--labels-from folders needs images in folders called like their classes: give --data.")
     if request.emulate is not None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from vit_export.artifacts.identify import format_of
 from vit_export.artifacts.read import artifact_of
+from vit_export.base.checks import whole_number
 from vit_export.base.errors import InputError
 from vit_export.base.files import input_errors, shortened, size_of_folder
 from vit_export.base.machine import machine
@@ -119,8 +120,8 @@ def bench(
     """
     from vit_export.base.reporting import Silent
 
-    _require("threads", threads, 1, MAX_THREADS)
-    _require("seed", seed, 0, MAX_SEED)
+    whole_number("threads", threads, 1, MAX_THREADS)
+    whole_number("seed", seed, 0, MAX_SEED)
     if not (math.isfinite(time_limit) and 0 < time_limit <= MAX_TIME_LIMIT):
         raise InputError(f"time_limit is {time_limit:g}, expected seconds, more than 0 and up to {MAX_TIME_LIMIT:g}.")
     if baseline is not None:
@@ -314,8 +315,3 @@ def _differences(rows: Sequence[BenchedFile]) -> list[str]:
         return []
     shown = ", ".join(f"{height}×{width}" for height, width in sizes)
     return [f"The files take images of different sizes ({shown} pixels): each is timed on one of its own size."]
-
-
-def _require(name: str, value: int, least: int, most: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise InputError(f"{name} is {value!r}, expected a whole number from {least} to {most}.")

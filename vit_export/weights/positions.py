@@ -10,6 +10,7 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 
+from vit_export.base.checks import whole_number
 from vit_export.base.errors import InputError, nearest
 from vit_export.model.record import Rule
 from vit_export.model.spec import MAX_IMAGE_SIZE
@@ -52,8 +53,7 @@ def resample(embedding: np.ndarray, grid: int, rule: Rule) -> npt.NDArray[np.flo
             f"A position embedding has {patches} rows after the class token's, which is no square grid of patches "
             f"(the nearest is {old} x {old} = {old * old}): only square images with one class token can be resampled."
         )
-    if not isinstance(grid, int) or isinstance(grid, bool) or not 1 <= grid <= MAX_IMAGE_SIZE:
-        raise InputError(f"grid is {grid!r}, expected a whole number of patches from 1 to {MAX_IMAGE_SIZE}.")
+    whole_number("grid", grid, 1, MAX_IMAGE_SIZE, of="patches")
     if rule not in _WEIGHTS:
         guess = nearest(str(rule), get_args(Rule))
         raise InputError(

@@ -7,6 +7,7 @@ shorter ones (`layers.N.attention.q_proj`). Sizes, epsilon and activation are in
 from collections.abc import Mapping
 from typing import Any
 
+from vit_export.base.checks import is_number, is_whole
 from vit_export.base.errors import InputError
 from vit_export.model.preprocessing import Interpolation, Preprocessing, Resize
 from vit_export.weights.containers.tensors import TensorFile
@@ -137,7 +138,7 @@ def preprocessing(known: Mapping[str, Any] | None, image_size: int) -> Preproces
         )
 
     factor = known.get("rescale_factor", 1 / 255)
-    if known.get("do_rescale", True) and (not isinstance(factor, int | float) or not abs(factor * 255 - 1) <= 1e-4):
+    if known.get("do_rescale", True) and (not is_number(factor) or not abs(factor * 255 - 1) <= 1e-4):
         raise unclear("rescale_factor", factor, "1/255")
     normal = known.get("do_normalize", True)
     values = {
@@ -173,7 +174,7 @@ def preprocessing(known: Mapping[str, Any] | None, image_size: int) -> Preproces
 
 def _whole(file: TensorFile, config: Mapping[str, Any], field: str) -> int | None:
     value = config.get(field)
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+    if value is not None and not is_whole(value, 1):
         raise InputError(
             f"The config.json beside {file.path} says {field} {value!r}, expected a whole number from 1: correct it."
         )
@@ -192,7 +193,7 @@ def _agree(file: TensorFile, config: Mapping[str, Any], found: Mapping[str, int]
 
 def _epsilon(file: TensorFile, config: Mapping[str, Any]) -> float:
     value = config.get("layer_norm_eps", EPSILON)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
+    if not is_number(value) or not 0 < value < 1:
         raise InputError(
             f"The config.json beside {file.path} says layer_norm_eps {value!r}, expected a small positive number."
         )

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from vit_export.base.checks import is_whole
 from vit_export.base.errors import InputError
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.weights.containers.tensors import TensorFile
@@ -137,7 +138,7 @@ def _heads(config: Mapping[str, Any] | None) -> int | None:
     """Heads where `model_args` name them; timm itself otherwise knows them by the architecture's name."""
     arguments = (config or {}).get("model_args")
     heads = arguments.get("num_heads") if isinstance(arguments, Mapping) else None
-    return heads if isinstance(heads, int) and not isinstance(heads, bool) and heads > 0 else None
+    return heads if is_whole(heads, 1) else None
 
 
 def _refuse_config(file: TensorFile, config: Mapping[str, Any] | None) -> None:
