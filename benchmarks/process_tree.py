@@ -41,7 +41,7 @@ def run(arguments: list[str], folder: Path) -> Usage:
     began = time.monotonic()
     with open(folder / "log.txt", "a") as log:
         child = psutil.Popen(
-            [sys.executable, "-m", "vit_export.cli.main", *arguments], cwd=folder, stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "vit_export", *arguments], cwd=folder, stdout=log, stderr=subprocess.STDOUT
         )
         largest = tree = 0.0
         while child.poll() is None:

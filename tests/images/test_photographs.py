@@ -13,8 +13,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from vit_export.base.errors import InputError, OutputError
+from vit_export.cli.main import main
 from vit_export.images import photographs
-from vit_export.images.photographs import PHOTOGRAPHS, Crop, crops, main, photographs_folder, write_photographs
+from vit_export.images.photographs import PHOTOGRAPHS, Crop, crops, photographs_folder, write_photographs
 from vit_export.images.read import load_image
 from vit_export.images.split import split
 from vit_export.model.preprocessing import Preprocessing
@@ -279,12 +280,12 @@ def test_neither_scikit_image_nor_tensorflow_is_imported():
 def test_command_line(few, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = CliRunner().invoke
-    result = run(main, [])
-    assert (result.exit_code, result.output) == (0, "calibration: 5 images written.\n")
-    assert run(main, ["calibration"]).output == "calibration: 5 images are up to date.\n"
-    os.remove("calibration/held_out/coins-00.jpg")
     result = run(main, ["calibration"])
+    assert (result.exit_code, result.output) == (0, "calibration: 5 images written.\n")
+    assert run(main, ["calibration", "calibration"]).output == "calibration: 5 images are up to date.\n"
+    os.remove("calibration/held_out/coins-00.jpg")
+    result = run(main, ["calibration", "calibration"])
     assert result.exit_code == 2
     assert result.output.startswith("Error: The set of photographs in calibration is incomplete")
-    assert run(main, ["calibration", "--overwrite"]).exit_code == 0
+    assert run(main, ["calibration", "calibration", "--overwrite"]).exit_code == 0
     shutil.rmtree("calibration")

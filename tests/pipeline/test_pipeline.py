@@ -346,7 +346,7 @@ def test_full_real_disk(tmp_path):
     disk.mkdir()
     command = (
         f"mount -t tmpfs -o size=3m none {disk} && cd {tmp_path} && "
-        f"{sys.executable} -m vit_export.cli.main vit_ti16 --image-size 32 --tflite --output {disk}/out --no-verify; "
+        f"{sys.executable} -m vit_export vit_ti16 --image-size 32 --tflite --output {disk}/out --no-verify; "
         f"echo exit $?; ls -A {disk} | wc -l"
     )
     result = subprocess.run(["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, check=False)

@@ -88,7 +88,7 @@ def damaged(path: Path, kind: str) -> InputError:
     )
 
 
-def read_record(text: bytes | str | None) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
+def usable_record(text: bytes | str | None) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
     """The record that a file holds, and a note where it holds one that cannot be used (the file may well be)."""
     from vit_export.model.record import ModelRecord
 

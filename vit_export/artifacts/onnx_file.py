@@ -18,8 +18,8 @@ from vit_export.artifacts.facts import (
     FileFacts,
     damage_told,
     mapped,
-    read_record,
     text_of,
+    usable_record,
     values_of,
 )
 from vit_export.artifacts.layout import layout_of, open_or_size
@@ -54,7 +54,7 @@ def read_onnx(path: Path) -> FileFacts:
             if tensor.data_location == tensor.EXTERNAL:
                 files.require(tensor, size)
         texts = {entry.key: entry.value for entry in model.metadata_props}
-        record, notes = read_record(texts.get(RECORD_KEY))
+        record, notes = usable_record(texts.get(RECORD_KEY))
         given = {tensor.name for tensor in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
         return FileFacts(
             path=str(path),

@@ -12,8 +12,8 @@ from vit_export.artifacts.facts import (
     FileFacts,
     damage_told,
     mapped,
-    read_record,
     text_of,
+    usable_record,
     values_of,
 )
 from vit_export.artifacts.layout import layout_of, open_or_size
@@ -52,8 +52,8 @@ class Reader:
         self.operators = names_of("BuiltinOperator")
 
     def facts(self) -> FileFacts:
-        """All of them."""
-        record, notes = read_record(self.metadata(RECORD_KEY.encode()))
+        """All facts of the file."""
+        record, notes = usable_record(self.metadata(RECORD_KEY.encode()))
         constants = self.constants()
         inputs, outputs = self.interface()
         return FileFacts(

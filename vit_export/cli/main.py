@@ -207,13 +207,14 @@ main.add_command(bench_command)
 
 @main.command("calibration", cls=Command, short_help="Write photographs for calibration and verification.")
 @click.argument("folder", type=GivenPath(path_type=Path), default=Path("calibration"))
-@click.option("--overwrite", is_flag=True, help="Replace a set that exists.")
+@click.option("--overwrite", is_flag=True, help="Replace an incomplete, changed or older set.")
 def calibration_command(folder: Path, overwrite: bool) -> None:
     """Write the default representative dataset: photographs that scikit-image ships, cropped."""
-    from vit_export.images.photographs import write_photographs
+    from vit_export.images.photographs import PHOTOGRAPHS, write_photographs
 
     written = write_photographs(folder, overwrite=overwrite)
-    click.echo(f"Wrote photographs to {folder}/." if written else f"{folder}/ is up to date.")
+    total = sum(photograph.count for photograph in PHOTOGRAPHS)
+    click.echo(f"{folder}: {total} images {'written' if written else 'are up to date'}.")
 
 
 def _export(variant: Variant | None, *, as_json: bool, quiet: bool, **options: Any) -> None:
@@ -373,7 +374,3 @@ def _labels(text: str) -> tuple[str, ...]:
     from vit_export.model.labels import read_labels
 
     return read_labels(text)
-
-
-if __name__ == "__main__":
-    main()

@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 from PIL import Image
 
-from vit_export.base.errors import InputError, OutputError, VitExportError
+from vit_export.base.errors import InputError, OutputError
 from vit_export.base.files import digest_of_file, sync
 from vit_export.images.read import load_image
 from vit_export.images.split import HELD_OUT, REPRESENTATIVE
@@ -298,7 +297,7 @@ def _sources() -> str:
     lines = [
         "# Where these images come from",
         "",
-        "Cut by `python -m vit_export.images.photographs` from photographs that are distributed with scikit-image",
+        "Cut by `vit-export calibration` from photographs that are distributed with scikit-image",
         "(https://scikit-image.org/docs/stable/api/skimage.data.html), which states the licences below.",
         "Each photograph serves one side only; the two motorcycle views show one scene.",
     ]
@@ -312,21 +311,3 @@ def _sources() -> str:
 
 def _between(value: int, least: int, most: int) -> int:
     return min(max(value, least), most)
-
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("folder", type=click.Path(), default=DEFAULT_FOLDER)
-@click.option("--overwrite", is_flag=True, help="Replace an incomplete, changed or older set.")
-def main(folder: str, overwrite: bool) -> None:
-    """Write the default representative dataset to FOLDER (calibration unless given)."""
-    try:
-        written = write_photographs(folder, overwrite=overwrite)
-    except VitExportError as error:
-        click.echo(f"Error: {error}", err=True)
-        raise SystemExit(error.exit_code) from error
-    total = sum(photograph.count for photograph in PHOTOGRAPHS)
-    click.echo(f"{folder}: {total} images {'written' if written else 'are up to date'}.")
-
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,7 @@ anything nonlinear between, its factor can move:
 * from the value projection into the rows of attention's output projection: softmax(QKᵀ)(V/c)·diag(c)W;
 * from query to key: (Q/c)(K·c)ᵀ = QKᵀ.
 
-It does not hold through GELU. `data_free_factors` needs no images; `vit_export.int8.tune` chooses by images.
+It does not hold through GELU. `DataFreeParameters` needs no images; `vit_export.int8.tune` chooses by images.
 """
 
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ class Factors:
     corrections: Vectors = field(default_factory=dict)
 
     def also(self, **more: Vectors) -> "Factors":
-        """These, and `more` of them by field."""
+        """A copy with the vectors of `more`, by field, beside or instead of its own."""
         return replace(self, **{name: {**getattr(self, name), **vectors} for name, vectors in more.items()})
 
 
@@ -147,11 +147,6 @@ class DataFreeParameters:
         if norm is not None:
             self._equalize_norm(norm)
         return EqualizedParameters(self._source, self._factors).read(name)
-
-    def factors(self, norm: str) -> np.ndarray:
-        """What each channel of LayerNorm `norm` is divided by, float32 [width], with geometric mean 1."""
-        self._equalize_norm(norm)
-        return self._factors.norms[norm]
 
     def _equalize_norm(self, norm: str) -> None:
         if norm in self._factors.norms:

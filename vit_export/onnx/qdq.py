@@ -50,8 +50,6 @@ Ranges = Mapping[str, tuple[float, float]]
 """Site -> smallest and largest value, for every site of `sites`."""
 
 LEVELS, _LARGEST = 255, 127
-_PAIR = 128
-"""Levels that two adjacent weights of one sign may have together: 255·128 is what 16 bits hold."""
 _LARGEST_BIAS = 2**30
 _TINY = 1e-12
 
@@ -240,7 +238,8 @@ def activation_step(site: str, low: float, high: float) -> tuple[np.float32, np.
 def quantize_by_pairs(kernel: np.ndarray, least: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """`kernel` [in, out] as int8 [in, out] with zero point 0, and the float32 scale [out] of each output channel.
 
-    No scale is below `least`. Inputs 2i and 2i + 1 make a pair; the levels of one sign in a pair never exceed 128.
+    No scale is below `least`. Inputs 2i and 2i + 1 make a pair; the levels of one sign in a pair never exceed 128,
+    for 255·128 is what 16 bits hold.
     """
     pairs = np.zeros((2, -(-kernel.shape[0] // 2), kernel.shape[1]), np.float32)
     largest = np.zeros(kernel.shape[1], np.float32)

@@ -1,7 +1,7 @@
 """Why a file fails: explanations that are tried one by one, and named only where one accounts for all of the error.
 
-A row of HYPOTHESES either transforms the reference's outputs (what would the file return if this were wrong?) or the
-file's input (what if it were fed this instead?). It fits when every figure then keeps to the file's own limits.
+An explanation either transforms the reference's outputs (what would the file return if this were wrong?) or the file's
+input (what if it were fed this instead?). It fits when every figure then keeps to the file's own limits.
 """
 
 from collections.abc import Callable, Mapping
@@ -198,7 +198,7 @@ OUTPUT_HYPOTHESES: Mapping[str, Explanation] = {
     "scaled": _scaled,
     "classes_shifted": _classes_shifted,
 }
-"""Tried first: they cost nothing."""
+"""Explanations that transform the reference's outputs, by name; they cost nothing and are tried first."""
 
 
 # What the input could be.
@@ -300,9 +300,7 @@ INPUT_HYPOTHESES: Mapping[str, Explanation] = {
     "upside_down": _when_fed(lambda fed: fed[:, ::-1], "the answers are right on images turned upside down"),
     "mirrored": _when_fed(lambda fed: fed[:, :, ::-1], "the answers are right on mirrored images"),
 }
-"""Each takes a run of the file."""
-
-HYPOTHESES = (*OUTPUT_HYPOTHESES, *INPUT_HYPOTHESES)
+"""Explanations that transform the file's input, by name; each takes a run of the file."""
 
 
 def _same_shape(case: Case) -> bool:

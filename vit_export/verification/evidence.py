@@ -44,7 +44,7 @@ class Location:
 
 @dataclass(frozen=True)
 class Cause:
-    """An explanation of a failed file that was tried and fits: `name` is a row of `causes.HYPOTHESES`."""
+    """An explanation of a failed file that was tried and fits: `name` is a row of a table in `causes`."""
 
     name: str
     detail: str
