@@ -7,23 +7,23 @@ class Reporter(Protocol):
     """What the pipeline tells while it works."""
 
     def step(self, text: str) -> None:
-        """A step begins."""
+        """Tell that the step `text` begins."""
 
     def progress(self, done: int, total: int) -> None:
-        """Part of the current step is done."""
+        """Tell that `done` parts of `total` of the current step are done."""
 
     def note(self, text: str) -> None:
-        """Something the user should know."""
+        """Tell something the user should know."""
 
 
 class Silent:
     """A Reporter that says nothing."""
 
     def step(self, text: str) -> None:
-        """Nothing."""
+        """Say nothing."""
 
     def progress(self, done: int, total: int) -> None:
-        """Nothing."""
+        """Say nothing."""
 
     def note(self, text: str) -> None:
-        """Nothing."""
+        """Say nothing."""

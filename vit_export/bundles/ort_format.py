@@ -14,7 +14,7 @@ from vit_export.bundles.source import Subject
 MODEL_NAME, OPERATORS_NAME = "model.ort", "required_operators.config"
 
 _TOLERANCE = 1e-3
-"""Of the range of the outputs: the same operators on the same machine differ by rounding at most."""
+"""Largest difference of the two files' outputs, as a part of their range: the same operators differ by rounding."""
 
 
 @dataclass(frozen=True)

@@ -32,27 +32,27 @@ class Subject:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """Where the .tflite or .onnx file is."""
         return Path(self.artifact.path)
 
     @property
     def opset(self) -> int | None:
-        """That of an .onnx file."""
+        """The opset of an .onnx file, None for a .tflite file."""
         return self.schema.get("ai.onnx")
 
     @property
     def input(self) -> TensorSpec:
-        """The images it takes."""
+        """The input of the file: its images."""
         return self.artifact.inputs[0]
 
     @property
     def output(self) -> TensorSpec:
-        """Its logits or features."""
+        """The output of the file: logits or features."""
         return self.artifact.outputs[0]
 
     @property
     def classifies(self) -> bool:
-        """Whether it gives logits; else features."""
+        """Whether the file gives logits; else it gives features."""
         return self.record.spec.num_classes is not None
 
     @property

@@ -16,7 +16,7 @@ def version_up_to(highest: int) -> Condition:
 
 
 def inputs(*counts: tuple[int, int]) -> Condition:
-    """So many changing inputs and so many constants, in one of the given pairs."""
+    """The numbers of changing inputs and of constants are one of the pairs `counts`."""
 
     def check(node: Node) -> str:
         found = len(node.changing), len(node.given) - len(node.changing)

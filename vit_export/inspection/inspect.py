@@ -87,7 +87,7 @@ def verdicts(path: Path, graphs: Sequence[Graph]) -> list[Verdict]:
 
 
 def _saved_model(path: Path, *, digest: bool) -> dict[str, Any]:
-    """Of our own alone: its record; the graph is TensorFlow's to read."""
+    """What is told of a SavedModel of this package: its record alone, for the graph is TensorFlow's to read."""
     record = read_record(path)
     spec = record.spec
     image = TensorSpec(INPUT_NAME, (None, spec.image_size, spec.image_size, 3), "float32", "NHWC", values="normalized")

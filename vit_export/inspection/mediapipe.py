@@ -7,7 +7,7 @@ from vit_export.artifacts.facts import FileFacts
 from vit_export.inspection.findings import Fault, Finding
 
 MAX_BYTES = 2**31
-"""MediaPipe reads no further."""
+"""The file size, in bytes, up to which MediaPipe reads."""
 
 _WHY = "MediaPipe Tasks (ImageClassifier, ImageEmbedder) refuse the file: "
 QUANTIZED = Fault(

@@ -31,7 +31,7 @@ def outside_buffers(path: Path) -> int:
     """How many buffers of the .tflite file at `path` lie outside the flatbuffer, by offset and size.
 
     Raises:
-        InputError: as above.
+        InputError: the file is damaged or cut off.
     """
     with damage_told(path, ".tflite"):
         model = Reader(path).model

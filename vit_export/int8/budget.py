@@ -56,15 +56,15 @@ class Budget:
             )
 
     def sqnr_kept(self, measured: Measured) -> bool:
-        """Whether the noise is low enough, or not asked for."""
+        """Whether the noise is low enough, or the budget does not ask for that."""
         return self.min_sqnr is None or measured.sqnr_db >= self.min_sqnr
 
     def agreement_kept(self, measured: Measured) -> bool:
-        """Whether enough answers stay, or it is not asked for."""
+        """Whether enough top classes stay, or the budget does not ask for them."""
         return self.min_agreement is None or (measured.agreement or 0.0) >= self.min_agreement
 
     def kept(self, measured: Measured) -> bool:
-        """Whether a file passes."""
+        """Whether a file with these figures keeps to the budget."""
         return self.sqnr_kept(measured) and self.agreement_kept(measured)
 
     def __str__(self) -> str:

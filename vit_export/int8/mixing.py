@@ -29,7 +29,7 @@ class _Front:
     chosen: np.ndarray
 
     def extended(self, price: float, noise: float, option: int) -> "_Front":
-        """The same with one more component."""
+        """These mixes, each with one more component in its `option`, by the option's `price` and `noise`."""
         column = np.full((len(self.chosen), 1), option, np.int8)
         return _Front(self.prices + price, self.noises + noise, np.hstack([self.chosen, column]))
 

@@ -68,7 +68,7 @@ class Modes:
 
 
 def uniform(spec: ViTSpec, layer: LayerModes, *, patch: Mode, head: Mode) -> Modes:
-    """The same modes in every layer of `spec`."""
+    """The modes `layer` in every encoder layer of `spec`."""
     return Modes(patch, (layer,) * spec.num_layers, head)
 
 
@@ -87,7 +87,7 @@ def dynamic(spec: ViTSpec) -> Modes:
 
 
 def full_float(spec: ViTSpec) -> Modes:
-    """Nothing rounded."""
+    """Every component in float: nothing is rounded."""
     return uniform(spec, LayerModes("float", "float", "float"), patch="float", head="float")
 
 

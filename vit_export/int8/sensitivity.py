@@ -50,7 +50,7 @@ class Component:
 
     @property
     def options(self) -> tuple[Option, ...]:
-        """What it can compute in. A float Dense has float weights, and then float products too."""
+        """What the component can compute in. A float Dense has float weights, and then float products too."""
         if self.part == "attention":
             ways: tuple[Products, Products] = ("int8", "float")
             modes: tuple[Mode, Mode] = ("static", "dynamic")
@@ -60,7 +60,7 @@ class Component:
         return (Option("dynamic"), Option("float"))
 
     def of(self, modes: Modes) -> Option:
-        """What it computes in by `modes`."""
+        """What the component computes in by `modes`."""
         if self.part in ("patch", "head"):
             return Option(getattr(modes, self.part))
         layer = modes.layers[self.layer]

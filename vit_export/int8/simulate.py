@@ -63,7 +63,7 @@ class Extremes(Graph):
         self.channels: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def visit(self, site: str, x: Any) -> Any:
-        """`x`, seen."""
+        """`x` as it is, its extremes remembered."""
         if len(x.shape) == 2:  # a Dense's input or output, [rows, channels]
             low, high = self.tf.reduce_min(x, axis=0), self.tf.reduce_max(x, axis=0)
             self.channels[site] = (low.numpy(), high.numpy())

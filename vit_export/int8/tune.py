@@ -27,13 +27,13 @@ from vit_export.model.parameters import ParameterSource, layer_name
 from vit_export.model.spec import ViTSpec
 
 STRENGTHS = (0.5, 0.75, 1.0, 0.25)
-"""Tried in this order, and none after a first one that is no use at all."""
+"""Strengths of a rewrite, tried in this order, and none after a first one that is no use at all."""
 CLIPS = (0.9, 0.8, 0.65, 0.5, 0.35)
 
 ENOUGH = 0.98
 """A rewrite that costs nothing, or a clip, has to leave at most this part of the error."""
 ENOUGH_FOR_OPERATORS = 0.6
-"""Likewise for a LayerNorm's, which keeps two operators in the graph that are folded away otherwise."""
+"""The part of the error that a LayerNorm's rewrite may leave: it keeps two operators that are folded away otherwise."""
 
 SIGNIFICANT = 3.0
 """Standard errors by which a mean must differ from 0 to be corrected: few images say little about few tokens."""
@@ -183,7 +183,7 @@ class _Layer:
         return self.middle + self.mlp
 
     def choose(self) -> None:
-        """Make every choice."""
+        """Choose every rewrite, clip and corrected bias of the layer."""
         attention, mlp = f"{self.prefix}/attention", f"{self.prefix}/mlp"
         layer = self.modes.layers[int(self.prefix.rpartition("_")[2])]
         before = error = self._error(self._attention_branch)
@@ -208,7 +208,7 @@ class _Layer:
         self.errors["mlp"] = before, self._error(self._mlp_branch)
 
     def choice(self) -> LayerChoice:
-        """What was chosen."""
+        """What `choose` chose for the layer."""
         found = self.strengths.get
         return LayerChoice(
             found("values"),

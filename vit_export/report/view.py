@@ -109,17 +109,17 @@ class File:
 
     @property
     def bytes(self) -> float | None:
-        """Its size."""
+        """The size of the file."""
         return number(self.artifact.get("bytes"))
 
     @cached_property
     def checks(self) -> list[Record]:
-        """What it was asked."""
+        """The checks of the file, passed or not."""
         return records(self.entry.get("checks"))
 
     @property
     def failed_checks(self) -> list[Record]:
-        """The checks it failed."""
+        """The checks that the file failed."""
         return [check for check in self.checks if check.get("passed") is False]
 
     @property
@@ -129,7 +129,7 @@ class File:
         return details or [text(failure) for failure in listed(self.entry.get("failures")) if text(failure)]
 
     def part(self, name: str) -> Record:
-        """One of its records: 'comparison', 'latency', 'memory', 'accuracy', 'location'."""
+        """One record of the file: 'comparison', 'latency', 'memory', 'accuracy', 'location'."""
         return record(self.entry.get(name))
 
     def limit(self, check: str, column: str = "") -> float | None:
@@ -171,14 +171,14 @@ class File:
         return None if median is None or not math.isfinite(median) or batch <= 0 else median / batch
 
     def score(self, measure: str) -> float | None:
-        """How good it is by `measure`: 'accuracy' or 'agreement' (shares), 'sqnr' (dB of the worst image)."""
+        """How good the file is by `measure`: 'accuracy' or 'agreement' (shares), 'sqnr' (dB of the worst image)."""
         if measure == "accuracy":
             return number(self.part("accuracy").get("share"))
         key = "agreement" if measure == "agreement" else "worst_sqnr_db"
         return number(self.part("comparison").get(key))
 
     def cells(self, reference_bytes: float | None) -> dict[str, Cell]:
-        """Its row of the table, by COLUMNS."""
+        """The file's row of the table, by COLUMNS."""
         comparison, latency, correct = self.part("comparison"), self.part("latency"), self.part("accuracy")
         agreement, agreeing = number(comparison.get("agreement")), self.agrees
         share = None if not self.bytes or not reference_bytes or self.is_reference else self.bytes / reference_bytes

@@ -298,7 +298,7 @@ def _unlike(kind: str, found: Sequence[TensorSpec], recorded: Sequence[TensorSpe
 
 
 def _same_output(own: TensorSpec, reference: TensorSpec, *, foreign: bool) -> bool:
-    """The same size for each image, and for a file of ours the same name."""
+    """Whether both give as much for each image and, where the file is ours, by the same name."""
     sizes = [tuple(n for n in spec.shape[1:] if n not in (1, None)) for spec in (own, reference)]
     open_ended = foreign and None in own.shape[1:]
     return (foreign or own.name == reference.name) and (open_ended or sizes[0] == sizes[1])

@@ -72,7 +72,7 @@ class Checkpoint:
     def described(
         self, preprocessing: Preprocessing | None = None, labels: tuple[str, ...] | None = None
     ) -> "Checkpoint":
-        """The same weights with another preprocessing or other labels, where given; `weights` says what was overridden.
+        """The checkpoint with another preprocessing or other labels, where given; `weights` says what was overridden.
 
         Raises:
             InputError: labels that are none or do not fit, or none are given and the checkpoint's own cannot be used.
@@ -117,7 +117,7 @@ class Checkpoint:
             raise InputError(self.labels_problem)
 
     def adapted(self, wanted: ViTSpec, *, seed: int = 0) -> "Checkpoint":
-        """The same weights for `wanted`: another image size, another classifier, or none.
+        """The checkpoint for `wanted`: another image size, another classifier, or none.
 
         The position embedding is resampled by the source's rule. A classifier of another number of classes is new and
         untrained (Glorot uniform, from `seed`), as is one where there was none (`spec_for` says what it reads).

@@ -21,7 +21,7 @@ from vit_export.runtimes.emulation import launch
 
 _OLDEST = (3, 11)
 _PACKAGES = ("python3", "libstdc++6")
-"""apt adds what they depend on."""
+"""Debian packages that the runtimes need; apt adds what they depend on."""
 
 # The hooks of the system's configuration (a notification, the cleaning of the system's own cache) are not for these
 # lists: APT::Update holds them.

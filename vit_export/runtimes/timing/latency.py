@@ -69,12 +69,12 @@ class Latency:
 
     @property
     def interval(self) -> Interval | None:
-        """Of the median, in milliseconds."""
+        """The interval of the median, in milliseconds; None where it is unknown."""
         return None if self.low_ms is None or self.high_ms is None else Interval(self.low_ms, self.high_ms)
 
     @property
     def speedup_interval(self) -> Interval | None:
-        """Of the speedup."""
+        """The interval of the speedup; None where it is unknown."""
         low, high = self.speedup_low, self.speedup_high
         return None if low is None or high is None else Interval(low, high)
 

@@ -21,13 +21,13 @@ from vit_export.runtimes.timing.noise import Noise
 from vit_export.runtimes.timing.statistics import SETTLED, Interval, median_interval
 
 UNREST = 2.0
-"""A p90 of so many medians, ..."""
+"""Medians in a p90 that say that the machine did other work too."""
 DRIFT = 1.1
-"""... a reference that changes its pace by this factor, ..."""
+"""The change of the reference's pace, as a factor, that says that the machine did other work too."""
 OTHERS = 0.2
-"""... others who use this share of the processors' time, ..."""
+"""The share of the processors' time used by others that says that the machine did other work too."""
 STEAL = 0.02
-"""... and a hypervisor that takes this share of it say that the machine did other work too."""
+"""The share of the processors' time taken by a hypervisor that says that the machine did other work too."""
 NAMED = 3
 """Files or pairs that a sentence names; of the rest it gives the number."""
 

@@ -170,11 +170,11 @@ class Window(io.RawIOBase):
         self._file, self._start, self._size, self._position = file, start, size, 0
 
     def readable(self) -> bool:
-        """Always."""
+        """True: the window can be read."""
         return True
 
     def seekable(self) -> bool:
-        """Always."""
+        """True: the window can be read from any place."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
