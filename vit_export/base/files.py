@@ -142,6 +142,12 @@ def sync(path: Path) -> None:
             os.close(descriptor)
 
 
+def cache_folder() -> Path:
+    """Where what is fetched is kept: $VIT_EXPORT_CACHE, or else vit-export in $XDG_CACHE_HOME or ~/.cache."""
+    chosen, home = os.environ.get("VIT_EXPORT_CACHE"), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(chosen or f"{home}/vit-export").expanduser().absolute()
+
+
 def digest_of_file(path: Path, algorithm: str = "sha256") -> str:
     """The digest of a file's bytes, in hex."""
     digest = hashlib.new(algorithm, usedforsecurity=algorithm != "sha1")

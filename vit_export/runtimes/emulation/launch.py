@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from vit_export.base.files import cache_folder
 from vit_export.base.versions import versions
 
 ARCHITECTURE = "arm64"
@@ -56,10 +57,7 @@ def folder() -> Path:
     """Where the pieces are: $VIT_EXPORT_ARM64, or `arm64` in this package's cache folder ($VIT_EXPORT_CACHE)."""
     if given := os.environ.get(VARIABLE):
         return Path(given).expanduser().absolute()
-    if cache := os.environ.get("VIT_EXPORT_CACHE"):
-        return Path(cache).expanduser().absolute() / ARCHITECTURE
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return home.expanduser().absolute() / "vit-export" / ARCHITECTURE
+    return cache_folder() / ARCHITECTURE
 
 
 def available(architecture: str) -> str | None:
