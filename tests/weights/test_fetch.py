@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from vit_export.base.errors import InputError, OutputError
-from vit_export.weights.remote import connections, transfer
+from vit_export.weights.remote import connections, download, transfer
 from vit_export.weights.remote.fetch import Fetched, fetch, is_remote
 
 BODY = bytes(range(256)) * 1200
@@ -37,7 +37,6 @@ class Answer:
     kind: str = "application/octet-stream"
     cut: int | None = None
     ranges: bool = True
-    span_total: int | None = None
     token: str | None = None
     wait: threading.Event | None = None
     then: "Answer | None" = None
@@ -89,8 +88,7 @@ class Handler(BaseHTTPRequestHandler):
                 status, body = 304, b""
             elif asked and answer.ranges and condition == answer.etag:
                 start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
-                total = answer.span_total or len(body)
-                headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{total}"
+                headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
                 status, body = 206, body[start:]
         self.send_response(status)
         for name, value in headers.items():
@@ -237,52 +235,61 @@ def test_without_a_connection_the_cached_file_is_used_with_a_note(server, cache)
     assert "no connection" in refused(f"{server.at}/a.npz#sha256={'0' * 64}", cache)
 
 
-def test_a_cut_download_resumes_where_it_stopped(server, cache):
-    server.answers["/a.npz"] = Answer(cut=100_000)
-    sentence = refused(f"{server.at}/a.npz", cache)
-    assert "cut after 0.1 of 0.3 MB: call again to resume there" in sentence
-    assert complete(cache) == []
-    server.answers["/a.npz"] = Answer()
+CUT = 2 * download._CHUNK
+
+
+def cut(then, **answer):
+    """An answer that ends after `CUT` bytes and a few more, which are asked for again; `then` is what follows."""
+    return Answer(cut=CUT + 100, then=then, **answer)
+
+
+def test_a_cut_download_is_taken_up_where_it_stopped(server, cache):
+    server.answers["/a.npz"] = cut(Answer())
     heard = []
     fetched = fetch(f"{server.at}/a.npz", cache=cache, progress=lambda *parts: heard.append(parts))
-    assert server.headers_of(1)["range"] == "bytes=100000-"
+    assert server.headers_of(1)["range"] == f"bytes={CUT}-"
     assert server.headers_of(1)["if-range"] == '"one"'
-    assert heard[0][0] > 100_000
+    assert heard == sorted(heard)
+    assert heard[-1] == (len(BODY), len(BODY))
     assert fetched.path.read_bytes() == BODY
     assert fetched.origin["sha256"] == DIGEST
     assert names(cache) == [fetched.path.name, f"{fetched.path.name}.json"]
 
 
+def test_a_download_that_is_cut_again_and_again_says_so_and_leaves_nothing(server, cache, monkeypatch):
+    monkeypatch.setattr(download, "_PAUSES", (0, 0, 0))
+    server.answers["/a.npz"] = cut(Answer(cut=0))
+    assert "cut after 0.1 of 0.3 MB: call again" in refused(f"{server.at}/a.npz", cache)
+    assert len(server.seen) == 3
+    assert names(cache) == []
+
+
 def test_a_date_identifies_the_bytes_where_there_is_no_etag(server, cache):
     dated = {"Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}
-    server.answers["/a.npz"] = Answer(etag=None, headers=dated, cut=100_000)
-    refused(f"{server.at}/a.npz", cache)
-    server.answers["/a.npz"] = Answer(etag=None, headers=dated)
+    server.answers["/a.npz"] = cut(Answer(etag=None, headers=dated), etag=None, headers=dated)
     assert fetch(f"{server.at}/a.npz", cache=cache).path.read_bytes() == BODY
     assert server.headers_of(1)["if-range"] == dated["Last-Modified"]
 
 
 def test_a_file_that_changed_in_between_starts_over(server, cache):
-    server.answers["/a.npz"] = Answer(cut=100_000)
-    refused(f"{server.at}/a.npz", cache)
-    server.answers["/a.npz"] = Answer(OTHER, etag='"two"')
+    server.answers["/a.npz"] = cut(Answer(OTHER, etag='"two"'))
     assert fetch(f"{server.at}/a.npz", cache=cache).path.read_bytes() == OTHER
-    assert server.headers_of(1)["range"] == "bytes=100000-"
+    assert server.headers_of(1)["range"] == f"bytes={CUT}-"
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        Answer(b"0" * 9, 206, {"ETag": '"two"', "Content-Range": f"bytes 100000-100008/{len(BODY)}"}),
+        Answer(b"0" * 9, 206, {"ETag": '"two"', "Content-Range": f"bytes {CUT}-{CUT + 8}/{len(BODY)}"}),
         Answer(b"0" * 9, 206, {"ETag": '"one"', "Content-Range": f"bytes 5-13/{len(BODY)}"}),
         Answer(b"0" * 9, 206, {"ETag": '"one"'}),
+        Answer(b"0" * 9, 206, {"ETag": '"one"', "Content-Range": f"bytes {CUT}-{CUT + 8}/150000"}),
         Answer(b"", 416),
     ],
 )
-def test_an_answer_that_does_not_continue_the_bytes_starts_over(server, cache, wrong):
-    server.answers["/a.npz"] = Answer(cut=100_000)
-    refused(f"{server.at}/a.npz", cache)
-    server.answers["/a.npz"] = wrong
+def test_an_answer_that_does_not_continue_the_bytes_starts_over(server, cache, wrong, monkeypatch):
+    monkeypatch.setattr(download, "_PAUSES", (0, 0, 0))
+    server.answers["/a.npz"] = cut(wrong)
     wrong.then = Answer(OTHER, etag='"two"')
     assert fetch(f"{server.at}/a.npz", cache=cache).path.read_bytes() == OTHER
     assert ["range" in server.headers_of(number) for number in (1, 2)] == [True, False]
@@ -298,10 +305,9 @@ def test_a_cut_download_that_cannot_resume_says_so_and_leaves_nothing(server, ca
 
 
 def test_more_bytes_than_announced_are_refused(server, cache):
-    server.answers["/a.npz"] = Answer(cut=100_000)
-    refused(f"{server.at}/a.npz", cache)
-    server.answers["/a.npz"] = Answer(span_total=150_000)
-    assert "sent more than the 150000 bytes it announced" in refused(f"{server.at}/a.npz", cache)
+    span = {"ETag": '"one"', "Content-Range": f"bytes {CUT}-{len(BODY) - 1}/{len(BODY)}"}
+    server.answers["/a.npz"] = cut(Answer(BODY, 206, span))
+    assert f"sent more than the {len(BODY)} bytes it announced" in refused(f"{server.at}/a.npz", cache)
     assert names(cache) == []
 
 
@@ -317,7 +323,7 @@ def test_a_full_disk_is_told_before_the_download(server, cache, monkeypatch):
     usage = shutil.disk_usage(cache.parent)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=len(BODY) - 1))
     assert "no space left" in refused(f"{server.at}/a.npz", cache, OutputError)
-    assert complete(cache) == []
+    assert names(cache) == []
 
 
 @pytest.mark.parametrize(
@@ -357,12 +363,10 @@ def test_redirects_on_the_loopback_are_followed(server, cache):
 
 
 def test_https_is_never_left_for_http(server):
-    import httpx2
-
     address = connections.address_of("https://host.invalid/a.npz")
     with pytest.raises(InputError, match=r"redirects to http://127\.0\.0\.1/b, which is refused"):
-        connections._redirected(httpx2.URL("https://host.invalid/a.npz"), "http://127.0.0.1/b", address)
-    assert str(connections._redirected(address.url, "https://other.invalid/b", address)) == "https://other.invalid/b"
+        connections.redirected(address.url, "http://127.0.0.1/b", address)
+    assert connections.redirected(address.url, "https://other.invalid/b", address) == "https://other.invalid/b"
 
 
 @pytest.mark.parametrize(
@@ -376,6 +380,8 @@ def test_https_is_never_left_for_http(server):
         ("https://host.invalid/a#sha256=12", "followed by '#' and 9 characters"),
         ("https://host.invalid/a#", "followed by '#' and 0 characters"),
         ("https://host.invalid/a\n", "is not a URL"),
+        ("https://.invalid/a", "is not a URL"),
+        (f"https://{'a' * 70}.invalid/a", "cannot be fetched (no connection)"),
     ],
 )
 def test_an_address_that_will_not_do_is_refused_unasked(cache, location, sentence):
@@ -413,8 +419,23 @@ def test_proxy_settings_that_do_not_work_are_one_sentence(cache, monkeypatch):
     assert "check HTTPS_PROXY" in refused("https://host.invalid/a.npz", cache)
 
 
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_certificates_of_the_environment_are_those_that_count(server, cache, tmp_path, monkeypatch, name):
+    for other in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, str(tmp_path))
+    assert connections.authorities() == str(tmp_path)
+    server.answers["/a.npz"] = Answer()
+    (tmp_path / "damaged").write_text("no certificate")
+    for wrong in (tmp_path / "missing", tmp_path / "damaged"):
+        monkeypatch.setenv(name, str(wrong))
+        sentence = refused(f"{server.at}/a.npz", cache)
+        assert f"{wrong}, which {name} names, holds no certificates" in sentence
+    assert server.seen == []
+
+
 def test_a_server_that_falls_silent_is_one_sentence(server, cache, monkeypatch):
-    monkeypatch.setattr(connections, "_READ_SECONDS", 0.2)
+    monkeypatch.setattr(download, "_READ_SECONDS", 0.2)
     server.answers["/a.npz"] = Answer(wait=threading.Event())
     assert "cannot be fetched (no answer in time)" in refused(f"{server.at}/a.npz", cache)
     server.answers["/a.npz"].wait.set()
@@ -454,7 +475,7 @@ import json, os, sys
 from pathlib import Path
 from vit_export.weights.remote.fetch import fetch
 from vit_export.base.errors import VitExportError
-early = [name for name in ("huggingface_hub", "httpx2", "filelock") if name in sys.modules]
+early = [name for name in ("huggingface_hub", "httpx2", "pooch", "requests", "filelock") if name in sys.modules]
 results = {}
 for location, environment in json.loads(sys.argv[1]):
     os.environ.update(environment)

@@ -1,47 +1,36 @@
-"""Connections to the servers of files: which addresses and redirects are followed, and which answers are refused."""
+"""Servers of files: which addresses and redirects are followed, and which answers are refused."""
 
 import hashlib
+import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from vit_export.base.errors import InputError
-from vit_export.weights.remote.transfer import AGENT, Unreachable, reason
+from vit_export.weights.remote.transfer import Unreachable
 
 if TYPE_CHECKING:
-    import httpx2
-
-_REDIRECTS, _CONNECT_SECONDS, _READ_SECONDS = 5, 15.0, 60.0
+    from requests import Response
 
 
 @dataclass(frozen=True)
 class Address:
     """A URL, the part of it that may be shown, its file's name, that in the cache, and the sha256 required, if any."""
 
-    url: "httpx2.URL"
+    url: str
     shown: str
     file: str
     name: str
     sha256: str | None
 
 
-def _shown(url: str) -> str:
-    """A URL without user, password, query and fragment: what they hold may be secret."""
-    return re.split("[?#]", re.sub("//[^/]*@", "//", url, count=1), maxsplit=1)[0]
-
-
 def address_of(location: str) -> Address:
     """Take an https:// location apart; raises InputError for what is no such address."""
-    import httpx2
-
     text, mark, fragment = location.partition("#")
-    try:
-        url = httpx2.URL(text)
-    except httpx2.InvalidURL:
-        url = httpx2.URL()
-    if not url.host:
+    url = _taken_apart(text)
+    if url is None:
         # Not shown: in an address that cannot be taken apart, any part may be the password.
         raise InputError("The address given is not a URL: expected https://host/file, special characters as %xx.")
     if url.scheme == "http" and not _is_loopback(url):
@@ -52,70 +41,60 @@ def address_of(location: str) -> Address:
             f"{_shown(text)} is followed by '#' and {len(fragment)} characters: expected #sha256= and 64 hex digits, "
             "or nothing; write a '#' that belongs to the address as %23."
         )
-    plain = re.sub(r"[^\w.-]", "_", url.path.rpartition("/")[2], flags=re.ASCII)[-100:].lstrip(".")
+    plain = re.sub(r"[^\w.-]", "_", unquote(url.path).rpartition("/")[2], flags=re.ASCII)[-100:].lstrip(".")
     file = plain or "file"
     name = f"{hashlib.sha256(text.encode()).hexdigest()[:24]}-{file}"
-    return Address(url, _shown(text), file, name, digest[1].lower() if digest else None)
+    return Address(text, _shown(text), file, name, digest[1].lower() if digest else None)
 
 
-def _is_loopback(url: "httpx2.URL") -> bool:
-    return url.host in ("127.0.0.1", "localhost", "::1")
+def _shown(url: str) -> str:
+    """A URL without user, password, query and fragment: what they hold may be secret."""
+    return re.split("[?#]", re.sub("//[^/]*@", "//", url, count=1), maxsplit=1)[0]
 
 
-def open_client() -> "httpx2.Client":
-    """A client that follows no redirect by itself; raises InputError where the environment's settings do not work."""
-    import httpx2
-
-    # Compressed on the way, a file has neither the length announced nor bytes to resume at.
-    headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
-    timeout = httpx2.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS)
-    try:
-        return httpx2.Client(follow_redirects=False, headers=headers, timeout=timeout)
-    except (OSError, ValueError, ImportError, httpx2.InvalidURL) as error:
-        raise InputError(
-            "This environment's proxy or certificate settings do not work: check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, "
-            "SSL_CERT_FILE and SSL_CERT_DIR."
-        ) from error
-
-
-@contextmanager
-def opened(client: "httpx2.Client", address: Address, headers: dict[str, str]) -> Iterator["httpx2.Response"]:
-    """The answer to a GET, at the end of the redirects that are allowed; its body is still to be read."""
-    import httpx2
-
-    url = address.url
-    for _ in range(_REDIRECTS + 1):
-        try:
-            response = client.send(client.build_request("GET", url, headers=headers), stream=True)
-        except httpx2.HTTPError as error:
-            raise Unreachable(reason(error)) from error
-        try:
-            if not response.has_redirect_location:
-                yield response
-                return
-            url = _redirected(url, response.headers["Location"], address)
-        finally:
-            response.close()
-    raise InputError(f"{address.shown} redirects more than {_REDIRECTS} times: give the address that it ends at.")
-
-
-def _redirected(url: "httpx2.URL", location: str, address: Address) -> "httpx2.URL":
-    import httpx2
+def _taken_apart(text: str) -> SplitResult | None:
+    """A URL's parts as requests understands it, which is who connects; None for what is no URL."""
+    import requests
 
     try:
-        target = url.join(location)
-    except httpx2.InvalidURL:
-        target = httpx2.URL()
-    if target.scheme == "https" or (target.scheme == url.scheme == "http" and _is_loopback(target)):
-        return target
+        url = urlsplit(requests.Request("GET", text).prepare().url or "")
+    except (requests.RequestException, ValueError):
+        return None
+    return url if url.hostname and text.isprintable() else None
+
+
+def _is_loopback(url: SplitResult) -> bool:
+    return url.hostname in ("127.0.0.1", "localhost", "::1")
+
+
+def redirected(url: str, location: str, address: Address) -> str:
+    """Where `url` redirects to by its header's `location`; raises InputError where that must not be followed."""
+    target = _taken_apart(urljoin(url, location))
+    if target and (
+        target.scheme == "https" or (target.scheme == urlsplit(url).scheme == "http" and _is_loopback(target))
+    ):
+        return target.geturl()
     raise InputError(
         f"{address.shown} redirects to {_shown(location)}, which is refused: expected an https:// "
         "address; give the address of the file itself."
     )
 
 
-def refuse(response: "httpx2.Response", address: Address, *, resuming: bool) -> None:
-    """Raise for every answer that is not the bytes of the file."""
+def authorities() -> str | bool:
+    """The certificates that requests trusts: a path from the environment, the system's, or its own (True)."""
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        if path := os.environ.get(name):
+            folder = os.path.isdir(path)
+            try:
+                ssl.create_default_context(cafile=None if folder else path, capath=path if folder else None)
+            except OSError as error:
+                raise InputError(f"{path}, which {name} names, holds no certificates: correct or unset it.") from error
+            return path
+    return ssl.get_default_verify_paths().cafile or True
+
+
+def refuse(response: "Response", address: Address) -> None:
+    """Raise for every answer that is not the whole file."""
     status, kind = response.status_code, response.headers.get("Content-Type", "").lower()
     if status >= 500:
         raise Unreachable(f"its server failed with status {status}")
@@ -125,7 +104,7 @@ def refuse(response: "httpx2.Response", address: Address, *, resuming: bool) -> 
         raise InputError(
             f"{address.shown} refuses access (status {status}): check that the address is complete and not expired."
         )
-    if status != 200 and not (status == 206 and resuming):
+    if status != 200:
         raise InputError(f"{address.shown} answers with status {status}, expected 200 and a file: check the address.")
     if kind.startswith(("text/html", "application/xhtml")):
         raise InputError(

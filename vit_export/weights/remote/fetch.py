@@ -33,7 +33,7 @@ def fetch(
 
     `hf:owner/name[@revision]` goes through huggingface_hub, with its cache, tokens and offline mode.
     `https://…[#sha256=…]` is downloaded to `cache` (default $VIT_EXPORT_CACHE, $XDG_CACHE_HOME/vit-export or
-    ~/.cache/vit-export), resumed after a cut, and shared with other processes that fetch it at the same time.
+    ~/.cache/vit-export), taken up again after a cut, and shared with processes that fetch it at the same time.
     `progress` hears (bytes done, bytes in all) where the size is known, `note` what the user should know.
 
     Raises:

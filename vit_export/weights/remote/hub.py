@@ -2,8 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,38 +26,43 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 
 def from_hub(location: str, count: Count, tell: Tell) -> Fetched:
     """The folder of the hub's cache that holds the weights at `location`, as `fetch` describes it."""
+    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.utils import httpx
+
     repository, revision = _repository(location)
-    with _hub_errors(location, repository, revision):
+    try:
         try:
             sizes = _listing(repository, revision)
         except Unreachable as error:
             snapshot = _cached_snapshot(location, repository, revision, str(error), tell)
         else:
             snapshot = _snapshot(location, repository, revision, sizes, count)
+    except (httpx.HTTPError, EntryNotFoundError, OSError) as error:
+        raise _hub_error(error, location, repository, revision) from error
     return Fetched(snapshot, {"location": location, "revision": snapshot.name})
 
 
 def _repository(location: str) -> tuple[str, str]:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
     repository, at, revision = location[3:].partition("@")
-    plain = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository, re.ASCII)
-    if (
-        not plain
-        or re.search(r"\.\.|--|[.-]$|\.git$", repository)
-        or len(repository) > 96
-        or (at and (not re.fullmatch(r"\w[\w./-]*", revision, re.ASCII) or ".." in revision))
-    ):
+    try:
+        validate_repo_id(repository)
+        if "/" not in repository or (at and (not re.fullmatch(r"\w[\w./-]*", revision, re.ASCII) or ".." in revision)):
+            raise HFValidationError
+    except HFValidationError as error:
         raise InputError(
             f"'{location}' names no hub repository: expected hf:owner/name or hf:owner/name@revision (a branch, tag "
             "or commit), as in hf:google/vit-base-patch16-224."
-        )
+        ) from error
     return repository, revision or "main"
 
 
 def _listing(repository: str, revision: str) -> dict[str, int]:
     """The repository's files and their sizes in bytes (0 where the hub does not say)."""
-    import httpx2
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.utils import httpx
 
     try:
         info = HfApi(library_name=AGENT).model_info(
@@ -66,13 +70,13 @@ def _listing(repository: str, revision: str) -> dict[str, int]:
         )
     except OfflineModeIsEnabled as error:
         raise Unreachable("HF_HUB_OFFLINE is set") from error
-    except httpx2.TransportError as error:
+    except httpx.TransportError as error:
         raise Unreachable(reason(error)) from error
     except HfHubHTTPError as error:
         if error.response.status_code >= 500:
             raise Unreachable(f"its server failed with status {error.response.status_code}") from error
         raise
-    except (httpx2.InvalidURL, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (httpx.InvalidURL, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{repository} could not be looked up, no hub answered: check the network, its proxy settings, and "
             "HF_ENDPOINT if it is set."
@@ -174,17 +178,13 @@ def _cached_snapshot(location: str, repository: str, revision: str, why: str, te
         path = try_to_load_from_cache(repository, name, revision=revision)
         return Path(path) if isinstance(path, str) else None
 
-    if single := cached(_SINGLE):
-        folder, complete = single.parent, True
-    elif index := cached(_INDEX):
-        folder, complete = index.parent, all(cached(name) for name in _shards(location, index))
-    else:
-        folder, complete = Path(), False
-    if not complete:
+    first = cached(_SINGLE) or cached(_INDEX)
+    if not first or (first.name == _INDEX and not all(map(cached, _shards(location, first)))):
         raise InputError(
             f"{location} is not in the cache, or not all of it, and the hub cannot be asked ({why}): fetch it once "
             "with a connection, and without HF_HUB_OFFLINE."
         )
+    folder = first.parent
     tell(f"The hub cannot be asked ({why}): the cached copy of {location} is used, commit {folder.name}.")
     # None means unknown; huggingface_hub has another value for a file it knows the repository lacks.
     if try_to_load_from_cache(repository, _PREPROCESSOR, revision=revision) is None:
@@ -192,38 +192,23 @@ def _cached_snapshot(location: str, repository: str, revision: str, why: str, te
     return folder
 
 
-@contextmanager
-def _hub_errors(location: str, repository: str, revision: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises into one sentence."""
-    import httpx2
-    from huggingface_hub.errors import EntryNotFoundError
-
-    try:
-        yield
-    except (httpx2.HTTPError, EntryNotFoundError, OSError) as error:
-        raise _hub_error(error, location, repository, revision) from error
-
-
 def _hub_error(error: Exception, location: str, repository: str, revision: str) -> InputError | OutputError:
+    """One sentence for what huggingface_hub raised."""
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, errors.HfHubHTTPError):
         error = error.__cause__  # a refusal met while looking for a file is reported as a file missing from the cache
-    sentences = {
-        errors.GatedRepoError: (
+    if isinstance(error, errors.GatedRepoError):
+        return InputError(
             f"{location} is gated: accept its terms on its page at the hub, then set HF_TOKEN to your access token."
-        ),
-        errors.RepositoryNotFoundError: (
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return InputError(
             f"The hub has no repository {repository}, or it is private: check the owner and the name, or set HF_TOKEN "
             "to an access token that may read it."
-        ),
-        errors.RevisionNotFoundError: (
-            f"{repository} has no revision '{revision}': expected one of its branches, tags or commits."
-        ),
-    }
-    for kind, sentence in sentences.items():
-        if isinstance(error, kind):
-            return InputError(sentence)
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return InputError(f"{repository} has no revision '{revision}': expected one of its branches, tags or commits.")
     if isinstance(error, errors.HfHubHTTPError):
         todo = {
             401: "set HF_TOKEN to an access token that may read it, or unset one that has expired",
