@@ -594,10 +594,15 @@ def test_the_weights_of_an_onnx_file_are_left_out(ours):
             t.name for t in structure.graph.initializer if not t.raw_data
         }:
             tensor.ClearField("raw_data")
-    # Nothing else is missing, and all is in its order but for what was looked into.
-    for graph in (structure.graph, whole.graph):
-        graph.initializer.sort(key=lambda tensor: tensor.name)
-    assert structure == whole
+    assert structure == whole  # nothing else is missing, and all is in its order
+
+
+def test_a_large_node_keeps_its_place(tmp_path):
+    constant = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.zeros(5000, np.float32)))
+    nodes = [helper.make_node("Neg", ["x"], ["a"]), constant, helper.make_node("Add", ["a", "c"], ["y"])]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [5000]) for name in "xy"]
+    path = save(tmp_path / "x.onnx", helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:])))
+    assert [node.op_type for node in load_structure(path).graph.node] == ["Neg", "Constant", "Add"]
 
 
 def test_no_runtime_is_imported(ours):

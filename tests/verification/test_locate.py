@@ -452,4 +452,4 @@ def test_a_saved_model_that_is_not_its_parameters(files, saved_model, images, mo
 def test_what_is_no_onnx_file(tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"\x3f" * 100)
     with pytest.raises(InputError, match=r"is not an .onnx file"):
-        onnx_files.structure_of(tmp_path / "bad.onnx")
+        onnx_files.OnnxInterior(tmp_path / "bad.onnx", None, 0)

@@ -95,7 +95,7 @@ def load_structure(path: Path) -> "onnx.ModelProto":
 
 
 def _fill(message: Any, data: memoryview, depth: int = 0) -> None:
-    """Parse `data` into `message`, the data of large tensors left out."""
+    """Parse `data` into `message` in its order, the data of large tensors left out."""
     if depth > _MAX_DEPTH:
         raise ValueError("nested too deeply")
     known = {field.number: field for field in message.DESCRIPTOR.fields}
@@ -105,6 +105,8 @@ def _fill(message: Any, data: memoryview, depth: int = 0) -> None:
         if end - value < _LARGE:
             small += data[start:end]
         elif field is not None and field.message_type is not None:
+            message.MergeFromString(bytes(small))  # first, so that repeated fields keep their order
+            small.clear()
             child = getattr(message, field.name)
             _fill(child.add() if hasattr(child, "add") else child, data[value:end], depth + 1)
         elif field is not None and field.name not in _PAYLOADS:

@@ -1,21 +1,18 @@
 """The interior tensors of an .onnx file: a copy of it whose outputs are more."""
 
-import mmap
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from vit_export.artifacts.onnx_file import load_structure
 from vit_export.base.errors import InputError
 from vit_export.base.machine import usable_cores
 from vit_export.model.artifact import TensorSpec
 from vit_export.verification.layers.tensors import Interior, native, of_one
-
-if TYPE_CHECKING:
-    import onnx
 
 IN_MEMORY = 256 * 2**20
 """Bytes up to which a model file is handed to ONNX Runtime from memory; larger ones are copied on disk."""
@@ -24,9 +21,7 @@ AT_ONCE = 2**30
 """Bytes of candidates that one session holds."""
 
 _SIZE = ":vit_export_size"
-# Field numbers and wire types of onnx.proto and of protobuf's encoding.
-_MODEL_GRAPH, _GRAPH_INITIALIZER = 7, 5
-_VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
+_FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
 
 class OnnxInterior(Interior):
@@ -34,11 +29,17 @@ class OnnxInterior(Interior):
 
     A protobuf message followed by another one is both merged. So further outputs, and the nodes that make them, are
     simply appended to the file's own bytes, and weights are never parsed here.
+
+    Raises:
+        InputError: the file is not a protobuf message of ONNX.
     """
 
     def __init__(self, path: Path, spec: TensorSpec, output: int) -> None:
         self._path, self._spec, self._output = path, spec, output
-        graph = structure_of(path).graph
+        try:
+            graph = load_structure(path).graph
+        except ValueError as error:
+            raise InputError(f"{path} is not an .onnx file: it cannot be read as one.") from error
         self._outputs = [value.name for value in graph.output]
         self._values = [value for node in graph.node for value in node.output if value]
         self._last: tuple[tuple[str, ...], Any] | None = None
@@ -104,65 +105,6 @@ class OnnxInterior(Interior):
             with open(copy, "ab") as file:
                 file.write(more.SerializeToString())
             return ort.InferenceSession(str(copy), options, providers=["CPUExecutionProvider"])
-
-
-_FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
-
-
-def structure_of(path: Path) -> "onnx.ModelProto":
-    """The model at `path` without its initializers, which are skipped, not read.
-
-    Raises:
-        InputError: the file is not a protobuf message.
-    """
-    import onnx
-
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        try:
-            model, graph = bytearray(), bytearray()
-            for number, start, body, end in _fields(data, 0, len(data)):
-                if number != _MODEL_GRAPH:
-                    model += data[start:end]
-                    continue
-                for inner, inner_start, _, inner_end in _fields(data, body, end):
-                    if inner != _GRAPH_INITIALIZER:
-                        graph += data[inner_start:inner_end]
-            found = onnx.ModelProto.FromString(bytes(model))
-            found.graph.MergeFromString(bytes(graph))
-        except Exception as error:  # protobuf raises a class of its own, and a cut file an IndexError here
-            raise InputError(f"{path} is not an .onnx file: it cannot be read as one.") from error
-    return found
-
-
-def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Number, start, start of the body and end of each protobuf field from `position` to `end`."""
-    while position < end:
-        start = position
-        tag, position = _varint(data, position)
-        body, wire = position, tag & 7
-        if wire == _VARINT:
-            _, position = _varint(data, position)
-        elif wire == _LENGTH:
-            length, body = _varint(data, position)
-            position = body + length
-        elif wire in (_EIGHT_BYTES, _FOUR_BYTES):
-            position += 8 if wire == _EIGHT_BYTES else 4
-        else:
-            raise ValueError(f"wire type {wire}")
-        if position > end:
-            raise ValueError("a field beyond the end")
-        yield tag >> 3, start, body, position
-
-
-def _varint(data: mmap.mmap, position: int) -> tuple[int, int]:
-    number = shift = 0
-    while True:
-        byte = data[position]
-        position += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number, position
-        shift += 7
 
 
 def _chunks(sizes: dict[str, int], limit: int) -> Iterator[list[str]]:
