@@ -9,14 +9,12 @@ import pytest
 from conftest import RandomParameters, build, record_of, toy_spec, write_pictures
 from onnx import TensorProto, helper, numpy_helper
 
-from vit_export.inspection import onnx_targets
-from vit_export.inspection.delegates import assess, partitions
+from vit_export.inspection.delegates import assess, installed, partitions, targets
 from vit_export.inspection.inspect import verdicts
 from vit_export.inspection.onnx_graph import graphs_of, read_onnx_graphs
 from vit_export.inspection.operators import Graph, Node, Tensor, is_folded, macs_of
 from vit_export.inspection.runtimes import ask_cpu, taken_by_delegates
 from vit_export.inspection.tflite_graph import read_tflite_graphs
-from vit_export.inspection.tflite_targets import CORE_ML, GPU, NNAPI, QNN, TARGETS
 from vit_export.model.saved_model import write_saved_model
 from vit_export.model.spec import ViTSpec
 from vit_export.model.variants import get_variant
@@ -27,6 +25,7 @@ from vit_export.tflite.convert import write_tflite
 
 FLOATS = ("toy_float32", "toy_float16", "ti16_float32", "ti16_float16")
 INTEGERS = ("toy_static", "toy_dynamic")
+GPU, NNAPI, CORE_ML, QNN = targets("tflite")
 TI16 = ViTSpec.of(get_variant("vit_ti16"), image_size=224, num_classes=1000)
 
 
@@ -109,7 +108,7 @@ def test_nnapi_lacks_gelu_alone(files):
 
 
 def test_every_table_has_a_verdict_with_its_source(files, float32_onnx):
-    for path, count in ((files["toy_float32"], 1 + len(TARGETS)), (float32_onnx, 1 + len(onnx_targets.targets()))):
+    for path, count in ((files["toy_float32"], 1 + len(targets("tflite"))), (float32_onnx, 1 + len(targets("onnx")))):
         found = verdicts(path, (main_graph(path),))
         assert len({verdict.target for verdict in found}) == len(found) == count
         assert [verdict.basis for verdict in found].count("runtime") == 1
@@ -144,9 +143,9 @@ def test_attention_counts_as_the_products_it_is(tmp_path):
 def test_the_installed_tables_are_read():
     for name in ("nnapi", "coreml_neuralnetwork", "coreml_mlprogram"):
         first, _, rest = name.partition("_")
-        found = onnx_targets.table(f"{first}_supported{'_' if rest else ''}{rest}_ops.md")
-        assert {"ai.onnx:Add", "ai.onnx:Conv", "ai.onnx:Softmax"} <= set(found)
-    assert onnx_targets.table("another.md") == {}
+        found = installed(f"{first}_supported{'_' if rest else ''}{rest}_ops.md")
+        assert {"Add", "Conv", "Softmax"} <= set(found)
+    assert installed("another.md") == {}
 
 
 @pytest.mark.thorough
@@ -160,7 +159,7 @@ def test_pieces_are_those_of_onnxruntimes_usability_checker(float32_onnx, tmp_pa
         "Core ML (ML Program)": check_coreml_partitions(model, True, "coreml_supported_mlprogram_ops.md"),
     }
     (graph,) = graphs_of(model)
-    ours = {target.name: assess(target, graph) for target in onnx_targets.targets() if target.name in theirs}
+    ours = {target.name: assess(target, graph) for target in targets("onnx") if target.name in theirs}
     for name, info in theirs.items():
         assert (ours[name].supported, ours[name].partitions) == (info.num_supported_nodes, info.num_partitions), name
         assert info.num_partitions > 1
@@ -170,12 +169,12 @@ def test_the_lower_opset_is_what_core_ml_and_qnn_want(tmp_path):
     spec = toy_spec()
     path = tmp_path / "x.onnx"
     write_onnx(RandomParameters(spec), record_of(spec), path, opset=22)
-    found = {target.name: assess(target, main_graph(path)) for target in onnx_targets.targets()}
+    found = {target.name: assess(target, main_graph(path)) for target in targets("onnx")}
     for name in ("Core ML (ML Program)", "QNN"):
         assert (found[name].refusals, found[name].partitions) == ((), 1), name
     (advice,) = {
         refusal.change
-        for target in onnx_targets.targets()
+        for target in targets("onnx")
         for refusal in assess(target, graphs_of(attention())[0]).refusals
         if refusal.op == "Attention" and target.name != "XNNPACK"
     }
@@ -203,7 +202,7 @@ def test_quantized_weights_are_constants_where_pairs_are_read(tmp_path):
     (read,) = graphs_of(helper.make_model(graph))
     refused = {
         target.name
-        for target in onnx_targets.targets()
+        for target in targets("onnx")
         if any(refusal.op == "Gemm" for refusal in assess(target, read).refusals)
     }
     assert refused == {"XNNPACK", "Core ML (NeuralNetwork)", "Core ML (ML Program)"}
@@ -293,7 +292,7 @@ def test_a_provider_that_wants_fixed_sizes_refuses_an_open_one(tmp_path):
     product = helper.make_node("MatMul", ["x", "w"], ["y"])
     graph = helper.make_graph([product], "g", [value("x", 1, ["n", 8])], [value("y", 1, ["n", 8])], [weight])
     (read,) = graphs_of(helper.make_model(graph))
-    found = {target.name: assess(target, read) for target in onnx_targets.targets()}
+    found = {target.name: assess(target, read) for target in targets("onnx")}
     assert {n: [r.reason for r in found[n].refusals] for n in ("NNAPI", "QNN")} == {
         "NNAPI": ["a size is open"],
         "QNN": ["a size is open"],

@@ -1,34 +1,39 @@
-"""What a table of a delegate makes of a graph: which operators it takes, in how many pieces, and what to change."""
+"""What delegates make of a graph, by the tables of data/delegates.toml: operators taken, pieces, what to change."""
 
-from collections import Counter
+import tomllib
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
-from vit_export.inspection.conditions import Condition
-from vit_export.inspection.operators import Graph, Key, Node, is_folded, macs_of
+from vit_export.base.versions import versions
+from vit_export.inspection.conditions import CONDITIONS
+from vit_export.inspection.operators import Graph, Node, is_folded, macs_of
 
 Basis = Literal["runtime", "source, not run", "documentation, not run"]
-
-_SHOWN = 3
+RUNTIMES = {"tflite": "LiteRT", "onnx": "ONNX Runtime"}
+_SHOWN = 3  # places that a refusal names
 
 
 @dataclass(frozen=True)
 class Target:
-    """One delegate or execution provider: the operators it takes, each under its conditions.
+    """One delegate or execution provider: its `operators`, each with its conditions, and `every`, which hold for all.
 
-    `every` holds for all of them. `advice` says what to change by operator, "" for any other. `source` is where the
-    table was read and when. `caveats` are conditions, by operator, that are not checked. Widened float16 weights count
-    as taken where it `folds` them; pieces of fewer than `smallest` operators stay on the CPU.
+    `advice` says what to change by operator, "others" for any other. `source` is where the table was read and when.
+    `caveats` are conditions, by operator, that are not checked. Widened float16 weights count as taken where it `folds`
+    them; pieces of fewer than `smallest` operators stay on the CPU.
     """
 
     name: str
     basis: Basis
     source: str
-    operators: Mapping[str, Condition]
-    every: Condition
     advice: Mapping[str, str]
-    notes: tuple[str, ...] = ()
+    operators: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    every: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
     folds: bool = False
     smallest: int = 1
     caveats: Mapping[str, str] = field(default_factory=dict)
@@ -39,7 +44,38 @@ class Target:
             return ""
         if node.op not in self.operators:
             return "not in the list of supported operators"
-        return self.every(node) or self.operators[node.op](node)
+        conditions = {**self.every, **self.operators[node.op]}.items()
+        return next((why for name, parameter in conditions if (why := CONDITIONS[name](node, parameter))), "")
+
+
+def targets(format: Literal["tflite", "onnx"]) -> tuple[Target, ...]:
+    """Every target for files of `format`, in the order of the data file."""
+    text = (resources.files("vit_export") / "data" / "delegates.toml").read_text(encoding="utf-8")
+    return tuple(_target(row) for row in tomllib.loads(text)["target"] if row.pop("runtime") == RUNTIMES[format])
+
+
+def _target(row: dict[str, Any]) -> Target:
+    operators: dict[str, Any] = {}
+    for conditions in row.pop("operators"):
+        operators |= dict.fromkeys(conditions.pop("names"), conditions)
+    source = f"{row.pop('source')} of {row.pop('repository')}, read {row.pop('read')}"
+    caveats = {}
+    if name := row.pop("installed", None):
+        known = installed(name)
+        caveats = {op: text.rstrip(".") for op, text in known.items() if text and op not in operators}
+        operators = {op: operators.get(op, {}) for op in known}
+        source = f"{name}, installed with onnxruntime {versions('onnxruntime')['onnxruntime']}, and {source}"
+    return Target(**row, source=source, operators=operators, caveats=caveats)
+
+
+def installed(name: str) -> dict[str, str]:
+    """What the table `name` that onnxruntime installs says of each operator; empty where there is none."""
+    package = find_spec("onnxruntime")
+    if package is None or not (path := Path(package.origin or "").parent / "tools/mobile_helpers" / name).is_file():
+        return {}
+    rows = (line.strip().split("|") for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("|"))
+    cells = (row[1:3] for row in rows if len(row) == 4 and ":" in row[1])
+    return {operator.removeprefix("ai.onnx:"): text.replace("<br/>", " ") for operator, text in cells}
 
 
 @dataclass(frozen=True)
@@ -72,62 +108,30 @@ class Verdict:
     notes: tuple[str, ...] = ()
     error: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return asdict(self)
 
-
-def counted(graph: Graph) -> tuple[Node, ...]:
-    """The nodes of `graph` that compute something: Constant is a weight by another name."""
-    return tuple(node for node in graph.nodes if node.op != "Constant")
-
-
-def assess(target: Target, graph: Graph) -> Verdict:
-    """What `target` makes of `graph`, by its table."""
-    nodes = counted(graph)
-    reasons = {node.index: target.refusal(node) for node in nodes}
-    if target.smallest > 1:
-        for piece in partitions(graph, {index for index, reason in reasons.items() if not reason}):
-            if len(piece) < target.smallest:
-                alone = f"in a piece of fewer than {target.smallest} operators"
-                reasons.update(dict.fromkeys(piece, alone))
-    used = dict.fromkeys(node.op for node in nodes)
-    caveats = tuple(f"{op}, not checked here: {target.caveats[op]}" for op in used if target.caveats.get(op))
-    return verdict(
-        graph,
-        reasons,
-        target=target.name,
-        basis=target.basis,
-        source=target.source,
-        change=lambda op: target.advice.get(op, target.advice.get("", "")),
-        notes=(*target.notes, *caveats),
-    )
-
-
-def verdict(
-    graph: Graph,
-    reasons: Mapping[int, str],
-    *,
-    target: str,
-    basis: Basis,
-    source: str,
-    change: Callable[[str], str],
-    notes: Sequence[str] = (),
-) -> Verdict:
-    """The Verdict on `graph` whose nodes are refused for these `reasons`, by index; "" is taken."""
-    nodes = counted(graph)
+def assess(target: Target, graph: Graph, refusal: Callable[[Node], str] | None = None) -> Verdict:
+    """What `target` makes of `graph`: by its table, or by `refusal`, which says why a node is refused ("" if not)."""
+    nodes = graph.computing
+    reasons = {node.index: (refusal or target.refusal)(node) for node in nodes}
+    for piece in partitions(graph, {index for index, reason in reasons.items() if not reason}):
+        if len(piece) < target.smallest:
+            reasons |= dict.fromkeys(piece, f"in a piece of fewer than {target.smallest} operators")
     taken = {index for index, reason in reasons.items() if not reason}
-    grouped = Counter((node.op, reasons[node.index]) for node in nodes if node.index not in taken)
+    places = defaultdict(list)
+    for node in nodes:
+        if node.index not in taken:
+            places[node.op, reasons[node.index]].append(node.place)
     refusals = tuple(
-        Refusal(op, count, reason, _places(nodes, reasons, op, reason), change(op))
-        for (op, reason), count in grouped.most_common()
+        Refusal(op, len(where), reason, tuple(where[:_SHOWN]), target.advice.get(op, target.advice["others"]))
+        for (op, reason), where in sorted(places.items(), key=lambda item: -len(item[1]))
     )
     macs = {node.index: macs_of(node) for node in nodes}
-    share = None
-    if None not in macs.values() and (total := sum(n or 0 for n in macs.values())):
-        share = sum(macs[index] or 0 for index in taken) / total
-    pieces = len(partitions(graph, taken))
-    return Verdict(target, basis, source, len(taken), len(nodes), pieces, share, refusals, tuple(notes))
+    total = 0 if None in macs.values() else sum(n or 0 for n in macs.values())
+    share = sum(macs[index] or 0 for index in taken) / total if total else None
+    used = (op for op in dict.fromkeys(node.op for node in nodes) if op in target.caveats)
+    notes = (*target.notes, *(f"{op}, not checked here: {target.caveats[op]}" for op in used))
+    counts = len(taken), len(nodes), len(partitions(graph, taken))
+    return Verdict(target.name, target.basis, target.source, *counts, share, refusals, notes)
 
 
 def partitions(graph: Graph, taken: set[int]) -> list[list[int]]:
@@ -135,33 +139,19 @@ def partitions(graph: Graph, taken: set[int]) -> list[list[int]]:
 
     As TFLite and ONNX Runtime both do it: greedily, everything of one kind that can run, then everything of the other.
     """
-    waiting = list(counted(graph))
-    made = {tensor.key for node in waiting for tensor in node.outputs}
-    done: set[Key] = set()
-
-    def ready(node: Node) -> bool:
-        return all(tensor.key in done or tensor.key not in made for tensor in node.given)
-
+    waiting = list(graph.computing)
+    unmade = {tensor.key for node in waiting for tensor in node.outputs}
     pieces: list[list[int]] = []
-    theirs = False
-    while waiting:
-        theirs = not theirs
+    theirs, idle = True, 0
+    while waiting and idle < 2:  # two idle turns are a cycle: no runtime opens such a file
         # In the order of the file each node comes after those it reads, so one pass finds all of a piece.
         left, piece = [], []
         for node in waiting:
-            if (node.index in taken) == theirs and ready(node):
-                done.update(tensor.key for tensor in node.outputs)
+            if (node.index in taken) == theirs and unmade.isdisjoint(tensor.key for tensor in node.given):
+                unmade.difference_update(tensor.key for tensor in node.outputs)
                 piece.append(node.index)
             else:
                 left.append(node)
-        waiting = left
-        if theirs and piece:
-            pieces.append(piece)
-        elif not theirs and not piece and not any(map(ready, waiting)):
-            break  # a cycle: no runtime opens such a file
+        pieces += [piece] if theirs and piece else []
+        waiting, theirs, idle = left, not theirs, 0 if piece else idle + 1
     return pieces
-
-
-def _places(nodes: Sequence[Node], reasons: Mapping[int, str], op: str, reason: str) -> tuple[str, ...]:
-    found = (node.place for node in nodes if node.op == op and reasons[node.index] == reason)
-    return tuple(place for place, _ in zip(found, range(_SHOWN), strict=False))

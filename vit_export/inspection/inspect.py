@@ -14,7 +14,7 @@ from vit_export.artifacts.runtime_versions import minimum_onnx_runtime, minimum_
 from vit_export.artifacts.tflite_metadata import read_tflite_metadata
 from vit_export.base.files import digest_of_file, digest_of_folder, input_errors, size_of_folder
 from vit_export.inspection import mediapipe, onnx_findings, tflite_findings
-from vit_export.inspection.delegates import Verdict, assess
+from vit_export.inspection.delegates import Verdict, assess, targets
 from vit_export.inspection.findings import NO_LABELS, NO_NORMALIZATION, Finding
 from vit_export.inspection.onnx_graph import read_onnx_graphs
 from vit_export.inspection.operators import Graph
@@ -65,7 +65,7 @@ def inspect_file(path: str | Path, *, digest: bool = True, delegates: bool = Fal
         "findings": [finding.to_dict() for finding in findings],
     }
     if delegates:
-        found["delegates"] = [verdict.to_dict() for verdict in verdicts(path, graphs)]
+        found["delegates"] = [asdict(verdict) for verdict in verdicts(path, graphs)]
     return found
 
 
@@ -78,12 +78,10 @@ def verdicts(path: Path, graphs: Sequence[Graph]) -> list[Verdict]:
 
     Graphs inside operators (bodies of If and While) run where their operator runs, and no delegate takes those.
     """
-    from vit_export.inspection import onnx_targets, tflite_targets
     from vit_export.inspection.runtimes import ask_cpu
 
     main = graphs[0]
-    targets = tflite_targets.TARGETS if main.format == "tflite" else onnx_targets.targets()
-    return [ask_cpu(path, main), *(assess(target, main) for target in targets)]
+    return [ask_cpu(path, main), *(assess(target, main) for target in targets(main.format))]
 
 
 def _saved_model(path: Path, *, digest: bool) -> dict[str, Any]:

@@ -60,6 +60,10 @@ class Node:
         """The inputs that are no constants."""
         return tuple(tensor for tensor in self.given if not tensor.constant)
 
+    def input(self, index: int) -> Tensor | None:
+        """Input `index`, None where it is left out or there are fewer."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
     @property
     def place(self) -> str:
         """The operator and where it is, for people."""
@@ -74,6 +78,11 @@ class Graph:
     format: Literal["tflite", "onnx"]
     nodes: tuple[Node, ...]
     inputs: tuple[Key, ...]
+
+    @property
+    def computing(self) -> tuple[Node, ...]:
+        """The nodes that compute something: Constant is a weight by another name."""
+        return tuple(node for node in self.nodes if node.op != "Constant")
 
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor that a node touches, once."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from vit_export.base.adapters.litert import operators_of
 from vit_export.base.versions import versions
-from vit_export.inspection.delegates import Verdict, counted, verdict
+from vit_export.inspection.delegates import Target, Verdict, assess
 from vit_export.inspection.operators import Graph, Node
 
 _PATIENCE = 600.0  # seconds; a model of 2 GB takes half a minute to pack
@@ -27,20 +27,14 @@ def ask_cpu(path: Path, graph: Graph) -> Verdict:
     TFLite's says which of them its default delegate, XNNPACK, computes; ONNX Runtime's opens the file or not.
     """
     name, package = _NAMES[graph.format]
-    source = f"{package} {versions(package)[package]} on this machine"
+    advice = {"others": "nothing: TFLite's own kernels compute the rest on the CPU, more slowly"}
+    target = Target(name, "runtime", f"{package} {versions(package)[package]} on this machine", advice)
     answer = _asked(path, graph.format)
     if (error := answer.get("error")) is not None:
-        return Verdict(name, "runtime", source, 0, len(counted(graph)), 0, None, error=f"it is not opened: {error}")
+        total = len(graph.computing)
+        return Verdict(name, "runtime", target.source, 0, total, 0, None, error=f"it is not opened: {error}")
     taken = set(answer.get("taken", [node.index for node in graph.nodes]))
-    reasons = {node.index: "" if node.index in taken else _reason(node) for node in counted(graph)}
-    return verdict(
-        graph,
-        reasons,
-        target=name,
-        basis="runtime",
-        source=source,
-        change=lambda op: "nothing: TFLite's own kernels compute the rest on the CPU, more slowly",
-    )
+    return assess(target, graph, lambda node: "" if node.index in taken else _reason(node))
 
 
 def _reason(node: Node) -> str:
