@@ -65,7 +65,7 @@ def read_onnx(path: Path) -> FileFacts:
             bytes=path.stat().st_size + sum(files.sizes.values()),
             weights=constants.weights,
             matrices=constants.matrices,
-            operators=dict(Counter(_operator(node) for node in _nodes(model))),
+            operators=dict(Counter(operator_of(node) for node in _nodes(model))),
             schema={"ir": model.ir_version} | {text_of(o.domain) or _DOMAIN: o.version for o in model.opset_import},
             producer=f"{text_of(model.producer_name)} {text_of(model.producer_version)}".strip(),
             record=record,
@@ -95,7 +95,7 @@ def load_structure(path: Path) -> "onnx.ModelProto":
 
 
 def _fill(message: Any, data: memoryview, depth: int = 0) -> None:
-    """Parse `data` into `message` in its order, the data of large tensors left out."""
+    """Parse `data` into `message`, the data of large tensors left out; nodes keep their order, other fields may not."""
     if depth > _MAX_DEPTH:
         raise ValueError("nested too deeply")
     known = {field.number: field for field in message.DESCRIPTOR.fields}
@@ -105,8 +105,9 @@ def _fill(message: Any, data: memoryview, depth: int = 0) -> None:
         if end - value < _LARGE:
             small += data[start:end]
         elif field is not None and field.message_type is not None:
-            message.MergeFromString(bytes(small))  # first, so that repeated fields keep their order
-            small.clear()
+            if field.name == "node":  # those before it come first: nodes run in their order
+                message.MergeFromString(bytes(small))
+                small.clear()
             child = getattr(message, field.name)
             _fill(child.add() if hasattr(child, "add") else child, data[value:end], depth + 1)
         elif field is not None and field.name not in _PAYLOADS:
@@ -175,7 +176,8 @@ def _tensors(model: "onnx.ModelProto") -> Iterator["onnx.TensorProto"]:
             yield from chain([attribute.t] if attribute.HasField("t") else [], attribute.tensors)
 
 
-def _operator(node: "onnx.NodeProto") -> str:
+def operator_of(node: "onnx.NodeProto") -> str:
+    """The name of the operator of `node`, as domain:Op where the domain is not ONNX's own."""
     name, domain = text_of(node.op_type), text_of(node.domain)
     return name if domain in ("", _DOMAIN) else f"{domain}:{name}"
 

@@ -115,14 +115,18 @@ class Reader:
                     found.add(self.dtype(tensor), integers(tensor.ShapeAsNumpy()), size)
         return found
 
-    def operator_names(self) -> Iterator[str]:
-        """The name of each operator of every subgraph, custom ones by their own."""
-        codes = []
+    def codes(self) -> Iterator[tuple[str, int, bool]]:
+        """Name (a custom one's own), version, and whether it is custom, of each operator code."""
         for code in self.each(self.model.OperatorCodes, self.model.OperatorCodesLength()):
             # Codes above 127 are in the newer field alone, the others in either.
             number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
             custom = code.CustomCode()
-            codes.append(text_of(custom) if custom else self.operators.get(number, f"BUILTIN_{number}"))
+            name = text_of(custom) if custom else self.operators.get(number, f"BUILTIN_{number}")
+            yield name, code.Version(), custom is not None
+
+    def operator_names(self) -> Iterator[str]:
+        """The name of each operator of every subgraph, custom ones by their own."""
+        codes = [name for name, _, _ in self.codes()]
         for graph in self.subgraphs:
             for operator in self.each(graph.Operators, graph.OperatorsLength()):
                 yield codes[operator.OpcodeIndex()]

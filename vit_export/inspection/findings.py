@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 Severity = Literal["problem", "remark"]
 
+MAX_RANK = 4
+"""Dimensions of a tensor that the GPU delegate and NNAPI take at the most."""
+
 _SHOWN = 3  # places that a finding names
 
 

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from vit_export.inspection.findings import Fault, Finding
+from vit_export.inspection.findings import MAX_RANK, Fault, Finding
 from vit_export.inspection.operators import Graph, Key, Node
-from vit_export.inspection.tflite_findings import MAX_RANK, shown
 
 DYNAMIC_SHAPE = Fault(
     "dynamic shape",
@@ -62,11 +61,11 @@ def findings_in(graphs: Sequence[Graph]) -> list[Finding]:
     # An unknown rank follows from an open size or an operator that is not ONNX's, which have findings of their own.
     open_sizes = [t for t in running if t.shape is not None and not t.static]
     return [
-        *DYNAMIC_SHAPE.at(f"{t.name} {shown(t)}" for t in open_sizes),
+        *DYNAMIC_SHAPE.at(t.place for t in open_sizes),
         *OTHER_DOMAIN.at(n.place for n in nodes if ":" in n.op and n.op.split(":")[0] not in _STANDARD),
-        *FLOAT64.at(f"{t.name} {shown(t)}" for t in tensors if t.dtype == "float64"),
-        *INT64.at(f"{t.name} {shown(t)}" for t in running if t.dtype == "int64"),
-        *RANK.at(f"{t.name} {shown(t)}" for t in tensors if (t.rank or 0) > MAX_RANK),
+        *FLOAT64.at(t.place for t in tensors if t.dtype == "float64"),
+        *INT64.at(t.place for t in running if t.dtype == "int64"),
+        *RANK.at(t.place for t in tensors if (t.rank or 0) > MAX_RANK),
         *GELU.at(node.place for graph in graphs for node in gelus(graph)),
         *LAYER_NORM.at(node.place for graph in graphs for node in layer_norms(graph)),
     ]

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from vit_export.artifacts.facts import damage_told, text_of
 from vit_export.artifacts.layout import open_or_size
-from vit_export.artifacts.onnx_file import dtype_name, load_structure
+from vit_export.artifacts.onnx_file import dtype_name, load_structure, operator_of
 from vit_export.inspection.operators import Graph, Node, Tensor
 
 if TYPE_CHECKING:
     import onnx
 
 _FEW = 8  # whole numbers in a constant up to which they are read: axes, shapes, slices
-_DOMAIN = "ai.onnx"
 _WIDTHS = {"float64": 8, "int64": 8, "uint64": 8, "float32": 4, "int32": 4, "uint32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -60,7 +59,7 @@ def _graphs(graph: "onnx.GraphProto", outer: dict[str, Tensor]) -> Iterator[Grap
         nodes.append(
             Node(
                 index,
-                _operator(node),
+                operator_of(node),
                 tuple(known.get(name, _unknown(name)) if name else None for name in map(text_of, node.input)),
                 tuple(known.get(name, _unknown(name)) for name in map(text_of, node.output) if name),
                 attributes=attributes,
@@ -114,8 +113,3 @@ def _attribute(attribute: "onnx.AttributeProto") -> Any:
     if attribute.type in (attribute.GRAPH, attribute.GRAPHS, attribute.TENSOR, attribute.TENSORS):
         return None
     return onnx.helper.get_attribute_value(attribute)
-
-
-def _operator(node: "onnx.NodeProto") -> str:
-    name, domain = text_of(node.op_type), text_of(node.domain)
-    return name if domain in ("", _DOMAIN) else f"{domain}:{name}"

@@ -34,6 +34,12 @@ class Tensor:
         """How many dimensions there are, None where that is unknown."""
         return None if self.shape is None else len(self.shape)
 
+    @property
+    def place(self) -> str:
+        """Name, shape and type, for people: "x [?, 8] float32"."""
+        sizes = "…" if self.shape is None else ", ".join("?" if n is None else str(n) for n in self.shape)
+        return f"{self.name} [{sizes}] {self.dtype}"
+
 
 @dataclass(frozen=True)
 class Node:

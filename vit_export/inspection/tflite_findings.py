@@ -1,11 +1,9 @@
 """The faults of a .tflite file."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
-from vit_export.inspection.findings import Fault, Finding
-from vit_export.inspection.operators import Graph, Node, Tensor
-
-MAX_RANK = 4
+from vit_export.inspection.findings import MAX_RANK, Fault, Finding
+from vit_export.inspection.operators import Graph, Node
 
 DYNAMIC_SHAPE = Fault(
     "dynamic shape",
@@ -65,7 +63,6 @@ OUTSIDE = Fault(
     "write files below 2 GB with inline buffers, or require a recent LiteRT",
 )
 
-_SLICES = ("STRIDED_SLICE",)
 _MASKS = ("newAxisMask", "shrinkAxisMask", "ellipsisMask")
 
 
@@ -76,32 +73,17 @@ def findings_in(graphs: Sequence[Graph], outside: int) -> list[Finding]:
     running = [tensor for tensor in tensors if not tensor.constant]
     flex = [node for node in nodes if node.custom and node.op.startswith("Flex")]
     return [
-        *DYNAMIC_SHAPE.at(_named(t for t in running if not t.static)),
-        *SLICE_MASK.at(_places(n for n in nodes if n.op in _SLICES and any(map(n.attributes.get, _MASKS)))),
-        *FLEX.at(_places(flex)),
-        *CUSTOM.at(_places(node for node in nodes if node.custom and node not in flex)),
-        *RANK.at(_named(t for t in tensors if (t.rank or 0) > MAX_RANK)),
-        *ADJOINT.at(_places(n for n in nodes if n.op == "BATCH_MATMUL" and _adjoint(n))),
-        *INT64.at(_named(t for t in running if t.dtype == "int64")),
-        *FLOAT64.at(_named(t for t in tensors if t.dtype == "float64")),
+        *DYNAMIC_SHAPE.at(t.place for t in running if not t.static),
+        *SLICE_MASK.at(n.place for n in nodes if n.op == "STRIDED_SLICE" and any(map(n.attributes.get, _MASKS))),
+        *FLEX.at(node.place for node in flex),
+        *CUSTOM.at(node.place for node in nodes if node.custom and node not in flex),
+        *RANK.at(t.place for t in tensors if (t.rank or 0) > MAX_RANK),
+        *ADJOINT.at(n.place for n in nodes if n.op == "BATCH_MATMUL" and _adjoint(n)),
+        *INT64.at(t.place for t in running if t.dtype == "int64"),
+        *FLOAT64.at(t.place for t in tensors if t.dtype == "float64"),
         *([OUTSIDE.found([f"{outside} buffers"])] if outside else []),
     ]
 
 
 def _adjoint(node: Node) -> bool:
     return bool(node.attributes.get("adjX") or node.attributes.get("adjY"))
-
-
-def _places(nodes: Iterable[Node]) -> Iterator[str]:
-    return (node.place for node in nodes)
-
-
-def _named(tensors: Iterable[Tensor]) -> Iterator[str]:
-    return (f"{tensor.name} {shown(tensor)}" for tensor in tensors)
-
-
-def shown(tensor: Tensor) -> str:
-    """Shape and dtype of a tensor, as "[?, 8] float32"."""
-    if tensor.shape is None:
-        return f"[…] {tensor.dtype}"
-    return f"[{', '.join('?' if n is None else str(n) for n in tensor.shape)}] {tensor.dtype}"

@@ -1,6 +1,5 @@
 """The graphs of a .tflite file."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,20 +42,10 @@ class _Graphs:
         self.reader = Reader(path)
         self.schema = schema()
         self.options = names_of("BuiltinOptions")
-        self.codes = list(self._codes())
+        self.codes = list(self.reader.codes())
 
     def read(self) -> tuple[Graph, ...]:
         return tuple(map(self._graph, self.reader.subgraphs))
-
-    def _codes(self) -> Iterator[tuple[str, int, bool]]:
-        """Name, version, and whether it is a custom one, of each operator code."""
-        model = self.reader.model
-        for code in self.reader.each(model.OperatorCodes, model.OperatorCodesLength()):
-            # Codes above 127 are in the newer field alone, the others in either.
-            number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
-            custom = code.CustomCode()
-            name = text_of(custom) if custom else self.reader.operators.get(number, f"BUILTIN_{number}")
-            yield name, code.Version(), custom is not None
 
     def _graph(self, graph: Any) -> Graph:
         tensors = [
