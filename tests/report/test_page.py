@@ -20,10 +20,10 @@ from vit_export.base.errors import InputError, OutputError
 from vit_export.base.numbers import figure, number, percent, shortened, visible
 from vit_export.images.pictures import ImageSet, Pictures
 from vit_export.model.preprocessing import Preprocessing
-from vit_export.report import charts, trade_off
+from vit_export.report import charts
 from vit_export.report.content import write_report
 from vit_export.report.page import images_shown, render_page, write_page
-from vit_export.report.svg import linear, logarithmic
+from vit_export.report.svg import Picture, by_matplotlib, clamped, linear, logarithmic, tick
 from vit_export.report.thumbnails import thumbnails
 from vit_export.report.view import image_names, notable_images, read_files
 from vit_export.verification.checks import Check
@@ -349,37 +349,37 @@ def test_the_front_holds_what_nothing_beats_and_nothing_that_failed(full):
             entry["verdict"] = "fail" if label == "broken" else "pass"
             entry["artifact"] |= {"format": label, "precision": "", "bytes": size}
             chosen.append(replace(files[0], id=label, entry=entry, artifact=entry["artifact"]))
-        return trade_off.trade_off(chosen, reference, "accuracy", lambda f: f.bytes, "bytes", "x")
+        return charts.trade_off(chosen, reference, "accuracy", lambda f: f.bytes, "bytes", "x")
 
     plot = chart(big=(0.95, 90), good=(0.94, 30), beaten=(0.93, 40), small=(0.80, 10), tie=(0.94, 30.5), broken=(1, 5))
     assert names_on(plot) == ["small", "good", "big"]
-    assert plot.svg.count('class="front"') == 4
+    (front,) = re.findall(r'<path d="([^"]*)"[^>]*class="front"', plot.svg)
+    assert front.count("L") == 4
     assert "broken (failed)" in plot.svg
     assert chart(one=(0.5, 1)) is None
 
 
 def test_quality_is_what_tells_files_apart(full):
     _, files = read_files(full)
-    assert trade_off.measure_of(files, trained=True) == "accuracy"
+    assert charts.measure_of(files, trained=True) == "accuracy"
     bare = [replace(f, entry={k: v for k, v in f.entry.items() if k != "accuracy"}) for f in files]
-    assert trade_off.measure_of(bare, trained=True) == "agreement"
-    assert trade_off.measure_of(bare, trained=False) == "sqnr"
-    assert trade_off.measure_of(bare[:1], trained=True) == "sqnr"
+    assert charts.measure_of(bare, trained=True) == "agreement"
+    assert charts.measure_of(bare, trained=False) == "sqnr"
+    assert charts.measure_of(bare[:1], trained=True) == "sqnr"
 
 
 def test_names_in_a_plot_do_not_cover_each_other():
-    points = [(0.5 + 0.01 * i, 100 + i % 2) for i in range(8)]
+    points = [(160 + 3 * i, 100 + i % 2) for i in range(8)]
     names = ["tflite int8 dynamic"] * 8
-    places = trade_off.place(points, names, points, 12, 276)
-    for width in trade_off.WIDTHS:
-        boxes = []
-        for (share, y), name, (side, down) in zip(points, names, places, strict=True):
-            length = trade_off.LETTER * len(name)
-            left = share * width + (11 if side > 0 else -11 - length)
-            boxes.append((left, left + length, y + down))
-        for i, (left, right, y) in enumerate(boxes):
-            assert 12 <= y <= 276
-            assert not [1 for a, b, v in boxes[:i] if a < right and left < b and abs(v - y) < 14]
+    places = charts.place(points, names, points, (0, 12, 320, 276))
+    boxes = []
+    for (x, y), name, (side, up) in zip(points, names, places, strict=True):
+        length = charts.LETTER * len(name)
+        left = x + (11 if side > 0 else -11 - length)
+        boxes.append((left, left + length, y + up))
+    for i, (left, right, y) in enumerate(boxes):
+        assert 12 <= y <= 276
+        assert not [1 for a, b, v in boxes[:i] if a < right and left < b and abs(v - y) < 14]
 
 
 def test_differences_mark_every_image_and_what_is_beyond_the_limit(full):
@@ -449,15 +449,41 @@ def test_latency_of_older_reports_has_no_samples(full):
 
 
 def test_scales_keep_what_lies_outside_on_the_edge():
-    scale = linear([10, 20], room=0)
-    assert [scale(v) for v in (10, 15, 20, 5, 99, math.inf, math.nan)] == [0, 0.5, 1, 0, 1, 1, 1]
-    assert linear([], zero=True).low == 0
-    assert 0.4 < linear([3, 3])(3) < 0.6
-    log = logarithmic([0, 1e-12, 0.02])
-    assert (log.low, log.high) == (1e-9, 0.1)
-    assert log(0) == 0
-    assert log.ticks() == pytest.approx([1e-9, 1e-7, 1e-5, 1e-3, 1e-1])
-    assert linear([0, 100], zero=True, room=0).ticks() == [0, 20, 40, 60, 80, 100]
+    limits = linear([10, 20], room=0)
+    assert [clamped(v, limits) for v in (10, 15, 20, 5, 99, math.inf, math.nan)] == [10, 15, 20, 10, 20, 20, 20]
+    assert linear([], zero=True)[0] == 0
+    low, high = linear([3, 3])
+    assert 0.4 < (3 - low) / (high - low) < 0.6
+    assert linear([3, 3], zero=True)[0] == 0
+    assert logarithmic([0, 1e-12, 0.02]) == (1e-9, 0.1)
+    assert clamped(0, logarithmic([0, 1e-12, 0.02])) == 1e-9
+
+
+@by_matplotlib
+def ticks(limits, *, log=False):
+    """What is written at the ticks of an axis with these ends."""
+    picture = Picture(100, (10, 10, 10, 10))
+    picture.scale("x", limits, log=log)
+    low, high = limits
+    return [tick(v) for v in picture.axes.get_xticks() if low * 0.999 <= v <= high * 1.001]
+
+
+def test_ticks_are_few_and_round():
+    assert ticks((1e-9, 0.1), log=True) == ["1e−9", "1e−7", "1e−5", "0.001", "0.1"]
+    assert ticks((0, 100)) == ["0", "20", "40", "60", "80", "100"]
+    assert [tick(v) for v in (-40.0, 2000, 0.1 + 0.2, 3e12)] == ["−40", "2\u202f000", "0.3", "3e12"]
+
+
+def test_a_chart_is_the_same_each_time_whatever_matplotlib_is_told(full):
+    import matplotlib
+
+    reference, files = read_files(full)
+    svg = charts.latencies(reference, files).svg
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "path"}):
+        assert charts.latencies(reference, files).svg == svg
+        assert matplotlib.rcParams["font.size"] == 30
+    assert "Date" not in svg
+    assert not re.search("#[0-9a-f]{6}\\b", svg)  # every colour is one of the page's
 
 
 @pytest.mark.parametrize(

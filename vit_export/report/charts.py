@@ -1,19 +1,169 @@
 """The charts of report.html, each an SVG made from the report's figures; None where there is nothing to draw."""
 
 import math
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from itertools import product
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 
-from vit_export.base.numbers import figure, number, sentence, shortened
-from vit_export.report.svg import Chart, Drawing, Scale, linear, logarithmic
+from vit_export.base.numbers import figure, number, percent, sentence, shortened
+from vit_export.report.svg import COLOURS, Chart, Limits, Picture, by_matplotlib, clamped, linear, logarithmic
 from vit_export.report.view import File, base_name, listed, records, text
 
 DOTS = 150
 """Dots of one row; of more values the worst and an even choice of the others are drawn."""
+LABELLED = 12
+"""Files up to which all are named in the trade-off; of more, those on the front."""
+LETTER, LINE = 6.4, 15.0
+"""Units of one letter of a label, on average, and of a line of them."""
+MEASURES = {"accuracy": "Accuracy", "agreement": "Same top class", "sqnr": "SQNR of the worst image"}
 
 
+def measure_of(files: Sequence[File], *, trained: bool) -> str:
+    """What tells the files' quality apart: accuracy where labelled, else agreement of a trained model, else SQNR.
+
+    Where every file agrees equally often, agreement tells nothing apart.
+    """
+    if any(file.score("accuracy") is not None for file in files):
+        return "accuracy"
+    shares = {share for file in files if (share := file.score("agreement")) is not None}
+    return "agreement" if trained and len(shares) > 1 else "sqnr"
+
+
+@by_matplotlib
+def trade_off(
+    files: Sequence[File],
+    reference: File | None,
+    measure: str,
+    cost: Callable[[File], float | None],
+    cost_name: str,
+    identifier: str,
+) -> Chart | None:
+    """Quality against `cost` (smaller is better), the Pareto front of the files that passed drawn as a line."""
+    scored = [(cost(file), file.score(measure), file) for file in files]
+    points = [(c, s, f) for c, s, f in scored if c is not None and s is not None]
+    points = [point for point in points if math.isfinite(point[0]) and not math.isnan(point[1])]
+    if len(points) < 2:
+        return None
+    own = cost(reference) if reference else None
+    own_score = reference.score(measure) if reference and measure == "accuracy" else None
+    bounds = {f.id: _bounds(f) if measure == "accuracy" else [] for _, _, f in points}
+    scores = [s for _, s, f in points for s in (s, *bounds[f.id])] + ([] if own_score is None else [own_score])
+    part, unit = (1, "dB") if measure == "sqnr" else (100, "%")
+    x = linear([*(c for c, _, _ in points), *([] if own is None else [own])], room=0.12)
+    y = linear([part * s for s in scores], room=0.1, least=2.0)
+    picture = Picture(290, (46, 8, 8, 40))
+    picture.scale("x", x, cost_name)
+    picture.scale("y", y, unit=f"\N{NO-BREAK SPACE}{unit}")
+
+    def height(score: float) -> float:
+        return clamped(part * score, y)
+
+    if own is not None:
+        picture.line([own, own], y, "soft", linestyle="--")
+        left = own > sum(x) / 2
+        picture.text(own, y[0], "reference", "soft", xytext=(-6 if left else 6, 6), ha="right" if left else "left")
+        if own_score is not None:
+            title = [f"reference: {_score(own_score, measure)}"]
+            picture.marks([own], [height(own_score)], "diamond", "other", "file", title)
+    front = _front([point for point in points if not point[2].failed])
+    if len(front) > 1:
+        steps = [c for c, _, _ in front], [height(s) for _, s, _ in front]
+        picture.line(*steps, "ink", "front", drawstyle="steps-post", alpha=0.55)
+    for c, _, file in points:
+        picture.line([c] * len(bounds[file.id]), [height(s) for s in bounds[file.id]], file.kind, alpha=0.7)
+    named = points if len(points) <= LABELLED else front
+    names = [shortened(f.label, 24) + (" (failed)" if f.failed else "") for _, _, f in named]
+    marks = picture.axes.transData.transform([(c, height(s)) for c, s, _ in points]).tolist()
+    places = place([marks[points.index(point)] for point in named], names, marks, list(picture.axes.bbox.extents))
+    for (c, s, _), name, (side, up) in zip(named, names, places, strict=True):
+        leader: dict[str, Any] = {
+            "arrowstyle": "-",
+            "color": COLOURS["soft"],
+            "relpos": (0 if side > 0 else 1, 0.5),
+            "shrinkB": 0,
+        }
+        where: dict[str, Any] = {"xytext": (11 * side, up), "ha": "left" if side > 0 else "right", "va": "center"}
+        picture.text(c, height(s), name, bold=True, arrowprops=leader if up else None, **where)
+    hollow: dict[str, Any] = {"markerfacecolor": COLOURS["card"], "markeredgewidth": 2.0}
+    for c, s, file in points:
+        title = [f"{file.name}: {figure(c)}, {_score(s, measure)}{', failed' if file.failed else ''}"]
+        if file.failed:
+            picture.marks([c], [height(s)], "cross", "bad", "bad", title, markeredgewidth=2.25)
+        else:
+            beaten = (c, s, file) not in front
+            look: dict[str, Any] = {**hollow, "markeredgecolor": COLOURS[file.kind]} if beaten else {}
+            picture.marks([c], [height(s)], file.shape, file.kind, "file", title, **look)
+    listing = "; ".join(f"{f.label}: {figure(c)} and {_score(s, measure)}" for c, s, f in points)
+    on_front = ", ".join(f.label for _, _, f in front)
+    caption = f"On the front: {on_front}." if on_front else "No file passed, so there is no front."
+    told = f"{listing}. Not beaten in both: {on_front or 'none'}."
+    return Chart(picture.markup(f"{MEASURES[measure]} against {cost_name}", told, identifier), caption)
+
+
+def place(
+    points: Sequence[Sequence[float]], names: Sequence[str], marks: Sequence[Sequence[float]], area: Sequence[float]
+) -> list[tuple[int, float]]:
+    """Where the name of each of `points` goes: right (1) or left (-1) of it, and how many units further up.
+
+    One name after another takes the place that covers least of the `marks` and of the names placed before; nearer is
+    better, and what leaves the `area` (left, lower, right, upper) is worse. All are in units.
+    """
+    taken: list[tuple[float, float, float]] = []
+    places = []
+    for (x, y), name in zip(points, names, strict=True):
+        options = []
+        for up, side in product(sorted((LINE * n for n in range(-8, 9)), key=abs), (1, -1)):
+            left, at = x + (11 if side > 0 else -11 - LETTER * len(name)), y + up
+            right = left + LETTER * len(name)
+            cost = abs(up) / LINE + 0.2 * (side < 0) + 100.0 * (not area[1] <= at <= area[3])
+            cost += 0.5 * (max(0.0, area[0] - left) + max(0.0, right - area[2]))
+            cost += 20 * sum(a < right and left < b and abs(at - v) < LINE for a, b, v in taken)
+            cost += 6 * sum(left - 6 < m < right + 6 and abs(at - n) < 11 for m, n in marks)
+            options.append((cost, side, up, (left, right, at)))
+        _, side, up, box = min(options, key=itemgetter(0))
+        taken.append(box)
+        places.append((side, up))
+    return places
+
+
+def _front(points: Sequence[tuple[float, float, File]]) -> list[tuple[float, float, File]]:
+    """Points (cost, quality, file) that no other beats in both, the cheapest first."""
+    front: list[tuple[float, float, File]] = []
+    for point in sorted(points, key=lambda p: (p[0], -p[1])):
+        if not front or point[1] > front[-1][1]:
+            front.append(point)
+    return front
+
+
+def _bounds(file: File) -> list[float]:
+    """The 95 % interval of the accuracy, else nothing."""
+    sides = [number(file.part("accuracy").get(side)) for side in ("low", "high")]
+    return [side for side in sides if side is not None] if None not in sides else []
+
+
+def _score(value: float, measure: str) -> str:
+    return f"{figure(value)} dB" if measure == "sqnr" else percent(value)
+
+
+def _rows(count: int, limits: Limits, name: str, *, pitch: float, log: bool = False) -> Picture:
+    """A picture of `count` rows of `pitch` units over one axis; y are units from the top."""
+    picture = Picture(pitch * count + 48, (12, 12, 8, 40))
+    picture.scale("x", limits, name, log=log)
+    picture.axes.set(ylim=(pitch * count, 0), yticks=[])
+    return picture
+
+
+def _title(picture: Picture, y: float, label: str, value: str, colour: str) -> None:
+    """The name of a row at its left, a figure at its right."""
+    at = picture.axes.get_yaxis_transform()
+    picture.text(0, y, label, xycoords=at, xytext=(4, 0), bold=True)
+    picture.text(1, y, value, colour, xycoords=at, xytext=(-4, 0), ha="right")
+
+
+@by_matplotlib
 def differences(files: Sequence[File], names: Sequence[str]) -> Chart | None:
     """One row of dots per file, one dot per image, at its largest difference; its limit is a line."""
     rows = [file for file in files if any(value is not None for value in file.differences)]
@@ -21,36 +171,41 @@ def differences(files: Sequence[File], names: Sequence[str]) -> Chart | None:
         return None
     limits = [limit for file in rows if (limit := file.limit("worst_difference")) is not None]
     x = logarithmic([v for file in rows for v in file.differences if v is not None] + limits)
-    pitch, top = 58.0, 8.0
-    bottom = top + pitch * len(rows)
-    told = []
-    for file in rows:
-        ranked = _ranked(file.differences)
-        told.append(f"{file.label}: worst {figure(ranked[0][0])} on {_name(names, ranked[0][1])}")
-    picture = Drawing(bottom + 44, "Largest difference on each image", "; ".join(told) + ".", "differences")
-    picture.x_axis(x, bottom, "largest difference, share of the range", top)
-    for row, file in enumerate(rows):
-        y = top + pitch * row + 38
-        ranked = _ranked(file.differences)
-        limit = file.limit("worst_difference")
-        value, worst = ranked[0]
-        if row:
-            picture.line(0, y - 38, 1, y - 38, "grid")
-        picture.text(0, y - 20, shortened(file.label, 26), "label", anchor="start", shift=4)
+    picture, told = _rows(len(rows), x, "largest difference, share of the range", pitch=58, log=True), []
+    for y, file in zip(range(38, 58 * len(rows), 58), rows, strict=True):
+        ranked, limit = _ranked(file.differences), file.limit("worst_difference")
+        _title(picture, y - 20, shortened(file.label, 26), "" if limit is None else f"limit {limit:g}", "bad")
+        picture.line(x, [y + 20, y + 20], "rule", linewidth=1, zorder=0)
         if limit is not None:
-            picture.box(x(limit), y - 12, 1, y + 12, "beyond")
-            picture.line(x(limit), y - 14, x(limit), y + 14, "limit")
-            side = "end" if x(limit) > 0.5 else "start"
-            picture.text(x(limit), y - 20, f"limit {limit:g}", "small limit-text", anchor=side)
-        for size, index in reversed(_thinned(ranked)):
-            bad = limit is not None and not size <= limit
-            title = f"{_name(names, index)}: {figure(size)}"
-            shape, kind = ("cross", "bad") if bad else (file.shape, f"{file.kind} dot")
-            picture.mark(x(size), y + _jitter(index), shape, kind, size=4, title=title)
-        picture.mark(x(value), y + _jitter(worst), "ring", "ringed", size=8, title=f"worst: {_name(names, worst)}")
+            start = clamped(limit, x)
+            picture.band((start, x[1]), (y - 12, y + 12), "bad-paper", 0.75)
+            picture.line([start, start], [y - 14, y + 14], "bad", linestyle="--")
+        dots = [
+            (
+                clamped(size, x),
+                y + _jitter(i),
+                limit is not None and not size <= limit,
+                f"{_name(names, i)}: {figure(size)}",
+            )
+            for size, i in reversed(_thinned(ranked))
+        ]
+        _dots(picture, file, dots)
+        value, name = ranked[0][0], _name(names, ranked[0][1])
+        picture.marks([dots[-1][0]], [dots[-1][1]], "ring", "ink", "ringed", [f"worst: {name}"], markersize=16)
+        told.append(f"{file.label}: worst {figure(value)} on {name}")
     caption = "The ring marks each file's worst image; crosses in the shaded area are beyond the limit."
     count = max(len(file.differences) for file in rows)
-    return Chart(picture.markup(), caption + (f" {DOTS} of {count} images are drawn." if count > DOTS else ""))
+    caption += f" {DOTS} of {count} images are drawn." if count > DOTS else ""
+    return Chart(picture.markup("Largest difference on each image", "; ".join(told) + ".", "differences"), caption)
+
+
+def _dots(picture: Picture, file: File, dots: Sequence[tuple[float, float, bool, str]]) -> None:
+    """The file's marks at (x, y), or crosses where the third says that a limit is broken, with their titles."""
+    good = (False, file.shape, file.kind, "dot", {"alpha": 0.7, "markeredgewidth": 0.75})
+    for bad, shape, colour, kind, look in (good, (True, "cross", "bad", "bad", {"markeredgewidth": 2.25})):
+        if some := [dot for dot in dots if dot[2] is bad]:
+            x, y, _, titles = zip(*some, strict=True)
+            picture.marks(x, y, shape, colour, kind, titles, markersize=8, **look)
 
 
 def _ranked(values: Sequence[float | None]) -> list[tuple[float, int]]:
@@ -69,7 +224,7 @@ def _thinned(ranked: list[tuple[float, int]]) -> list[tuple[float, int]]:
 
 
 def _jitter(index: int) -> float:
-    """Pixels up or down that keep dots of the same value apart, the same in every row."""
+    """Units up or down that keep dots of the same value apart, the same in every row."""
     return ((index * 0.618034) % 1 - 0.5) * 16
 
 
@@ -77,87 +232,81 @@ def _name(names: Sequence[str], index: int) -> str:
     return shortened(base_name(names[index]) if index < len(names) else f"image {index + 1}")
 
 
+@by_matplotlib
 def layers(file: File) -> Chart | None:
     """The SQNR of each point of the residual stream, in the model's order; the first that is off is marked."""
     location = file.part("location")
     points = records(location.get("points"))
+    names = [text(point.get("name"), "unnamed") for point in points]
     values = [number(point.get("sqnr_db")) for point in points]
     known = [value for value in values if value is not None and not math.isnan(value)]
     if len(points) < 2 or not known:
         return None
-    limit = number(location.get("limit_db"))
+    limit, departs = number(location.get("limit_db")), text(location.get("departs"))
     y = linear([*known, *([limit] if limit is not None else [])], room=0.12, least=2.0)
-    departs = text(location.get("departs"))
-    names = [text(point.get("name"), "unnamed") for point in points]
-    told = [f"{name} {figure(value)} dB" for name, value in zip(names, values, strict=True) if value is not None]
-    picture = Drawing(196, f"SQNR by depth of {file.label}", "; ".join(told) + ".", f"{file.id}-layers")
-    top, bottom = 22.0, 152.0
-
-    def at(index: int) -> float:
-        return (index + 0.5) / len(points)
-
-    def height(value: float) -> float:
-        return bottom - y(value) * (bottom - top)
-
-    picture.y_axis(y, top, bottom)
-    picture.line(0, bottom, 1, bottom, "axis")
-    for index, short in _layer_ticks(names):
-        picture.line(at(index), bottom, at(index), bottom + 4, "axis")
-        picture.text(at(index), bottom + 17, short, "tick")
-    picture.text(0.5, bottom + 36, "encoder layer", "name")
+    picture = Picture(196, (30, 8, 26, 40))
+    picture.scale("y", y)
+    picture.axes.set(xlim=(-0.5, len(points) - 0.5), xlabel="encoder layer")
+    ticks = _layer_ticks(names)
+    picture.axes.set_xticks([i for i, _ in ticks], [layer for _, layer in ticks])
     if limit is not None and math.isfinite(limit):
-        picture.line(0, height(limit), 1, height(limit), "limit")
-        picture.text(1, height(limit) - 5, f"off below {figure(limit)} dB", "small limit-text", anchor="end")
-    for i, (one, two) in enumerate(pairwise(values)):
-        if one is not None and two is not None:
-            picture.line(at(i), height(one), at(i + 1), height(two), f"path {file.kind}")
+        picture.axes.axhline(limit, color=COLOURS["bad"], linestyle="--")
+        at = picture.axes.get_yaxis_transform()
+        picture.text(1, limit, f"off below {figure(limit)} dB", "bad", xycoords=at, xytext=(0, 5), ha="right")
+    heights = [math.nan if value is None else clamped(value, y) for value in values]
+    picture.line(range(len(points)), heights, file.kind, linewidth=2, alpha=0.65)
+    dots = []
     for i, (name, value) in enumerate(zip(names, values, strict=True)):
         if value is None:
             continue
-        off = limit is not None and not value >= limit
-        shape, kind = ("cross", "bad") if off else ("circle", f"{file.kind} dot")
-        picture.mark(at(i), height(value), shape, kind, size=4, title=f"{name}: {figure(value)} dB")
+        dots.append((i, heights[i], limit is not None and not value >= limit, f"{name}: {figure(value)} dB"))
         if name == departs:
-            side, x = ("start", 0.0) if at(i) < 1 / 3 else ("middle", 0.5) if at(i) < 2 / 3 else ("end", 1.0)
-            picture.mark(at(i), height(value), "ring", "ringed", size=9, title=f"departs at {name}")
-            picture.line(at(i), top - 4, at(i), height(value) - 9, "leader")
-            picture.text(x, top - 9, f"departs: {shortened(name, 26)}", "label", anchor=side)
+            picture.marks([i], [heights[i]], "ring", "ink", "ringed", [f"departs at {name}"], markersize=18)
+            picture.line([i, i], [heights[i], y[1]], "soft", linewidth=1, zorder=1)
+            third = 3 * i // len(points)
+            place: dict[str, Any] = {
+                "xycoords": "axes fraction",
+                "xytext": (0, 8),
+                "ha": ("left", "center", "right")[third],
+            }
+            picture.text(third / 2, 1, f"departs: {shortened(name, 26)}", bold=True, **place)
+    _dots(picture, file, dots)
     missing = sum(value is None for value in values)
-    told = [sentence(text(location.get("detail")))]
+    caption = [sentence(text(location.get("detail")))]
     if missing:
-        told.append(f"{missing} point{' has' if missing == 1 else 's have'} no tensor in the file.")
-    return Chart(picture.markup(), " ".join(filter(None, told)))
+        caption.append(f"{missing} point{' has' if missing == 1 else 's have'} no tensor in the file.")
+    told = [f"{name} {figure(value)} dB" for name, value in zip(names, values, strict=True) if value is not None]
+    drawn = picture.markup(f"SQNR by depth of {file.label}", "; ".join(told) + ".", f"{file.id}-layers")
+    return Chart(drawn, " ".join(filter(None, caption)))
 
 
 def _layer_ticks(names: Sequence[str]) -> list[tuple[int, str]]:
-    """Where numbers of layers (at most about six) and the two ends are written below the axis."""
+    """Where numbers of layers, at most about six, are written below the axis."""
     numbered = [
         (i, words[2])
         for i, name in enumerate(names)
         if len(words := name.split()) >= 4 and words[:2] == ["encoder", "layer"] and words[3] == "attention"
     ]
-    step = max(1, math.ceil(len(numbered) / 6))
-    return [(i, layer) for place, (i, layer) in enumerate(numbered) if place % step == 0]
+    return numbered[:: max(1, math.ceil(len(numbered) / 6))]
 
 
+@by_matplotlib
 def latencies(reference: File | None, files: Sequence[File]) -> Chart | None:
     """Milliseconds of one call per file on one axis: every recorded call where kept, quartiles, median, p90 and p99."""
     rows = [f for f in [*([reference] if reference else []), *files] if f.milliseconds is not None]
     if not rows:
         return None
-    ends = [value for f in rows for key in ("p99_ms", "p90_ms") if (value := number(f.part("latency").get(key)))]
-    x = linear(ends + [number(f.part("latency").get("median_ms")) or 0.0 for f in rows], zero=True, room=0.08)
-    pitch, top = 50.0, 6.0
-    bottom = top + pitch * len(rows)
+    known = [number(f.part("latency").get(key)) or 0.0 for f in rows for key in ("median_ms", "p90_ms", "p99_ms")]
+    x = linear(known, zero=True, room=0.08)
+    picture = _rows(len(rows), x, "milliseconds of one call", pitch=50)
+    outside = sum(_calls(picture, x, f, 50 * row + 32) for row, f in enumerate(rows))
     told = [f"{f.label}: median {figure(number(f.part('latency').get('median_ms')))} ms" for f in rows]
-    picture = Drawing(bottom + 44, "Time of one call", "; ".join(told) + ".", "latency")
-    picture.x_axis(x, bottom, "milliseconds of one call", top)
-    outside = sum(_latency_row(picture, x, f, top + pitch * row + 32) for row, f in enumerate(rows))
-    sampled = any(_samples(f) for f in rows)
     caption = "The thick line is the median, the whisker reaches from it to p90 and (thin) p99"
+    sampled = any(_samples(f) for f in rows)
     caption += "; dots are single calls, the box holds the middle half of them." if sampled else "."
     calls = "call lies" if outside == 1 else "calls lie"
-    return Chart(picture.markup(), caption + (f" {outside} {calls} beyond the axis." if outside else ""))
+    caption += f" {outside} {calls} beyond the axis." if outside else ""
+    return Chart(picture.markup("Time of one call", "; ".join(told) + ".", "latency"), caption)
 
 
 def _samples(file: File) -> list[float]:
@@ -165,25 +314,23 @@ def _samples(file: File) -> list[float]:
     return [value for value in values if value is not None and math.isfinite(value)]
 
 
-def _latency_row(picture: Drawing, x: Scale, file: File, y: float) -> int:
+def _calls(picture: Picture, x: Limits, file: File, y: float) -> int:
     """Draw one file's calls around the base line `y`; the number of calls beyond the axis."""
-    latency = file.part("latency")
-    median, p90, p99 = (number(latency.get(key)) for key in ("median_ms", "p90_ms", "p99_ms"))
-    assert median is not None
+    median, p90, p99 = (number(file.part("latency").get(key)) for key in ("median_ms", "p90_ms", "p99_ms"))
     samples = _samples(file)
-    picture.text(0, y - 14, shortened(file.label, 28), "label", anchor="start", shift=4)
-    shown = f"{figure(median)} ms"
-    picture.text(1, y - 14, shown, "small", anchor="end", shift=-4)
+    _title(picture, y - 14, shortened(file.label, 28), f"{figure(median)} ms", "soft")
     if samples:
-        low, high = (float(q) for q in np.percentile(samples, (25, 75)))
-        picture.box(x(low), y - 7, x(high), y + 7, f"box {file.kind}")
-        for size, index in _thinned(_ranked([v for v in samples if v <= x.high])):
-            picture.mark(x(size), y + _jitter(index) * 0.7, "circle", f"{file.kind} sample", size=2)
-    if p99 is not None:
-        picture.line(x(p90 or median), y, x(p99), y, f"whisker thin {file.kind}")
-        picture.line(x(p99), y - 4, x(p99), y + 4, f"whisker {file.kind}")
-    if p90 is not None:
-        picture.line(x(median), y, x(p90), y, f"whisker {file.kind}")
-        picture.line(x(p90), y - 6, x(p90), y + 6, f"whisker {file.kind}")
-    picture.line(x(median), y - 9, x(median), y + 9, f"median {file.kind}")
-    return sum(value > x.high for value in samples)
+        box = [clamped(float(quartile), x) for quartile in np.percentile(samples, (25, 75))]
+        picture.band(box, (y - 7, y + 7), file.kind, 0.16)
+        dots = _thinned(_ranked([v for v in samples if v <= x[1]]))
+        places = [max(size, x[0]) for size, _ in dots], [y + 0.7 * _jitter(index) for _, index in dots]
+        picture.marks(*places, "circle", file.kind, "sample", markersize=4, alpha=0.35, markeredgewidth=0)
+    start = median or 0.0
+    for end, half, width in ((p90, 6, 2), (p99, 4, 1)):
+        if end is not None:
+            picture.line([clamped(start, x), clamped(end, x)], [y, y], file.kind, linewidth=width)
+            picture.line([clamped(end, x)] * 2, [y - half, y + half], file.kind, linewidth=2)
+            start = end
+    middle = clamped(median or 0.0, x)
+    picture.line([middle, middle], [y - 9, y + 9], file.kind, f"median {file.kind}", linewidth=3.5)
+    return sum(value > x[1] for value in samples)

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from vit_export.base.errors import InputError
 from vit_export.base.files import publish
 from vit_export.base.numbers import NONE, figure, megabytes, number, percent, sentence, shortened, visible
-from vit_export.report import charts, trade_off
+from vit_export.report import charts
 from vit_export.report.view import (
     COLUMNS,
     EMPTY,
@@ -75,7 +75,7 @@ def render_page(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str
     """
     if not isinstance(report, Mapping):
         raise InputError(f"A report is of type {type(report).__name__}, expected the JSON object of a report.json.")
-    style, script = _asset("page.css"), _asset("page.js")
+    style, script = _asset("chart.css") + _asset("page.css"), _asset("page.js")
     page = _environment().get_template("page.html")
     return page.render(
         style=Markup(style), script=Markup(script), policy=_policy(style, script), **_content(report, pictures)
@@ -137,7 +137,7 @@ def _content(report: Record, pictures: Mapping[str, bytes]) -> dict[str, Any]:
     trained = verification.get("trained") is True
     verdict = text(report.get("verdict"), "not verified")
     verdict = verdict if verdict in ("pass", "fail") else "not verified"
-    measure = trade_off.measure_of(files, trained=trained)
+    measure = charts.measure_of(files, trained=trained)
     commands = [text(command) for command in listed(report.get("commands")) if text(command)]
     return {
         "model": _model(report),
@@ -150,12 +150,12 @@ def _content(report: Record, pictures: Mapping[str, bytes]) -> dict[str, Any]:
         "trouble": _trouble(reference, files),
         "warnings": [sentence(w) for w in listed(verification.get("warnings")) if text(w)],
         "table": _table(reference, files),
-        "measure": trade_off.MEASURES[measure],
+        "measure": charts.MEASURES[measure],
         "labelled": measure == "accuracy",
-        "size_chart": trade_off.trade_off(
+        "size_chart": charts.trade_off(
             files, reference, measure, lambda f: None if f.bytes is None else f.bytes / 1e6, "size in MB", "by-size"
         ),
-        "speed_chart": trade_off.trade_off(
+        "speed_chart": charts.trade_off(
             files, reference, measure, lambda f: f.milliseconds, "milliseconds for one image", "by-time"
         ),
         "difference_chart": charts.differences(files, names),

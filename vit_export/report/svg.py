@@ -1,20 +1,53 @@
-"""Pictures as SVG that fits any width: horizontal positions are shares of the width, everything else is in pixels.
+"""Charts of matplotlib as SVG that lives in a page: its colours are the page's variables, its width is the room's.
 
-A chart stretches with the page while its text, dots and lines keep their size, so one picture serves a telephone and a
-desk. The tree is built with ElementTree, which escapes what is put in.
+matplotlib writes colours into style attributes, which the page's policy forbids, names a font and sizes of its own, and
+calls things in two charts alike. One pass over its tree mends that. A chart is drawn in units: pixels where it is
+WIDTH wide, and then large enough to be read; wherever there is more room, all of it grows.
 """
 
+import io
+import logging
 import math
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from vit_export.base.numbers import figure, visible
+from vit_export.base.numbers import visible
 
-ROW = 15.0
-"""Pixels between two lines of text."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Result = TypeVar("Result")
+Given = ParamSpec("Given")
+Values = Sequence[float]
+Limits = tuple[float, float]
+
+WIDTH = 370.0
+_NAMES = ("ink", "soft", "rule", "card", "bad", "bad-paper", "float32", "float16", "int8", "other")
+COLOURS = {name: f"#{index:06x}" for index, name in enumerate(_NAMES, 1)}
+"""What matplotlib draws in the place of each colour of chart.css."""
+_VARIABLES = {colour: f"var(--{name})" for name, colour in COLOURS.items()}
+SHAPES = {"circle": "o", "square": "s", "diamond": "D", "cross": "x", "ring": "o"}
+
+_SETTINGS: Any = {
+    **{"svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 11.5, "text.parse_math": False},
+    **{"figure.dpi": 72, "figure.frameon": False, "axes.facecolor": "none", "axes.axisbelow": True},
+    **{f"axes.spines.{side}": False for side in ("left", "top", "right")},
+    **{"axes.linewidth": 1.0, "axes.edgecolor": COLOURS["soft"], "axes.labelcolor": COLOURS["soft"]},
+    **{
+        f"{axis}tick.{key}": value
+        for axis in "xy"
+        for key, value in (("major.size", 0), ("labelcolor", COLOURS["soft"]))
+    },
+    **{"grid.color": COLOURS["rule"], "grid.linewidth": 1.0, "lines.linewidth": 1.5, "lines.markeredgewidth": 1.5},
+}
+_SVG = "{http://www.w3.org/2000/svg}"
 
 
 @dataclass(frozen=True)
@@ -25,156 +58,163 @@ class Chart:
     caption: str
 
 
-@dataclass(frozen=True)
-class Scale:
-    """Values from `low` to `high` as shares 0..1, linear or by their logarithm; what lies outside sits on the edge."""
+def by_matplotlib(draw: Callable[Given, Result]) -> Callable[Given, Result]:
+    """`draw` under these settings, whatever a matplotlibrc says, and without matplotlib's remarks on fonts."""
 
-    low: float
-    high: float
-    log: bool = False
+    @wraps(draw)
+    def drawn(*arguments: Given.args, **options: Given.kwargs) -> Result:
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
+        import matplotlib
 
-    def __call__(self, value: float) -> float:
-        """The share of the axis at which `value` lies; NaN lies at its end, where it cannot pass for good."""
-        if math.isnan(value):
-            return 1.0
-        if value <= self.low:
-            return 0.0
-        if value >= self.high:
-            return 1.0
-        if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
+        with matplotlib.rc_context(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # letters that its font lacks are for the reader's font
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(_SETTINGS)
+            return draw(*arguments, **options)
 
-    def ticks(self, most: int = 5) -> list[float]:
-        """At most `most` + 1 round values of the axis: powers of ten where logarithmic, else multiples of 1, 2, 5."""
-        if self.log:
-            first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
-            return [10.0**power for power in range(first, last + 1, max(1, math.ceil((last - first) / most)))]
-        step = _round_step((self.high - self.low) / most)
-        first = math.ceil(self.low / step - 1e-9)
-        return [step * n for n in range(first, math.floor(self.high / step + 1e-9) + 1)]
+    return drawn
 
 
-def linear(values: Sequence[float], *, zero: bool = False, room: float = 0.06, least: float = 1e-9) -> Scale:
-    """A linear scale around the finite ones of `values` with some `room`, from 0 on where `zero`.
+class Picture:
+    """One pair of `axes` in a picture of `width` x `height` units, `margins` of it free: left, right, top, bottom.
+
+    Whatever is drawn may have a `kind`, its CSS class in the SVG.
+    """
+
+    def __init__(self, height: float, margins: tuple[float, float, float, float], width: float = WIDTH) -> None:
+        from matplotlib.figure import Figure
+
+        left, right, top, bottom = margins
+        self._figure = Figure((width / 72, height / 72))
+        area = (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
+        self.axes: Axes = self._figure.add_axes(area)
+        self._titles: list[Sequence[str]] = []
+
+    def scale(
+        self, axis: Literal["x", "y"], limits: Limits, name: str = "", *, log: bool = False, unit: str = ""
+    ) -> None:
+        """Make `axis` ('x' or 'y') reach over `limits`, with a thin line and a round value at each tick."""
+        from matplotlib.ticker import LogLocator, MaxNLocator
+
+        self.axes.set(**{f"{axis}scale": "log" if log else "linear", f"{axis}lim": limits, f"{axis}label": name})
+        ticks = self.axes.xaxis if axis == "x" else self.axes.yaxis
+        ticks.set_major_locator(LogLocator(numticks=6) if log else MaxNLocator(5, steps=[1, 2, 5, 10]))
+        ticks.set_major_formatter(lambda value, _: tick(value) + unit)
+        self.axes.minorticks_off()
+        self.axes.grid(axis=axis)
+
+    def line(self, x: Values, y: Values, colour: str, kind: str = "", **style: Any) -> None:
+        """A line through the points; `style` as `Axes.plot` takes it."""
+        self.axes.plot(x, y, color=COLOURS[colour], gid=self._gid(kind), **style)
+
+    def band(self, x: Values, y: Limits, colour: str, alpha: float) -> None:
+        """A rectangle without an edge."""
+        self.axes.fill_between(x, *y, color=COLOURS[colour], alpha=alpha, linewidth=0)
+
+    def marks(
+        self, x: Values, y: Values, shape: str, colour: str, kind: str, titles: Sequence[str] = (), **style: Any
+    ) -> None:
+        """Marks of one of SHAPES, each with a title for who points at it."""
+        face, edge = (COLOURS[colour], COLOURS["card"]) if shape not in ("ring", "cross") else ("none", COLOURS[colour])
+        look = {"markerfacecolor": face, "markeredgecolor": edge, "markersize": 10, "zorder": 3, **style}
+        self.axes.plot(x, y, SHAPES[shape], clip_on=False, gid=self._gid(f"mark {kind}", titles), **look)
+
+    def text(self, x: float, y: float, text: str, colour: str = "ink", *, bold: bool = False, **style: Any) -> None:
+        """Text beside a point; `style` as `Axes.annotate` takes it, `xytext` in units from the point."""
+        style = {"xytext": (0, 0), "textcoords": "offset points", "annotation_clip": False, "zorder": 4, **style}
+        style |= {"fontweight": 600, "gid": self._gid("label")} if bold else {}
+        self.axes.annotate(visible(text), (x, y), color=COLOURS[colour], **style)
+
+    def svg(self, title: str, description: str, identifier: str) -> ElementTree.Element:
+        """The picture as an element; `identifier` tells what it defines from what other charts of the page do."""
+        import matplotlib
+
+        matplotlib.rcParams["svg.hashsalt"] = identifier  # the same names in each run, others in another chart
+        content = io.BytesIO()
+        self._figure.savefig(content, format="svg", metadata={"Date": None})
+        root = ElementTree.fromstring(content.getvalue())
+        box = root.attrib["viewBox"]
+        self._mend(root)
+        names = {"title": f"{identifier}-title", "desc": f"{identifier}-description"}
+        root.attrib = {"class": "plot", "viewBox": box, "role": "img", "aria-labelledby": " ".join(names.values())}
+        for place, (tag, text) in enumerate((("title", title), ("desc", description))):
+            root.insert(place, element := ElementTree.Element(tag, {"id": names[tag]}))
+            element.text = visible(text)
+        return root
+
+    def markup(self, title: str, description: str, identifier: str) -> Markup:
+        """The picture, safe to put into a page."""
+        return Markup(ElementTree.tostring(self.svg(title, description, identifier), encoding="unicode"))
+
+    def _gid(self, kind: str, titles: Sequence[str] = ()) -> str | None:
+        """The name by which `_mend` finds what is drawn again."""
+        self._titles.append(titles)
+        return f"{len(self._titles) - 1}:{kind.strip()}" if kind else None
+
+    def _mend(self, group: ElementTree.Element) -> None:
+        """Turn a group of matplotlib's tree, and all in it, into one that a strict page can hold."""
+        number, known, kind = group.attrib.pop("id", "").partition(":")
+        if known:  # a class for each of the marks, or for the line or the text
+            kinds = (list(group.iter(_SVG + tag)) for tag in ("use", "text", "path"))
+            for index, element in enumerate(next(filter(None, kinds), [])):
+                element.set("class", kind)
+                for title in self._titles[int(number)][index : index + 1]:
+                    ElementTree.SubElement(element, f"{_SVG}title").text = visible(title)
+        group.tag, group.text = group.tag.removeprefix(_SVG), (group.text or "").strip()
+        for element in list(group):
+            identifier = element.get("id", "")
+            self._mend(element)
+            element.tail = None
+            own = {name.rpartition("}")[2]: value for name, value in element.items()}
+            look = _presentation(own.pop("style", ""))
+            if element.tag == "path" and group.tag == "defs":
+                own["id"] = identifier
+            if element.tag == "use":  # all marks of a group look alike
+                group.attrib |= look
+                look = {}
+            kept = {name: _rounded(value) for name, value in own.items() if name not in ("clip-path", "transform")}
+            element.attrib = kept | look
+            if element.tag in ("metadata", "style", "clipPath") or (element.tag in ("defs", "g") and not len(element)):
+                group.remove(element)
+
+
+def _presentation(style: str) -> dict[str, str]:
+    """The presentation attributes that say what a style attribute says; the family of fonts is the page's."""
+    found = dict(part.strip().split(": ", 1) for part in style.split(";") if part.strip())
+    found.pop("font-family", None)
+    return {name: _VARIABLES.get(value, value) for name, value in found.items()}
+
+
+def _rounded(value: str) -> str:
+    return re.sub(r"\d+\.\d{3,}", lambda match: f"{float(match[0]):.2f}", " ".join(value.split()))
+
+
+def linear(values: Values, *, zero: bool = False, room: float = 0.06, least: float = 1e-9) -> Limits:
+    """Ends of an axis around the finite ones of `values` with some `room`, from 0 on where `zero`.
 
     It spans at least `least`, so that equal values lie in its middle.
     """
     finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     low, high = (min(0.0, *finite) if zero else min(finite)), max(finite)
     lacking = max(0.0, max(least, 1e-9 * abs(high)) - (high - low))
-    high += lacking if zero else lacking / 2
-    low -= 0.0 if zero else lacking / 2
-    extra = room * (high - low)
-    return Scale(low - (0 if zero else extra), high + extra)
+    below, extra = (0.0 if zero else lacking / 2), room * (high - low + lacking)
+    return low - below - (0.0 if zero else extra), high + lacking - below + extra
 
 
-def logarithmic(values: Sequence[float], *, decades: int = 8) -> Scale:
+def logarithmic(values: Values, *, decades: int = 8) -> Limits:
     """Whole powers of ten around the positive, finite ones of `values`, at most `decades` of them (the upper ones)."""
     finite = [value for value in values if math.isfinite(value) and value > 0] or [1e-3, 1.0]
     high = math.ceil(math.log10(max(finite)) + 0.02)
     low = max(math.floor(math.log10(min(finite))), high - decades)
-    return Scale(10.0 ** min(low, high - 1), 10.0**high, log=True)
+    return 10.0 ** min(low, high - 1), 10.0**high
 
 
-class Drawing:
-    """One picture of `height` pixels; x is a share 0..1 of its width, y pixels from the top of the plot."""
-
-    def __init__(self, height: float, title: str, description: str, identifier: str) -> None:
-        self.height = height
-        self._root = ElementTree.Element(
-            "svg",
-            {
-                "class": "plot",
-                "height": f"{height:g}",
-                "width": "100%",
-                "role": "img",
-                "aria-labelledby": f"{identifier}-title {identifier}-description",
-            },
-        )
-        for kind, text in (("title", title), ("desc", description)):
-            name = "description" if kind == "desc" else kind
-            ElementTree.SubElement(self._root, kind, {"id": f"{identifier}-{name}"}).text = visible(text)
-
-    def line(self, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:
-        """A straight line of the CSS class `kind`."""
-        ends = {"x1": _share(x1), "y1": f"{y1:.1f}", "x2": _share(x2), "y2": f"{y2:.1f}"}
-        ElementTree.SubElement(self._root, "line", {**ends, "class": kind})
-
-    def box(self, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:
-        """A rectangle between two corners."""
-        size = {"width": _share(x2 - x1), "height": f"{y2 - y1:.1f}"}
-        ElementTree.SubElement(self._root, "rect", {"x": _share(x1), "y": f"{y1:.1f}", **size, "class": kind})
-
-    def text(self, x: float, y: float, text: str, kind: str = "", *, anchor: str = "middle", shift: float = 0) -> None:
-        """Text on the base line `y`, `shift` pixels to the right of `x`."""
-        place = {"x": _share(x), "y": f"{y:.1f}", "text-anchor": anchor}
-        if shift:
-            place["dx"] = f"{shift:g}"
-        if kind:
-            place["class"] = kind
-        ElementTree.SubElement(self._root, "text", place).text = visible(text)
-
-    def mark(self, x: float, y: float, shape: str, kind: str, *, size: float = 5, title: str = "") -> None:
-        """A mark: 'circle', 'square', 'diamond', 'cross' or 'ring', with a `title` for who points at it."""
-        outer = {"x": _share(x), "y": f"{y:.1f}", "overflow": "visible", "class": f"mark {kind}"}
-        holder = ElementTree.SubElement(self._root, "svg", outer)
-        if title:
-            ElementTree.SubElement(holder, "title").text = visible(title)
-        if shape in ("circle", "ring"):
-            ElementTree.SubElement(holder, "circle", {"r": f"{size:g}"})
-            return
-        s = f"{size:g}"
-        path = {
-            "square": f"M-{s},-{s}H{s}V{s}H-{s}Z",
-            "diamond": f"M0,-{1.3 * size:g}L{1.3 * size:g},0 0,{1.3 * size:g} -{1.3 * size:g},0Z",
-            "cross": f"M-{s},-{s}L{s},{s}M{s},-{s}L-{s},{s}",
-        }[shape]
-        ElementTree.SubElement(holder, "path", {"d": path})
-
-    def leader(self, x: float, y: float, right: float, down: float) -> None:
-        """A thin line from a mark at (x, y) to its label, `right` and `down` pixels away."""
-        outer = {"x": _share(x), "y": f"{y:.1f}", "overflow": "visible"}
-        holder = ElementTree.SubElement(self._root, "svg", outer)
-        ElementTree.SubElement(holder, "path", {"d": f"M0,0L{right:g},{down:g}", "class": "leader"})
-
-    def x_axis(self, scale: Scale, y: float, label: str, top: float = 0.0) -> None:
-        """Ticks with thin lines from `top` down to `y`, their values below it, and what they are."""
-        for value in scale.ticks():
-            self.line(scale(value), top, scale(value), y, "grid")
-            self.text(scale(value), y + 15, _tick(value, scale), "tick")
-        self.line(0, y, 1, y, "axis")
-        self.text(0.5, y + 33, label, "name")
-
-    def y_axis(self, scale: Scale, top: float, bottom: float, unit: str = "", ticks: int = 4) -> None:
-        """Ticks with thin lines across, their values at the left."""
-        for value in scale.ticks(ticks):
-            y = bottom - scale(value) * (bottom - top)
-            self.line(0, y, 1, y, "grid")
-            self.text(0, y + 4, f"{_tick(value, scale)}{unit}", "tick", anchor="end", shift=-8)
-
-    def markup(self) -> Markup:
-        """The SVG element, safe to put into a page."""
-        return Markup(ElementTree.tostring(self._root, encoding="unicode"))
+def clamped(value: float, limits: Limits) -> float:
+    """`value` where it is on the axis, else the nearer end; NaN is at the upper one, where it cannot pass for good."""
+    return limits[1] if math.isnan(value) else min(max(value, limits[0]), limits[1])
 
 
-def _share(x: float) -> str:
-    return f"{100 * x:.2f}%"
-
-
-def _round_step(step: float) -> float:
-    power = 10.0 ** math.floor(math.log10(step))
-    return next((m * power for m in (1, 2, 5, 10) if m * power >= step * (1 - 1e-9)), 10 * power)
-
-
-def _tick(value: float, scale: Scale) -> str:
-    if scale.log and not 1e-3 <= value <= 1e4:
-        return f"1e{round(math.log10(value))}".replace("-", "−")
-    if scale.log or value == 0:
-        return f"{value:g}"
-    digits = max(0, -math.floor(math.log10(_round_step((scale.high - scale.low) / 5)) + 1e-9))
-    return (
-        f"{value:,.{digits}f}".replace(",", "\N{NARROW NO-BREAK SPACE}").replace("-", "−")
-        if digits < 7
-        else figure(value)
-    )
+def tick(value: float) -> str:
+    """The value at a tick: 0, 0.01, 20, 2 000, 1e−5."""
+    text = f"{value:,.6g}" if not value or 1e-3 <= abs(value) <= 1e6 else re.sub("e([+-])0?", r"e\1", f"{value:.0e}")
+    return text.replace(",", "\N{NARROW NO-BREAK SPACE}").replace("-", "−").replace("e+", "e")
