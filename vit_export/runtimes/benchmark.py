@@ -237,7 +237,7 @@ class _Run:
                     patience=None,
                     own_images=self.images,
                     opened=self.opened,
-                    progress=lambda text: self.say.step(text[:1].upper() + text[1:]),
+                    step=lambda text: self.say.step(text[:1].upper() + text[1:]),
                 )
             except RunnerError as error:
                 self._fail(base.path, error)

@@ -170,7 +170,7 @@ def _measured(
             threads=processes.threads,
             own_images=own_images,
             opened=processes.kept,
-            progress=say,
+            step=say,
         )
     except RunnerError as error:
         return error

@@ -115,7 +115,7 @@ def measure(
     patience: float | None = PATIENCE,
     own_images: Mapping[str, np.ndarray] | None = None,
     opened: Mapping[str, RunnerProcess] | None = None,
-    progress: Callable[[str], None] | None = None,
+    step: Callable[[str], None] | None = None,
 ) -> Measurement:
     """Time `candidates` against `reference` on `image`, float32 [s, s, 3].
 
@@ -126,6 +126,7 @@ def measure(
 
     `own_images` holds, by path, that image for files that take it in other numbers, or as uint8.
     `opened` lends processes (by path) that run already; they stay open, and must have been started with `threads`.
+    `step` is told in words what is timed.
 
     Raises:
         RunnerError: the reference cannot be timed.
@@ -133,7 +134,7 @@ def measure(
     plan = plan_of(reference, candidates)
     images = defaultdict(lambda: image, own_images or {})
     limits = Limits(time_limit, time_limit if patience is None else min(patience, time_limit), runs)
-    session = Session(reference, images, threads, limits, opened or {}, progress or (lambda message: None))
+    session = Session(reference, images, threads, limits, opened or {}, step or (lambda text: None))
     watch = Watch()
     session.run(plan, candidates)
     return _measurement(session, plan, watch)

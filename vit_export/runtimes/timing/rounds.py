@@ -37,7 +37,7 @@ TOGETHER_BYTES = 2 << 30
 ALTERNATE_BYTES = 1 << 30
 """From this size of the reference on, it and a candidate are never resident at the same time."""
 NAMED = 6
-"""Files that a line of progress names."""
+"""Files that the text of a step names."""
 
 Plan = Literal["together", "pairs", "blocks"]
 End = Literal["interval", "time", "runs"]
@@ -91,7 +91,7 @@ class Session:
     threads: int
     limits: Limits
     opened: Mapping[str, RunnerProcess]
-    progress: Callable[[str], None]
+    step: Callable[[str], None]
     own: Turns = field(default_factory=list)
     files: dict[str, Recorded] = field(default_factory=dict)
     batch: dict[str, int] = field(default_factory=dict)
@@ -119,7 +119,7 @@ class Session:
         """Time `candidates` and the reference, all resident, turn by turn."""
         names = ", ".join(Path(c.path).name for c in candidates[:NAMED])
         more = f" and {len(candidates) - NAMED} more" if len(candidates) > NAMED else ""
-        self.progress(f"timing {names}{more} against {self._name}" if names else f"timing {self._name}")
+        self.step(f"timing {names}{more} against {self._name}" if names else f"timing {self._name}")
         with ExitStack() as stack:
             processes = {}
             for subject in [self.reference, *candidates]:
@@ -151,7 +151,7 @@ class Session:
         self.own += before
 
     def _block(self, subject: Subject) -> tuple[Turns, End]:
-        self.progress(f"timing {Path(subject.path).name} in a block of its own")
+        self.step(f"timing {Path(subject.path).name} in a block of its own")
         with ExitStack() as stack:
             if process := self._attempt(subject, stack):
                 turns, end = self._turns({subject.path: process})
