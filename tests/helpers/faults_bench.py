@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from conftest import RandomParameters, build
 
+from helpers.shown import pictures_of
+from vit_export.images.pictures import Pictures
 from vit_export.model.artifact import Artifact
 from vit_export.model.input_kinds import feed
 from vit_export.model.parameters import ParameterSource
@@ -75,15 +77,9 @@ class Bench:
         return self.source.spec
 
     @property
-    def images(self) -> np.ndarray:
-        return normalize(self.pixels, self.record.preprocessing)
-
-    @property
-    def names(self) -> list[str]:
-        return [f"held_out/{i:03}.png" for i in range(len(self.pixels))]
-
-    def feeds(self, artifact: Artifact) -> np.ndarray:
-        return feed(self.pixels, artifact.inputs[0].values or "normalized", self.record.preprocessing)
+    def pictures(self) -> Pictures:
+        names = [f"held_out/{i:03}.png" for i in range(len(self.pixels))]
+        return pictures_of(self.pixels, names, self.record.preprocessing)
 
     def files(self) -> dict[str, Artifact]:
         """The good files that were asked for, by kind and options."""

@@ -405,6 +405,8 @@ def test_pictures_are_decoded_once_and_given_in_any_numbers(tmp_path, monkeypatc
     np.testing.assert_array_equal(pictures.normalized(9, leaving=9), pictures.normalized()[:1])
     np.testing.assert_array_equal(pictures.fed("uint8"), pixels)
     np.testing.assert_array_equal(pictures.fed(""), pictures.normalized())
+    np.testing.assert_array_equal(pictures.fed("", 2), pictures.normalized()[:2])
+    np.testing.assert_array_equal(pictures.fed("", 99), pictures.normalized())
     batches = pictures.batches(2, "0..255")
     assert len(batches) == len(list(batches)) == 3
     np.testing.assert_array_equal(batches[2], pixels[[4, 0]].astype(np.float32))

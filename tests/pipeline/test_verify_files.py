@@ -11,10 +11,12 @@ import pytest
 from conftest import RandomParameters, build, record_of, toy_spec
 from PIL import Image
 
+import vit_export
 from vit_export.artifacts.identify import files_of
 from vit_export.base.errors import InputError
 from vit_export.base.reporting import Silent
 from vit_export.cli.main import main
+from vit_export.model.record import read_record
 from vit_export.model.saved_model import write_saved_model
 from vit_export.pipeline.references import artifact_at, reference_at
 from vit_export.pipeline.request import ExportRequest
@@ -92,6 +94,18 @@ def test_a_folder_later_against_the_saved_model_beside_it(exported, request_of):
     top = result.verification.files[0].top
     assert len(top) == 12
     assert all(len(image.indices) == 5 for image in top)
+
+
+def test_the_library_verifies_on_pictures_of_a_folder(exported, pictures, in_process):
+    reference = exported / "saved_model"
+    some, _ = vit_export.find_images(pictures, read_record(reference).preprocessing, limit=5)
+    files = [artifact_at(path) for path in files_of([exported])]
+    options = vit_export.VerifyOptions(trained=True, latency=False)
+    result = vit_export.verify(str(reference), files, some.labelled(LABELS), options)
+    assert result.passed, result.failures
+    assert result.images == some.names
+    assert result.reference.accuracy.total == 5
+    assert result.trained
 
 
 def test_a_file_alone_elsewhere_against_a_checkpoint(exported, model, request_of, tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import toy_spec, write_pictures
 from helpers import reports
+from helpers.shown import Shown
 from rich.console import Console
 
 from vit_export.base.errors import OutputError
@@ -292,7 +293,8 @@ def test_a_real_export_fulfils_the_schema_whether_it_passes_or_fails(exported, i
     assert problems(report) == []
     good = exported.artifacts[0]
     spoilt = [replace(good, sha256="0" * 64), replace(good, path=f"{good.path}.gone")]
-    result = verify(Path(exported.saved_model.path), spoilt, images, [f"{i}.png" for i in range(len(images))])
+    shown = Shown(images, [f"{i}.png" for i in range(len(images))])
+    result = verify(Path(exported.saved_model.path), spoilt, shown)
     assert not result.passed
     again = build_report(**{key: report[key] for key in GIVEN}, verification=result, artifacts=spoilt)
     assert again["verdict"] == "fail"

@@ -1,17 +1,20 @@
 """Each explanation is found where it is true, and none where a file is merely worse than its limits allow."""
 
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers.shown import pictures_of
 
 from vit_export.base.signal import softmax
 from vit_export.model.artifact import Artifact, TensorSpec
-from vit_export.model.input_kinds import feed
 from vit_export.model.preprocessing import Preprocessing, normalize
 from vit_export.runtimes.runner import RunnerError
-from vit_export.verification.causes import INPUT_HYPOTHESES, OUTPUT_HYPOTHESES, Case, find_causes
-from vit_export.verification.checks import LIMITS
+from vit_export.verification.causes import INPUT_HYPOTHESES, OUTPUT_HYPOTHESES, find_causes
+from vit_export.verification.options import VerifyOptions
+from vit_export.verification.trial import Trial
 
 SIZE, CLASSES, IMAGES = 8, 12, 8
 PREPROCESSING = Preprocessing(SIZE, mean=(0.485, 0.456, 0.406), std=(0.229, 0.3, 0.225))
@@ -25,27 +28,27 @@ def network(images):
     return (images.reshape(len(images), -1).astype(np.float64) @ WEIGHTS).astype(np.float32)
 
 
-def case(run=network, *, kind="normalized", precision="float32", outputs=None, limits=None, runs=True):
-    images = normalize(PIXELS, PREPROCESSING)
-    fed = feed(PIXELS, kind, PREPROCESSING)
+def trial(run=network, *, kind="normalized", outputs=None, limits=("onnx", "float32", None), runs=True):
+    pictures = pictures_of(PIXELS, map(str, range(IMAGES)), PREPROCESSING)
+    images, fed = pictures.normalized(), pictures.fed(kind)
     spec = TensorSpec("images", (None, SIZE, SIZE, 3), str(fed.dtype), "NHWC", values=kind)
-    artifact = Artifact(
-        "x.onnx", "onnx", precision, (spec,), (TensorSpec("logits", (None, CLASSES), "float32"),), 1, ""
-    )
+    logits = TensorSpec("logits", (None, CLASSES), "float32")
+    format, precision, scheme = limits
 
     def refused(numbers):
         raise RunnerError("it does not run")
 
-    return Case(
-        artifact,
-        network(images),
-        run(fed) if outputs is None else outputs,
-        fed,
-        images,
-        run if runs else refused,
-        limits or LIMITS["onnx", "float32", None],
-        PREPROCESSING,
-        network,
+    return Trial(
+        artifact=Artifact("x", format, precision, (spec,), (logits,), 1, "", scheme=scheme),
+        process=SimpleNamespace(run=run if runs else refused),
+        pictures=pictures,
+        images=images,
+        fed=fed,
+        expected=network(images),
+        output=logits,
+        options=VerifyOptions(trained=True),
+        reference=network,
+        outputs=run(fed) if outputs is None else outputs,
     )
 
 
@@ -75,7 +78,7 @@ OUTPUTS = (
 
 @pytest.mark.parametrize(("name", "outputs", "says"), OUTPUTS)
 def test_what_was_done_to_the_outputs_is_named(name, outputs, says):
-    (found,) = find_causes(case(outputs=outputs.astype(np.float32), runs=False))
+    (found,) = find_causes(trial(outputs=outputs.astype(np.float32), runs=False))
     assert found.name == name
     assert re.search(says, found.detail), found.detail
 
@@ -83,8 +86,8 @@ def test_what_was_done_to_the_outputs_is_named(name, outputs, says):
 def test_a_missing_output_that_makes_a_column_ambiguous_is_still_found():
     doubled = EXPECTED.copy()
     doubled[:, 5] = doubled[:, 4]
-    wanted = case(outputs=np.delete(doubled, 5, axis=1))
-    (found,) = find_causes(Case(**{**vars(wanted), "expected": doubled}))
+    wanted = trial(outputs=np.delete(doubled, 5, axis=1))
+    (found,) = find_causes(replace(wanted, expected=doubled))
     assert found.name == "classes_shifted"
 
 
@@ -116,7 +119,7 @@ def test_what_is_wrong_with_the_input_is_named(name, run, kind):
         def run(x):
             return original(normalized(255 * x))
 
-    found = find_causes(case(run, kind=kind))
+    found = find_causes(trial(run, kind=kind))
     assert [cause.name for cause in found] == [name], found
 
 
@@ -130,17 +133,17 @@ def test_every_explanation_is_tried_above():
 def test_noise_is_no_cause(noise, scheme):
     random = np.random.default_rng(2)
     outputs = EXPECTED + noise * EXPECTED.std() * random.normal(size=EXPECTED.shape).astype(np.float32)
-    limits = LIMITS["tflite", "int8", scheme]
-    assert find_causes(case(lambda x: outputs[: len(x)], outputs=outputs, limits=limits)) == ()
+    limits = ("tflite", "int8", scheme)
+    assert find_causes(trial(lambda x: outputs[: len(x)], outputs=outputs, limits=limits)) == ()
 
 
 def test_images_whose_answers_hardly_differ_are_not_said_to_be_mixed_up():
     random = np.random.default_rng(3)
     flat = np.repeat(EXPECTED[:1], IMAGES, axis=0) + 0.001 * random.normal(size=EXPECTED.shape).astype(np.float32)
     outputs = flat + 0.2 * random.normal(size=flat.shape).astype(np.float32)
-    wanted = case(lambda x: outputs[: len(x)], outputs=outputs, limits=LIMITS["tflite", "int8", "full"])
-    assert find_causes(Case(**{**vars(wanted), "expected": flat})) == ()
+    wanted = trial(lambda x: outputs[: len(x)], outputs=outputs, limits=("tflite", "int8", "full"))
+    assert find_causes(replace(wanted, expected=flat)) == ()
 
 
 def test_a_file_that_refuses_other_numbers_has_no_cause():
-    assert find_causes(case(lambda x: network(x[..., ::-1]), runs=False)) == ()
+    assert find_causes(trial(lambda x: network(x[..., ::-1]), runs=False)) == ()

@@ -123,16 +123,8 @@ def _verify(bench, files, *, locate=False):
         patch.setattr(follow, "IMAGES", 1)
         patch.setattr(follow, "ReferenceStream", lru_cache(maxsize=1)(follow.ReferenceStream))
         patch.setattr(follow, "open_runner", _opener())
-        return verifier.verify(
-            bench.reference,
-            files,
-            bench.images,
-            bench.names,
-            trained=bench.trained,
-            feeds=bench.feeds,
-            measure_latency=False,
-            locate=locate,
-        )
+        options = verifier.VerifyOptions(trained=bench.trained, latency=False, locate=locate)
+        return verifier.verify(bench.reference, files, bench.pictures, options)
 
 
 def _opener():

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from conftest import RandomParameters, toy_spec
 from helpers import verifier_toys as toys
+from helpers.shown import Shown, pictures_of
 from helpers.verifier_toys import CLASSES, NAMES, artifact_of
 
 from vit_export.base import machine
 from vit_export.base.errors import InputError
+from vit_export.base.reporting import Silent
+from vit_export.images.pictures import Pictures
 from vit_export.model.artifact import Artifact, Format, Precision, TensorSpec
-from vit_export.model.input_kinds import feed
-from vit_export.model.preprocessing import Preprocessing, normalize
+from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import ModelRecord
 from vit_export.onnx import write_onnx
 from vit_export.runtimes.process import RunnerProcess
@@ -28,6 +30,22 @@ from vit_export.runtimes.timing.latency import Latency, Subject, plan_of
 from vit_export.runtimes.timing.noise import Noise
 from vit_export.verification import checks, verifier
 from vit_export.verification.metrics import compare
+
+
+class Heard(Silent):
+    """A Reporter that keeps the steps it is told."""
+
+    def __init__(self):
+        self.steps = []
+
+    def step(self, text):
+        self.steps.append(text)
+
+
+def verify(reference, files, images=None, names=NAMES, *, reporter=None, **options):
+    """Verify `files` on the toys' images."""
+    shown = Shown(toys.images() if images is None else images, names)
+    return verifier.verify(reference, files, shown, verifier.VerifyOptions(**options), reporter)
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +75,10 @@ def good_files(folder, reference):
 
 @pytest.fixture(scope="module")
 def good(reference, good_files):
-    said = []
-    result = verifier.verify(
-        reference, list(good_files.values()), toys.images(), NAMES, trained=True, progress=said.append
-    )
-    assert len(said) == 2 + len(good_files)
+    heard = Heard()
+    result = verify(reference, list(good_files.values()), trained=True, reporter=heard)
+    assert len(heard.steps) == 2 + len(good_files)
+    assert all(text.startswith("Verifying: ") for text in heard.steps)
     return dict(zip(good_files, result.files, strict=True)), result
 
 
@@ -194,9 +211,7 @@ def spoilt(folder, reference, good_files):
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(FakeReference, "source", Path(good_files["onnx"].path), raising=False)
         monkeypatch.setattr(verifier, "RunnerProcess", FakeReference)
-        result = verifier.verify(
-            reference, list(files.values()), toys.images(), NAMES, trained=True, measure_latency=False
-        )
+        result = verify(reference, list(files.values()), trained=True, latency=False)
     return dict(zip(files, result.files, strict=True)), result
 
 
@@ -237,7 +252,7 @@ def test_latency_and_memory_come_with_their_circumstances(good):
 @pytest.mark.slow  # a TensorFlow for the reference and one for the file
 def test_the_reference_itself_passes_and_is_timed_once(reference, good_files):
     files = [artifact_of(reference), good_files["onnx"]]
-    result = verifier.verify(reference, files, toys.images(), NAMES)
+    result = verify(reference, files)
     assert result.failures == ()
     assert "batch" in {check.name for check in result.files[0].checks}
     assert result.files[0].latency == result.reference.latency
@@ -311,7 +326,7 @@ def test_a_figure_just_below_its_limit_is_shown_below_it():
 
 
 def test_untrained_weights_are_named_and_agreement_is_not_judged(reference, good_files, fake_reference):
-    result = verifier.verify(reference, [good_files["onnx"]], toys.images(), NAMES, measure_latency=False)
+    result = verify(reference, [good_files["onnx"]], latency=False)
     assert result.passed
     assert any("untrained" in w and "agreement of classes means little" in w for w in result.warnings)
     assert "agreement" not in {check.name for check in result.files[0].checks}
@@ -319,7 +334,7 @@ def test_untrained_weights_are_named_and_agreement_is_not_judged(reference, good
 
 
 def test_one_image_is_warned_about(reference, good_files, fake_reference):
-    result = verifier.verify(reference, [good_files["onnx batch 4"]], toys.images(1), NAMES[:1], measure_latency=False)
+    result = verify(reference, [good_files["onnx batch 4"]], toys.images(1), NAMES[:1], latency=False)
     assert result.passed
     assert any(w.startswith("One image only") for w in result.warnings)
 
@@ -335,7 +350,7 @@ def test_a_child_that_is_killed_is_a_failed_check(reference, good_files, fake_re
 
     monkeypatch.setattr(FakeReference, "run", killed)
     files = [good_files["tflite"], good_files["onnx"]]
-    result = verifier.verify(reference, files, toys.images(), NAMES, measure_latency=False)
+    result = verify(reference, files, latency=False)
     dead, alive = result.files
     assert not result.passed
     assert [check.name for check in dead.checks if not check.passed] == ["runs"]
@@ -348,7 +363,7 @@ def test_a_file_that_cannot_be_timed_fails(reference, good_files, fake_reference
     path = good_files["onnx"].path
     found = latency.Measurement("together", timing, {path: RunnerError("The process was killed by SIGILL.")})
     monkeypatch.setattr(verifier, "measure", lambda *args, **options: found)
-    result = verifier.verify(reference, [good_files["onnx"]], toys.images(), NAMES)
+    result = verify(reference, [good_files["onnx"]])
     assert result.failures == ("onnx float32: The process was killed by SIGILL",)
 
 
@@ -359,7 +374,7 @@ def test_a_busy_machine_and_a_slow_file_are_warned_about(reference, good_files, 
     steady = replace(slow, speedup=1.0, p90_ms=21.0)
     found = latency.Measurement("blocks", steady, {path: slow}, noise=noise)
     monkeypatch.setattr(verifier, "measure", lambda *args, **options: found)
-    result = verifier.verify(reference, [good_files["onnx float16"]], toys.images(), NAMES, trained=True)
+    result = verify(reference, [good_files["onnx float16"]], trained=True)
     assert result.passed
     said = "\n".join(result.warnings)
     assert "onnx float16 is slower than the reference on this CPU: float16 is for GPUs and NPUs" in said
@@ -369,7 +384,7 @@ def test_a_busy_machine_and_a_slow_file_are_warned_about(reference, good_files, 
 
 
 def test_a_missing_reference_fails_everything(folder, good_files):
-    result = verifier.verify(folder / "nowhere", [good_files["onnx"]], toys.images(), NAMES)
+    result = verify(folder / "nowhere", [good_files["onnx"]])
     assert not result.passed
     assert result.failures == (
         "reference: nowhere does not exist",
@@ -380,7 +395,7 @@ def test_a_missing_reference_fails_everything(folder, good_files):
 @pytest.mark.parametrize(("drift", "name"), [(np.nan, "finite"), (1e-3, "deterministic")])
 def test_a_reference_that_proves_nothing_fails(reference, good_files, fake_reference, monkeypatch, drift, name):
     monkeypatch.setattr(FakeReference, "drift", drift)
-    result = verifier.verify(reference, [good_files["onnx"]], toys.images(), NAMES, measure_latency=False)
+    result = verify(reference, [good_files["onnx"]], latency=False)
     assert not result.passed
     assert [check.name for check in result.reference.checks if not check.passed] == [name]
     assert result.files[0].failures == ("onnx float32: not compared, because the reference failed",)
@@ -403,9 +418,26 @@ def test_wrong_calls_are_input_errors(good_files, changes, message):
     artifacts = [artifact, artifact] if changes.get("artifacts") == "twice" else changes.get("artifacts", [artifact])
     images = changes.get("images", np.zeros((1, 8, 8, 3), np.float32))
     with pytest.raises(InputError, match=message):
-        verifier.verify(
-            Path("reference"), artifacts, images, changes.get("names", ["a"]), threads=changes.get("threads", 1)
-        )
+        verify(Path("reference"), artifacts, images, changes.get("names", ["a"]), threads=changes.get("threads", 1))
+
+
+def test_images_that_are_no_pictures_are_input_errors(good_files):
+    def message(given):
+        with pytest.raises(InputError) as caught:
+            verifier.verify(Path("reference"), [good_files["onnx"]], given)
+        return str(caught.value)
+
+    wanted = "expected Pictures: the first of what find_images(folder, preprocessing) returns."
+    assert message(toys.images()) == f"The images to verify on are of type ndarray, {wanted}"
+    assert message((Shown(toys.images(), NAMES), ())) == f"The images to verify on are of type tuple, {wanted}"
+    empty = pictures_of(np.zeros((0, 8, 8, 3), np.uint8), (), PREPROCESSING)
+    assert message(empty).startswith("Verification takes float32 images [n, size, size, 3], given none")
+
+
+@pytest.mark.parametrize("threads", [0, 1.0, True, None])
+def test_threads_are_judged_when_the_options_are_made(threads):
+    with pytest.raises(InputError, match=f"The number of threads is {threads}, expected a whole number, at least 1"):
+        verifier.VerifyOptions(threads=threads)
 
 
 # Files that take other numbers than the reference.
@@ -427,14 +459,18 @@ def pixel_files(folder):
 @pytest.fixture
 def verify_pixels(pixel_files, fake_reference, monkeypatch, tmp_path):
     monkeypatch.setattr(FakeReference, "source", Path(pixel_files["normalized"].path))
-    pictures = np.random.default_rng(3).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    pixels = np.random.default_rng(3).integers(0, 256, (4, 32, 32, 3), np.uint8)
 
     def run(kinds, as_what, **options):
-        """Verify the files of `kinds`, feeding each what `as_what` says of its kind; None gives no feeds."""
-        feeds = as_what and (lambda file: feed(pictures, as_what(file.inputs[0].values), PREPROCESSING))
-        files = [pixel_files[kind] for kind in kinds]
-        images = normalize(pictures, PREPROCESSING)
-        return verifier.verify(tmp_path, files, images, NAMES[:4], feeds=feeds, **{"measure_latency": False, **options})
+        """Verify the files of `kinds`, feeding each what `as_what` says of its kind."""
+
+        class Fed(Pictures):
+            def fed(self, kind, count=None):
+                return super().fed(as_what(kind), count)
+
+        pictures = Fed(**vars(pictures_of(pixels, NAMES[:4], PREPROCESSING)))
+        options = verifier.VerifyOptions(**{"latency": False, **options})
+        return verifier.verify(tmp_path, [pixel_files[kind] for kind in kinds], pictures, options)
 
     return run
 
@@ -448,7 +484,7 @@ def test_each_file_is_fed_its_own_numbers(verify_pixels, pixel_files, monkeypatc
         return latency.Measurement("together", timing, {subject.path: timing for subject in subjects})
 
     monkeypatch.setattr(verifier, "measure", measured)
-    result = verify_pixels(pixel_files, lambda kind: kind, measure_latency=True)
+    result = verify_pixels(pixel_files, lambda kind: kind, latency=True)
     assert result.passed, result.failures
     for file in result.files:
         assert {"deterministic", "order"} <= {check.name for check in file.checks}
@@ -464,13 +500,13 @@ def test_a_file_fed_other_numbers_than_it_takes_fails(verify_pixels, takes, fed)
     assert {check.name for check in result.files[0].checks if not check.passed} >= NUMBERS
 
 
-def test_numbers_of_another_type_or_none_are_input_errors(verify_pixels):
+def test_numbers_of_another_type_or_of_no_kind_are_input_errors(verify_pixels):
     with pytest.raises(InputError, match=r"pixels_uint8\.onnx is fed float32 images \[4, 32, 32, 3\], expected uint8"):
         verify_pixels(["uint8"], lambda kind: "0..255")
     with pytest.raises(InputError, match=r"pixels_0_255\.onnx is fed uint8 images .*, expected float32"):
         verify_pixels(["0..255"], lambda kind: "uint8")
-    with pytest.raises(InputError, match=r"pixels_0_255\.onnx takes 0\.\.255 images: give `feeds`"):
-        verify_pixels(["0..255"], None)
+    with pytest.raises(InputError, match=r"Unknown input '0\.\.2': choose one of"):
+        verify_pixels(["0..255"], lambda kind: "0..2")
 
 
 def test_latency_takes_each_files_own_image(pixel_files):

@@ -105,9 +105,12 @@ class Pictures:
         count = there if count is None else min(count, there)
         return normalize(self.pixels([i * there // count for i in range(count)]), self.preprocessing)
 
-    def fed(self, kind: str) -> npt.NDArray[Any]:
-        """Return all images in the numbers of the input kind `kind` ("" for normalized): float32, or uint8 pixels."""
-        return feed(self.pixels(), kind or "normalized", self.preprocessing)
+    def fed(self, kind: str, count: int | None = None) -> npt.NDArray[Any]:
+        """Return the first `count` images (None: all) as a file of the input kind `kind` takes them: float32, or uint8.
+
+        The kind "" is that of normalized images.
+        """
+        return feed(self.pixels(range(len(self))[:count]), kind or "normalized", self.preprocessing)
 
     def batches(self, batch: int, kind: str) -> "Batches":
         """Return the images in static batches, as a file of the input kind `kind` takes them."""

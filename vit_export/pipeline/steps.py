@@ -331,21 +331,11 @@ def _save(
 
 
 def _verify(request: ExportRequest, made: _Made, data: DataSplit, say: Reporter) -> "Verification":
-    from vit_export.verification.verifier import verify
+    from vit_export.verification.verifier import VerifyOptions, verify
 
+    options = VerifyOptions(threads=request.threads, trained=made.record.trained, known_outputs=made.spot_check)
     pictures = data.held_out.labelled(made.record.labels)
-    return verify(
-        Path(made.saved_model.path),
-        made.artifacts,
-        pictures.normalized(),
-        pictures.names,
-        threads=request.threads,
-        trained=made.record.trained,
-        known_outputs=made.spot_check,
-        feeds=lambda artifact: pictures.fed(artifact.inputs[0].values),
-        classes=pictures.classes,
-        progress=lambda text: say.step(f"Verifying: {text}"),
-    )
+    return verify(Path(made.saved_model.path), made.artifacts, pictures, options, say)
 
 
 def _drop(folder: Path, artifacts: tuple[Artifact, ...], outdated: tuple[Path, ...]) -> None:

@@ -96,24 +96,18 @@ def verify_files(
         pictures, skipped = _images(request, record, say)
         pictures = pictures.labelled(labels, required=request.labelled)
         artifacts, read = _with_outputs(request, artifacts, record)
-        from vit_export.verification.verifier import verify
+        from vit_export.verification.verifier import VerifyOptions, verify
 
-        verification = verify(
-            reference,
-            artifacts,
-            pictures.normalized(),
-            pictures.names,
+        options = VerifyOptions(
             threads=request.threads,
             trained=record.trained,
-            measure_latency=request.latency,
-            feeds=lambda artifact: pictures.fed(artifact.inputs[0].values),
-            classes=pictures.classes,
+            latency=request.latency,
             probabilities=request.probabilities,
             locate=request.locate,
             emulate=request.emulate,
             read=read,
-            progress=lambda text: say.step(f"Verifying: {text}"),
         )
+        verification = verify(reference, artifacts, pictures, options, say)
     if origin:
         shown = replace(verification.reference, path=str(origin["built_from"]))
         verification = replace(verification, reference=shown)

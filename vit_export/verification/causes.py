@@ -5,20 +5,15 @@ input (what if it were fed this instead?). It fits when every figure then keeps 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vit_export.model.artifact import Artifact
-from vit_export.model.input_kinds import KINDS, affine, feed
+from vit_export.model.input_kinds import KINDS, affine
 from vit_export.runtimes.runner import RunnerError
 from vit_export.verification import metrics
 from vit_export.verification.checks import Limits, figures
 from vit_export.verification.evidence import Cause
-
-if TYPE_CHECKING:
-    from vit_export.model.preprocessing import Preprocessing
+from vit_export.verification.trial import Trial
 
 IMAGES = 6
 """Images an input is tried on: enough that nothing fits by chance, few enough to be quick."""
@@ -32,120 +27,108 @@ LOOSE = Limits(worst_difference=0.10, cosine=0.99, sqnr_db=20.0, agreement=0.0)
 """What an explanation must reach where a file has no limits of its own."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """A file that failed: `expected` [n, k] and `outputs` [n, k'] on the pictures `fed`, [n, s, s, 3] as it takes them.
-
-    `images` are the same pictures normalized; `run` runs the file on other numbers of the same dtype. `preprocessing`
-    is the reference's, None where nothing is known of it; `reference` runs it on other numbers, None where it may not.
-    """
-
-    artifact: Artifact
-    expected: np.ndarray
-    outputs: np.ndarray
-    fed: np.ndarray
-    images: np.ndarray
-    run: Callable[[np.ndarray], np.ndarray]
-    limits: Limits | None
-    preprocessing: "Preprocessing | None" = None
-    reference: Callable[[np.ndarray], np.ndarray] | None = None
-
-    def fits(self, expected: np.ndarray, outputs: np.ndarray) -> bool:
-        """Whether `outputs` are `expected` by every limit that the file is held to (agreement of classes apart).
-
-        And much nearer to them than the file is to the reference: a file just beyond its limits is no other model.
-        """
-        if expected.shape != outputs.shape or not (np.isfinite(outputs).all() and np.isfinite(expected).all()):
-            return False
-        own = metrics.overall_sqnr_db(self.expected, self.outputs) if _same_shape(self) else -np.inf
-        if metrics.overall_sqnr_db(expected, outputs) < own + GAIN_DB:
-            return False
-        comparison = metrics.compare(expected, outputs, classes=False)
-        names = [""] * len(expected)
-        return all(check.passed for check in figures(comparison, self.limits or LOOSE, names, trained=False))
-
-
-Explanation = Callable[[Case], str | None]
+Explanation = Callable[[Trial], str | None]
 """A sentence where the explanation fits, else None."""
 
 
-def find_causes(case: Case) -> tuple[Cause, ...]:
-    """The first explanation of the outputs that fits `case`; only where none does, all those of the input that do."""
+def find_causes(trial: Trial) -> tuple[Cause, ...]:
+    """The first explanation of the outputs that fits; only where none does, all those of the input that do.
+
+    Empty where the file gave no answers that could be explained.
+    """
+    if trial.outputs.ndim != 2 or not trial.outputs.size or not np.isfinite(trial.outputs).all():
+        return ()
     for name, explain in OUTPUT_HYPOTHESES.items():
-        if detail := explain(case):
+        if detail := explain(trial):
             return (Cause(name, detail),)
-    return tuple(Cause(name, detail) for name, explain in INPUT_HYPOTHESES.items() if (detail := _tried(explain, case)))
+    tried = ((name, _tried(explain, trial)) for name, explain in INPUT_HYPOTHESES.items())
+    return tuple(Cause(name, detail) for name, detail in tried if detail)
 
 
-def _tried(explain: Explanation, case: Case) -> str | None:
+def _tried(explain: Explanation, trial: Trial) -> str | None:
     try:
-        return explain(case)
+        return explain(trial)
     except RunnerError:  # a file that refuses other numbers is not explained by them
         return None
+
+
+def _fits(trial: Trial, expected: np.ndarray, outputs: np.ndarray) -> bool:
+    """Whether `outputs` are `expected` by every limit that the file is held to (agreement of classes apart).
+
+    And much nearer to them than the file is to the reference: a file just beyond its limits is no other model.
+    """
+    if expected.shape != outputs.shape or not (np.isfinite(outputs).all() and np.isfinite(expected).all()):
+        return False
+    own = metrics.overall_sqnr_db(trial.expected, trial.outputs) if trial.same_shape else -np.inf
+    if metrics.overall_sqnr_db(expected, outputs) < own + GAIN_DB:
+        return False
+    comparison = metrics.compare(expected, outputs, classes=False)
+    names = [""] * len(expected)
+    return all(check.passed for check in figures(comparison, trial.limits or LOOSE, names, trained=False))
 
 
 # What the outputs could be.
 
 
-def _constant(case: Case) -> str | None:
-    if len(case.outputs) < 2 or metrics.spread_over_images(case.outputs) > 0:
+def _constant(trial: Trial) -> str | None:
+    if len(trial.outputs) < 2 or metrics.spread_over_images(trial.outputs) > 0:
         return None
-    if metrics.spread_over_images(case.expected) == 0:
+    if metrics.spread_over_images(trial.expected) == 0:
         return None
     return "every image gives the same outputs: weights are missing, or the input is not read"
 
 
-def _probabilities(case: Case) -> str | None:
-    once = metrics.softmax(case.expected)
-    if _same_shape(case) and case.fits(once, case.outputs):
+def _probabilities(trial: Trial) -> str | None:
+    once = metrics.softmax(trial.expected)
+    if trial.same_shape and _fits(trial, once, trial.outputs):
         return "the outputs are probabilities: a softmax follows the logits (to be compared with --probabilities)"
     return None
 
 
-def _softmax_twice(case: Case) -> str | None:
-    twice = metrics.softmax(metrics.softmax(case.expected))
-    if _same_shape(case) and case.fits(twice, case.outputs):
+def _softmax_twice(trial: Trial) -> str | None:
+    twice = metrics.softmax(metrics.softmax(trial.expected))
+    if trial.same_shape and _fits(trial, twice, trial.outputs):
         return "the outputs went through a softmax twice"
     return None
 
 
-def _scaled(case: Case) -> str | None:
+def _scaled(trial: Trial) -> str | None:
     """Outputs = a · reference + b by least squares."""
-    if not _same_shape(case) or metrics.output_range(case.expected) == 0:
+    if not trial.same_shape or metrics.output_range(trial.expected) == 0:
         return None
-    x, y = case.expected.astype(np.float64), case.outputs.astype(np.float64)
+    x, y = trial.expected.astype(np.float64), trial.outputs.astype(np.float64)
     spread = float(((x - x.mean()) ** 2).sum())
     a = float(((x - x.mean()) * (y - y.mean())).sum()) / spread
     b = float(y.mean() - a * x.mean())
-    if abs(a) < 1e-6 or not case.fits(case.expected, ((y - b) / a).astype(np.float32)):
+    if abs(a) < 1e-6 or not _fits(trial, trial.expected, ((y - b) / a).astype(np.float32)):
         return None
     return f"the outputs are {a:.4g} times the reference's plus {b:.4g}: a wrong scale or zero point"
 
 
-def _classes_shifted(case: Case) -> str | None:
-    wanted, given = case.expected, case.outputs
+def _classes_shifted(trial: Trial) -> str | None:
+    wanted, given = trial.expected, trial.outputs
     if given.ndim != 2 or len(given) != len(wanted) or wanted.shape[1] < 4:
         return None
-    return _rolled(case) if _same_shape(case) else _one_more_or_less(case)
+    return _rolled(trial) if trial.same_shape else _one_more_or_less(trial)
 
 
-def _rolled(case: Case) -> str | None:
-    wanted, given = case.expected, case.outputs
+def _rolled(trial: Trial) -> str | None:
+    wanted, given = trial.expected, trial.outputs
     for shift in SHIFTS:
         own = given[:, shift:] if shift > 0 else given[:, :shift]
-        if case.fits(wanted[:, :-shift] if shift > 0 else wanted[:, -shift:], own):
+        if _fits(trial, wanted[:, :-shift] if shift > 0 else wanted[:, -shift:], own):
             return f"the classes are shifted by {shift}: output {max(shift, 0)} is the reference's {max(-shift, 0)}"
     return None
 
 
-def _one_more_or_less(case: Case) -> str | None:
-    wanted, given = case.expected, case.outputs
+def _one_more_or_less(trial: Trial) -> str | None:
+    wanted, given = trial.expected, trial.outputs
     more, fewer = (given, wanted) if given.shape[1] > wanted.shape[1] else (wanted, given)
     if more.shape[1] - fewer.shape[1] != 1:
         return None
     column = _inserted(more, fewer)
     left_out = np.delete(more, column, axis=1)
-    if not (case.fits(wanted, left_out) if more is given else case.fits(left_out, given)):
+    if not (_fits(trial, wanted, left_out) if more is given else _fits(trial, left_out, given)):
         return None
     if more is given:
         background = " (the background class, as in lists of 1001 ImageNet classes?)" if column == 0 else ""
@@ -160,30 +143,31 @@ def _inserted(more: np.ndarray, fewer: np.ndarray) -> int:
     return int(np.argmin(before + after))
 
 
-def _saturated(case: Case) -> str | None:
-    if not _same_shape(case) or metrics.spread_over_images(case.outputs) == 0:
+def _saturated(trial: Trial) -> str | None:
+    if not trial.same_shape or metrics.spread_over_images(trial.outputs) == 0:
         return None
-    low, high = float(case.outputs.min()), float(case.outputs.max())
-    clipped = float(((case.outputs == low) | (case.outputs == high)).mean())
-    beyond = bool((case.expected.min() < low) or (case.expected.max() > high))
-    if clipped < max(CLIPPED, 3 / case.outputs.size) or not beyond:
+    low, high = float(trial.outputs.min()), float(trial.outputs.max())
+    clipped = float(((trial.outputs == low) | (trial.outputs == high)).mean())
+    wanted = trial.expected
+    beyond = bool((wanted.min() < low) or (wanted.max() > high))
+    if clipped < max(CLIPPED, 3 / trial.outputs.size) or not beyond:
         return None
-    if case.fits(case.expected, case.outputs) or not case.fits(np.clip(case.expected, low, high), case.outputs):
+    if _fits(trial, wanted, trial.outputs) or not _fits(trial, np.clip(wanted, low, high), trial.outputs):
         return None
     return (
         f"{100 * clipped:.2g} % of the outputs lie at the ends of their range, {low:.4g} and {high:.4g}, where the "
-        f"reference goes from {case.expected.min():.4g} to {case.expected.max():.4g}: the integer range is saturated"
+        f"reference goes from {wanted.min():.4g} to {wanted.max():.4g}: the integer range is saturated"
     )
 
 
-def _images_mixed_up(case: Case) -> str | None:
-    if not _same_shape(case) or len(case.outputs) < 2:
+def _images_mixed_up(trial: Trial) -> str | None:
+    if not trial.same_shape or len(trial.outputs) < 2:
         return None
     # |x - r|² less |x|², which does not matter to whose r is nearest: no [n, n, k] of all differences in memory.
-    expected = case.expected.astype(np.float64)
+    expected = trial.expected.astype(np.float64)
     lengths = (expected**2).sum(axis=1)
-    nearest = np.array([int((lengths - 2 * (expected @ row)).argmin()) for row in case.outputs.astype(np.float64)])
-    if (nearest == np.arange(len(nearest))).all() or not case.fits(case.expected[nearest], case.outputs):
+    nearest = np.array([int((lengths - 2 * (expected @ row)).argmin()) for row in trial.outputs.astype(np.float64)])
+    if (nearest == np.arange(len(nearest))).all() or not _fits(trial, trial.expected[nearest], trial.outputs):
         return None
     first = int(np.flatnonzero(nearest != np.arange(len(nearest)))[0])
     return f"images are mixed up: the outputs of image {first} are those of image {int(nearest[first])}"
@@ -205,25 +189,24 @@ OUTPUT_HYPOTHESES: Mapping[str, Explanation] = {
 
 
 def _when_fed(change: Callable[[np.ndarray], np.ndarray], sentence: str) -> Explanation:
-    def explain(case: Case) -> str | None:
-        return sentence if _right_on(case, change(case.fed[:IMAGES])) else None
+    def explain(trial: Trial) -> str | None:
+        return sentence if _right_on(trial, change(trial.fed[:IMAGES])) else None
 
     return explain
 
 
-def _right_on(case: Case, fed: np.ndarray) -> bool:
-    if not _same_shape(case) or np.array_equal(fed, case.fed[: len(fed)]):
+def _right_on(trial: Trial, fed: np.ndarray) -> bool:
+    if not trial.same_shape or np.array_equal(fed, trial.fed[: len(fed)]):
         return False
-    return case.fits(case.expected[:IMAGES], case.run(np.ascontiguousarray(fed)))
+    return _fits(trial, trial.expected[:IMAGES], trial.process.run(np.ascontiguousarray(fed)))
 
 
 def _takes(kind: str) -> Explanation:
-    def explain(case: Case) -> str | None:
-        declared = case.artifact.inputs[0].values or "normalized"
-        if case.preprocessing is None or case.fed.dtype != np.float32 or declared == kind:
+    def explain(trial: Trial) -> str | None:
+        declared = trial.artifact.inputs[0].values or "normalized"
+        if trial.fed.dtype != np.float32 or declared == kind:
             return None
-        pixels = _pixels(case.images[:IMAGES], case.preprocessing)
-        if not _right_on(case, feed(pixels, kind, case.preprocessing)):
+        if not _right_on(trial, trial.pictures.fed(kind, IMAGES)):
             return None
         if kind == "normalized":
             return f"the answers are right on normalized images: it does not normalize the {declared} it says it takes"
@@ -237,51 +220,44 @@ def _takes(kind: str) -> Explanation:
     return explain
 
 
-def _not_normalized(case: Case) -> str | None:
+def _not_normalized(trial: Trial) -> str | None:
     """A file of pixels cannot be fed normalized images, but the reference can be fed pixels."""
-    if case.fed.dtype != np.uint8:
+    if trial.fed.dtype != np.uint8:
         return None
     for unit, name in ((1, "0 to 255"), (255, "0 to 1")):
-        if _is_reference_on(case, (case.fed[:IMAGES] / unit).astype(np.float32)):
+        if _is_reference_on(trial, (trial.fed[:IMAGES] / unit).astype(np.float32)):
             return f"it does not normalize the pixels it takes: its answers are the reference's on numbers from {name}"
     return None
 
 
-def _normalized_twice(case: Case) -> str | None:
-    declared = case.artifact.inputs[0].values or "normalized"
-    if case.preprocessing is None or case.fed.dtype != np.float32 or declared == "normalized":
+def _normalized_twice(trial: Trial) -> str | None:
+    declared = trial.artifact.inputs[0].values or "normalized"
+    if trial.fed.dtype != np.float32 or declared == "normalized":
         return None
-    factor, centre = affine(declared, case.preprocessing)
-    pixels = _pixels(case.images[:IMAGES], case.preprocessing)
+    factor, centre = affine(declared, trial.pictures.preprocessing)
     for again in dict.fromkeys((declared, "0..1")):  # the second time as the first, or as libraries do on 0 to 1
-        fed = feed(pixels, again, case.preprocessing) / factor + centre
-        if _right_on(case, fed.astype(np.float32)):
+        fed = trial.pictures.fed(again, IMAGES) / factor + centre
+        if _right_on(trial, fed.astype(np.float32)):
             return "the file normalizes its input twice"
     return None
-
-
-def _pixels(images: np.ndarray, preprocessing: "Preprocessing") -> np.ndarray:
-    """The uint8 pixels that `images` were normalized from."""
-    values = (images.astype(np.float64) * preprocessing.std + preprocessing.mean) * 255
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
 def _read_as_nchw(fed: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(fed.transpose(0, 3, 1, 2)).reshape(fed.shape)
 
 
-def _channels_reversed(case: Case) -> str | None:
+def _channels_reversed(trial: Trial) -> str | None:
     """Whether the file takes BGR; or, where it normalizes by itself, takes RGB and mistakes it after that."""
-    if _right_on(case, case.fed[:IMAGES, ..., ::-1]) or _is_reference_on(case, case.images[:IMAGES, ..., ::-1]):
+    if _right_on(trial, trial.fed[:IMAGES, ..., ::-1]) or _is_reference_on(trial, trial.images[:IMAGES, ..., ::-1]):
         return "the answers are right on BGR: it takes the channels in reverse order"
     return None
 
 
-def _is_reference_on(case: Case, images: np.ndarray) -> bool:
+def _is_reference_on(trial: Trial, images: np.ndarray) -> bool:
     """Whether the file answers as the reference does on other `images`, where that may be run."""
-    if case.reference is None or not _same_shape(case):
+    if trial.reference is None or not trial.same_shape:
         return False
-    return case.fits(case.reference(np.ascontiguousarray(images)), case.outputs[: len(images)])
+    return _fits(trial, trial.reference(np.ascontiguousarray(images)), trial.outputs[: len(images)])
 
 
 INPUT_HYPOTHESES: Mapping[str, Explanation] = {
@@ -301,7 +277,3 @@ INPUT_HYPOTHESES: Mapping[str, Explanation] = {
     "mirrored": _when_fed(lambda fed: fed[:, :, ::-1], "the answers are right on mirrored images"),
 }
 """Explanations that transform the file's input, by name; each takes a run of the file."""
-
-
-def _same_shape(case: Case) -> bool:
-    return case.expected.shape == case.outputs.shape

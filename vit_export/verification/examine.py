@@ -1,78 +1,47 @@
 """One file at a time: it is run, asked every question, and where it fails, what explains it is looked for."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vit_export.artifacts.read import FileFacts, precision_found, read_facts
 from vit_export.base.errors import InputError
 from vit_export.base.files import size_of_folder
-from vit_export.model.artifact import Artifact, TensorSpec
-from vit_export.runtimes.process import Memory, RunnerProcess
+from vit_export.images.pictures import Pictures
+from vit_export.model.artifact import Artifact
+from vit_export.model.record import ModelRecord
+from vit_export.runtimes.process import RunnerProcess
 from vit_export.runtimes.runner import RunnerError
 from vit_export.verification import metrics
-from vit_export.verification.causes import Case, find_causes
+from vit_export.verification.causes import find_causes
 from vit_export.verification.checks import (
     Check,
     class_order,
     described,
     figures,
     finite,
-    limits_of,
     repeatable,
     saved_as_built,
     stored,
     varies,
 )
-from vit_export.verification.evidence import Cause, TopClasses
 from vit_export.verification.origin import as_claimed, own_data, same_origin
+from vit_export.verification.trial import FEATURES, Trial
 from vit_export.verification.verdict import FileResult, Reference
-
-if TYPE_CHECKING:
-    from vit_export.model.record import ModelRecord
-
-FEATURES = "features"
-"""Name of the output of a model without classifier: it has no top class to agree on."""
 
 TOP = 5
 """Classes of an image that are kept to be shown."""
 
 
-@dataclass(frozen=True)
-class Questions:
-    """What every file is compared with: the pictures by `names`, and the reference's answers `expected` [n, k].
-
-    `images` are the pictures normalized, float32 [n, s, s, 3]; `classes` their labelled classes, None without labels.
-    `reference` runs the reference on other numbers, None where it may not stay in memory; `record` is what it says of
-    itself, None when it was not written by this package.
-    """
-
-    names: Sequence[str]
-    images: np.ndarray
-    expected: np.ndarray
-    output: TensorSpec
-    trained: bool
-    classes: Sequence[int] | None = None
-    record: "ModelRecord | None" = None
-    reference: Callable[[np.ndarray], np.ndarray] | None = None
-
-    @property
-    def has_classes(self) -> bool:
-        """Whether the outputs are of classes, not features."""
-        return self.output.name != FEATURES
-
-
 def run_reference(
-    process: RunnerProcess, images: np.ndarray, names: Sequence[str], known: np.ndarray | None
+    process: RunnerProcess, pictures: Pictures, images: np.ndarray, known: np.ndarray | None
 ) -> tuple[Reference, np.ndarray | None]:
     """The reference's facts and its outputs [n, k], None unless they can be compared with.
 
-    `known`, [m, k], is what the model in memory returned for the first m images before it was saved.
+    `images` are the `pictures` normalized; `known`, [m, k], is what the model in memory returned for the first m of
+    them before it was saved.
     """
-    path, size = str(process.path), size_of_folder(process.path)
+    path, size, names = str(process.path), size_of_folder(process.path), pictures.names
     try:
         process.start()
         if len(process.outputs) != 1:
@@ -99,120 +68,71 @@ def run_reference(
         range=metrics.output_range(outputs) if good else None,
         memory=memory,
         load_seconds=process.load_seconds,
+        accuracy=metrics.accuracy(outputs, pictures.classes) if good and pictures.classes is not None else None,
         top=metrics.top_classes(outputs, TOP) if good and process.outputs[0].name != FEATURES else None,
     )
     return truth, outputs if good else None
 
 
-def examine(
-    artifact: Artifact, process: RunnerProcess, questions: Questions | None, fed: np.ndarray, *, probabilities: bool
-) -> FileResult:
-    """Everything but latency. The checks go from the file to its figures and stop where no more can be asked.
+def unasked(artifact: Artifact) -> FileResult:
+    """The result for a file that has nothing to be compared with, because the reference failed."""
+    checks = stored(artifact)
+    if checks[0].passed:
+        checks.append(Check("reference", False, detail="not compared, because the reference failed"))
+    return FileResult(artifact, tuple(checks))
 
-    `fed` are the pictures as the file takes them; with `probabilities` it is compared with the softmax of the
-    reference's logits. Without `questions`, because the reference failed, the file is only looked at.
-    """
+
+def examine(trial: Trial) -> FileResult:
+    """Everything but latency. The checks go from the file to its figures and stop where no more can be asked."""
+    artifact, process, classes = trial.artifact, trial.process, trial.pictures.classes
     checks = stored(artifact)
     if not checks[0].passed:
         return FileResult(artifact, tuple(checks))
-    if questions is None:
-        checks.append(Check("reference", False, detail="not compared, because the reference failed"))
-        return FileResult(artifact, tuple(checks))
     facts = _facts(artifact)
-    checks += _origin(artifact, facts, questions)
-    answer = _Answer(artifact, process, questions, fed, metrics.softmax(questions.expected) if probabilities else None)
+    checks += _origin(artifact, facts, trial.record)
     try:
         process.start()
-        checks += described(artifact, process, questions.output, foreign=facts is not None and facts.record is None)
+        checks += described(artifact, process, trial.output, foreign=facts is not None and facts.record is None)
         if len(process.inputs) == 1 == len(process.outputs):
-            checks += answer.judged()
+            checks += _judged(trial)
             checks.append(Check("runs", True))
     except RunnerError as error:
         checks.append(Check("runs", False, detail=str(error).rstrip(".")))
-    if answer.outputs is not None and not all(check.passed for check in checks):
-        answer.explain()
+    compared = trial.comparison is not None
+    are_logits = not trial.options.probabilities
     return FileResult(
         artifact,
         tuple(checks),
-        answer.comparison,
-        None,
-        answer.memory,
-        process.load_seconds,
-        process.first_run_seconds,
-        answer.accuracy,
-        answer.top,
-        answer.causes,
+        comparison=trial.comparison,
+        memory=trial.memory,
+        load_seconds=process.load_seconds,
+        first_run_seconds=process.first_run_seconds,
+        accuracy=metrics.accuracy(trial.outputs, classes) if compared and classes is not None else None,
+        top=metrics.top_classes(trial.outputs, TOP, are_logits=are_logits) if compared and trial.has_classes else None,
+        causes=() if all(check.passed for check in checks) else find_causes(trial),
     )
 
 
-class _Answer:
-    """What one file answers, and what follows from it."""
-
-    def __init__(
-        self,
-        artifact: Artifact,
-        process: RunnerProcess,
-        questions: Questions,
-        fed: np.ndarray,
-        probabilities: np.ndarray | None,
-    ) -> None:
-        self.artifact, self.process, self.questions, self.fed = artifact, process, questions, fed
-        self.expected = questions.expected if probabilities is None else probabilities
-        self.are_logits = probabilities is None
-        self.limits = limits_of(artifact, trained=questions.trained)
-        self.outputs: np.ndarray | None = None
-        self.comparison: metrics.Comparison | None = None
-        self.memory: Memory | None = None
-        self.accuracy: metrics.Accuracy | None = None
-        self.top: tuple[TopClasses, ...] | None = None
-        self.causes: tuple[Cause, ...] = ()
-
-    def judged(self) -> list[Check]:
-        """Run the file and judge its outputs."""
-        questions, process = self.questions, self.process
-        outputs = process.run(self.fed)
-        self.memory = process.memory()
-        checks = [finite(outputs, questions.names)]
-        outputs = outputs.reshape(len(outputs), -1) if outputs.size == self.expected.size else outputs
-        self.outputs = outputs
-        if outputs.shape != self.expected.shape:
-            detail = f"outputs have shape {list(outputs.shape)}, the reference's {list(self.expected.shape)}"
-            return [*checks, Check("output_shape", False, list(self.expected.shape), list(outputs.shape), detail)]
-        if not checks[-1].passed:
-            return checks
-        self.comparison = metrics.compare(self.expected, outputs, classes=questions.has_classes)
-        if questions.has_classes:
-            self.top = metrics.top_classes(outputs, TOP, are_logits=self.are_logits)
-        if questions.classes is not None:
-            self.accuracy = metrics.accuracy(outputs, questions.classes)
-        checks += [varies(self.expected, outputs), class_order(self.expected, outputs)]
-        if self.limits is None:
-            checks.append(Check("limits", False, detail="there are no limits for such a file"))
-        else:
-            checks += figures(self.comparison, self.limits, questions.names, trained=questions.trained)
-        tolerance = self.comparison.range * self.limits.worst_difference if self.limits else 0.0
-        checks += repeatable(process, outputs, self.fed, questions.names, tolerance)
+def _judged(trial: Trial) -> list[Check]:
+    """Run the file and judge its outputs."""
+    process, names, expected, limits = trial.process, trial.pictures.names, trial.expected, trial.limits
+    outputs = process.run(trial.fed)
+    trial.memory = process.memory()
+    checks = [finite(outputs, names)]
+    trial.outputs = outputs = outputs.reshape(len(outputs), -1) if outputs.size == expected.size else outputs
+    if not trial.same_shape:
+        detail = f"outputs have shape {list(outputs.shape)}, the reference's {list(expected.shape)}"
+        return [*checks, Check("output_shape", False, list(expected.shape), list(outputs.shape), detail)]
+    if not checks[-1].passed:
         return checks
-
-    def explain(self) -> None:
-        """Look for what accounts for the error."""
-        assert self.outputs is not None
-        questions = self.questions
-        if self.outputs.ndim != 2 or not np.isfinite(self.outputs).all():
-            return
-        self.causes = find_causes(
-            Case(
-                self.artifact,
-                self.expected,
-                self.outputs,
-                self.fed,
-                questions.images,
-                self.process.run,
-                self.limits,
-                questions.record.preprocessing if questions.record else None,
-                questions.reference if self.are_logits else None,
-            )
-        )
+    trial.comparison = comparison = metrics.compare(expected, outputs, classes=trial.has_classes)
+    checks += [varies(expected, outputs), class_order(expected, outputs)]
+    if limits is None:
+        checks.append(Check("limits", False, detail="there are no limits for such a file"))
+    else:
+        checks += figures(comparison, limits, names, trained=trial.options.trained)
+    tolerance = comparison.range * limits.worst_difference if limits else 0.0
+    return [*checks, *repeatable(process, outputs, trial.fed, names, tolerance)]
 
 
 def _facts(artifact: Artifact) -> FileFacts | None:
@@ -225,11 +145,11 @@ def _facts(artifact: Artifact) -> FileFacts | None:
         return None
 
 
-def _origin(artifact: Artifact, facts: FileFacts | None, questions: Questions) -> list[Check]:
+def _origin(artifact: Artifact, facts: FileFacts | None, reference: ModelRecord | None) -> list[Check]:
     if facts is None:
         return []
     checks = [as_claimed(artifact, precision_found(facts), facts.matrices)] if facts.matrices else []
     checks += own_data(Path(artifact.path), facts.checksums)
-    if facts.record is not None and questions.record is not None:
-        checks += same_origin(facts.record, questions.record)
+    if facts.record is not None and reference is not None:
+        checks += same_origin(facts.record, reference)
     return checks

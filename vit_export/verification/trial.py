@@ -1,0 +1,61 @@
+"""A trial: one file beside the reference on the same pictures, from the question to the answers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vit_export.images.pictures import Pictures
+from vit_export.model.artifact import Artifact, TensorSpec
+from vit_export.model.record import ModelRecord
+from vit_export.runtimes.process import Memory, RunnerProcess
+from vit_export.verification.checks import Limits, limits_of
+from vit_export.verification.metrics import Comparison
+from vit_export.verification.options import VerifyOptions
+
+FEATURES = "features"
+"""Name of the output of a model without classifier: it has no top class to agree on."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Trial:
+    """What the file `artifact` is asked in `process`, and below that what it has answered so far.
+
+    `images` are the `pictures` normalized, `fed` the same as the file takes them, both [n, s, s, 3]. `expected`,
+    [n, k], is what the reference makes of them (the softmax of that with `options.probabilities`) and `output`
+    describes it. `record` is what the reference says of itself, None where this package did not write it;
+    `reference` runs it on other numbers, None where it may not stay in memory.
+
+    `outputs` are the file's answers, [n, k'], empty until there are some; `comparison` is None unless they can be
+    compared, `memory` unless the file ran.
+    """
+
+    artifact: Artifact
+    process: RunnerProcess
+    pictures: Pictures
+    images: np.ndarray
+    fed: np.ndarray
+    expected: np.ndarray
+    output: TensorSpec
+    options: VerifyOptions
+    record: ModelRecord | None = None
+    reference: Callable[[np.ndarray], np.ndarray] | None = None
+
+    outputs: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    comparison: Comparison | None = None
+    memory: Memory | None = None
+
+    @property
+    def limits(self) -> Limits | None:
+        """What the file is held to; None where there are no limits for such a file."""
+        return limits_of(self.artifact, trained=self.options.trained)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the outputs are of classes, not features."""
+        return self.output.name != FEATURES
+
+    @property
+    def same_shape(self) -> bool:
+        """Whether the file answers as much as the reference."""
+        return self.expected.shape == self.outputs.shape
