@@ -66,8 +66,8 @@ def digits(folder: Path) -> None:
 
 def full_size(variant: str, folder: Path) -> None:
     """Size and median latency on one thread, interleaved."""
-    from vit_export.pipeline.compare import RandomWeights
     from vit_export.tflite.convert import write_tflite
+    from vit_export.weights.random import RandomWeights
 
     spec = ViTSpec.of(variant)
     exact = folder / "float32.tflite"

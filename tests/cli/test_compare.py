@@ -20,16 +20,18 @@ from conftest import TOY, build, record_of
 
 from vit_export.base.errors import InputError, OutputError
 from vit_export.cli import compare as module
-from vit_export.cli import plot
-from vit_export.cli.compare import compare, compare_command
+from vit_export.cli.compare import COLUMNS, compare, compare_command, render_comparison
 from vit_export.model.listing import listing
 from vit_export.model.parameters import parameter_specs
 from vit_export.model.spec import ViTSpec
 from vit_export.model.variants import VARIANTS
-from vit_export.pipeline.compare import RandomWeights
+from vit_export.pipeline import compare as pipeline
+from vit_export.report.speeds import _multiples, speeds
+from vit_export.report.svg import Picture, by_matplotlib
 from vit_export.runtimes.process import RunnerProcess
 from vit_export.runtimes.runner import RunnerError
 from vit_export.tflite.convert import write_tflite
+from vit_export.weights.random import RandomWeights
 
 pytestmark = pytest.mark.thorough
 
@@ -107,7 +109,7 @@ def labels(svg):
 @pytest.mark.parametrize("image_size", [224, 384])
 def test_formulas_are_those_of_the_listing(image_size):
     comparison = compare(image_size=image_size, measure=False)
-    for row, listed in zip(comparison.to_dict()["variants"], listing(image_size), strict=True):
+    for row, listed in zip(comparison["variants"], listing(image_size), strict=True):
         assert row["measured"] is row["error"] is None
         assert row.items() >= {key: value for key, value in listed.items() if key != "megabytes"}.items()
         width, tokens = listed["hidden_size"], listed["tokens"]
@@ -115,16 +117,16 @@ def test_formulas_are_those_of_the_listing(image_size):
 
 
 def test_shapes_are_those_the_model_and_the_files_return(tmp_path):
-    (row,) = compare([TOY], image_size=SIZE, measure=False, baseline=TOY).variants
-    source = RandomWeights(row.spec)
+    (row,) = compare([TOY], image_size=SIZE, measure=False, baseline=TOY)["variants"]
+    source = RandomWeights(ViTSpec.of(TOY, image_size=SIZE))
     images = np.zeros((1, SIZE, SIZE, 3), np.float32)
     model = build(source)
-    assert model.tokens(images).shape == row.outputs["tokens"]
-    assert model.predict_output(images).shape == row.outputs["logits"]
-    features = RandomWeights(row.spec.with_(num_classes=None))
+    assert list(model.tokens(images).shape) == row["outputs"]["tokens"]
+    assert list(model.predict_output(images).shape) == row["outputs"]["logits"]
+    features = RandomWeights(source.spec.with_(num_classes=None))
     write_tflite(features, record_of(features.spec), tmp_path / "features.tflite")
     with RunnerProcess(tmp_path / "features.tflite", "tflite") as process:
-        assert process.run(images).shape == row.outputs["features"]
+        assert list(process.run(images).shape) == row["outputs"]["features"]
 
 
 def test_random_weights_are_repeatable_and_keep_activations_in_size():
@@ -145,35 +147,36 @@ def test_random_weights_are_repeatable_and_keep_activations_in_size():
 
 def test_what_is_measured_fits_together(toys):
     comparison, steps = toys
-    assert comparison.baseline == comparison.variants[0]
-    assert comparison.baseline.measured.latency.speedup == 1.0
-    assert [row.spec.image_size for row in comparison.variants] == [32, 36]
-    for row in comparison.variants:
-        measured, spec = row.measured, row.spec
-        assert row.error is None
-        assert measured.output_shape == row.outputs["logits"]
-        sizes = [measured.file_bytes[precision] for precision in ("float32", "float16", "int8")]
+    assert comparison["baseline"] == comparison["variants"][0]
+    assert comparison["baseline"]["measured"]["latency"]["speedup"] == 1.0
+    assert [row["image_size"] for row in comparison["variants"]] == [32, 36]
+    for row in comparison["variants"]:
+        measured = row["measured"]
+        assert row["error"] is None
+        assert measured["output_shape"] == row["outputs"]["logits"]
+        sizes = [measured["file_bytes"][precision] for precision in ("float32", "float16", "int8")]
         # The structure of a file, some 30 kB, is the same in every precision and no small part of a toy.
-        assert sizes[0] == pytest.approx(4 * spec.num_parameters, rel=0.2)
+        assert sizes[0] == pytest.approx(4 * row["parameters"], rel=0.2)
         assert 1.5 < sizes[0] / sizes[1] < 2.1
         assert 2.2 < sizes[0] / sizes[2] < 4.1
-        assert measured.memory.peak > measured.memory.baseline > 0
-        assert measured.memory.peak > sizes[0]
-        latency = measured.latency
-        assert latency.p90_ms >= latency.median_ms > 0
-        assert latency.rounds >= 6
-        assert latency.speedup > 0
-        known = latency.speedup_interval
-        assert known is None or known.low <= latency.speedup <= known.high
-        assert (latency.batch, latency.threads) == (1, 1)
+        assert measured["memory_bytes"]["peak"] > measured["memory_bytes"]["baseline"] > 0
+        assert measured["memory_bytes"]["peak"] > sizes[0]
+        latency = measured["latency"]
+        assert latency["p90_ms"] >= latency["median_ms"] > 0
+        assert latency["rounds"] >= 6
+        assert latency["speedup"] == measured["relative_speed"] > 0
+        low, high = latency["speedup_low"], latency["speedup_high"]
+        assert low is high is None or low <= latency["speedup"] <= high
+        assert (latency["batch"], latency["threads"]) == (1, 1)
     # The baseline is not measured a second time: its figures are those it had beside the other.
-    assert comparison.baseline.measured.latency.median_ms == comparison.variants[1].measured.latency.reference_median_ms
+    own, beside = (row["measured"]["latency"] for row in comparison["variants"])
+    assert own["median_ms"] == beside["reference_median_ms"]
     assert any("toy_odd (1 of 1): timing it in turns with toy_small" in text for text in steps)
 
 
 def test_dict_is_json_and_complete(toys):
     comparison, _ = toys
-    found = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
+    found = json.loads(json.dumps(comparison, allow_nan=False))
     assert found["schema_version"] == 1
     assert found["machine"]["cpu"]["cores"] >= 1
     assert found["settings"]["precisions"] == ["float32", "float16", "int8"]
@@ -186,10 +189,10 @@ def test_dict_is_json_and_complete(toys):
 
 def test_a_baseline_that_was_not_chosen_is_measured_all_the_same(scratch):
     comparison = compare([ODD], image_size=SIZE, baseline=SMALL, precisions=["int8"])
-    assert [row.spec.name for row in comparison.variants] == ["toy_odd"]
-    assert comparison.baseline.measured.latency.speedup == 1.0
-    assert comparison.baseline.measured.file_bytes == {}
-    assert set(comparison.variants[0].measured.file_bytes) == {"int8"}
+    assert [row["name"] for row in comparison["variants"]] == ["toy_odd"]
+    assert comparison["baseline"]["measured"]["latency"]["speedup"] == 1.0
+    assert comparison["baseline"]["measured"]["file_bytes"] == {}
+    assert set(comparison["variants"][0]["measured"]["file_bytes"]) == {"int8"}
     assert left(scratch) == []
 
 
@@ -203,11 +206,11 @@ def test_a_variant_that_cannot_run_does_not_cost_the_others(scratch, monkeypatch
 
     monkeypatch.setattr(RunnerProcess, "start", refuse)
     comparison = compare([ODD, SMALL], image_size=SIZE, baseline=SMALL, precisions=["float32"])
-    odd, small = comparison.variants
-    assert (odd.measured, odd.error) == (None, "The process was killed by SIGKILL.")
-    assert small.measured.latency.speedup == 1.0
+    odd, small = comparison["variants"]
+    assert (odd["measured"], odd["error"]) == (None, "The process was killed by SIGKILL.")
+    assert small["measured"]["latency"]["speedup"] == 1.0
     assert "failed" in rendered(comparison)
-    assert labels(plot.draw(comparison)) == ["toy_odd @36", "toy_small"]
+    assert labels(speeds(comparison)) == ["toy_odd @36", "toy_small"]
     assert left(scratch) == []
 
     monkeypatch.setattr(module, "compare", lambda *a, **k: comparison)
@@ -241,7 +244,7 @@ def test_nothing_is_left_when_the_work_is_interrupted(scratch, monkeypatch, erro
 def test_signals_clean_up(scratch, number):
     """A command that is stopped from outside while files exist removes them."""
     script = (
-        "import vit_export.cli.compare as c\nfrom conftest import TOY\n"
+        "import vit_export.pipeline.compare as c\nfrom conftest import TOY\n"
         f"c.VARIANTS['vit_toy'] = TOY\nc.compare.__kwdefaults__['baseline'] = TOY\n"
         f"from vit_export.cli.main import main\nmain(['compare', 'vit_toy', '--image-size', '{SIZE}'])"
     )
@@ -301,7 +304,7 @@ def test_bad_calls_get_one_sentence_before_any_work(arguments, message, tmp_path
     (tmp_path / "folder.svg").mkdir()
     for name in ("file", "file.svg"):
         (tmp_path / name).write_text("mine")
-    monkeypatch.setattr(module, "measure_variants", lambda *a: pytest.fail("work was begun"))
+    monkeypatch.setattr(pipeline, "_measure", lambda *a, **k: pytest.fail("work was begun"))
     if arguments[0] == "--plot" and os.geteuid() == 0 and "/proc" in arguments[1]:
         monkeypatch.setattr(os, "access", lambda *a: False)  # root may write anywhere, says access
     assert message in fails(*arguments)
@@ -317,8 +320,8 @@ def test_bad_values_in_python():
         compare([TOY, replace(TOY, num_layers=1)], measure=False)
     with pytest.raises(InputError, match="Two different variants are called 'vit_s32'"):
         compare([replace(TOY, name="vit_s32")], measure=False)
-    assert [row.spec.name for row in compare(["vit_b16", "vit_b16"], measure=False).variants] == ["vit_b16"]
-    assert [row.spec.name for row in compare("vit_b16", measure=False).variants] == ["vit_b16"]
+    assert [row["name"] for row in compare(["vit_b16", "vit_b16"], measure=False)["variants"]] == ["vit_b16"]
+    assert [row["name"] for row in compare("vit_b16", measure=False)["variants"]] == ["vit_b16"]
 
 
 def test_too_little_disk(scratch, monkeypatch):
@@ -348,7 +351,7 @@ def rendered(comparison):
     from rich.console import Console
 
     text = StringIO()
-    plot.render_comparison(comparison, Console(file=text, width=plot.COLUMNS))
+    render_comparison(comparison, Console(file=text, width=COLUMNS))
     return text.getvalue()
 
 
@@ -372,26 +375,28 @@ def test_tables_of_all_variants_fit():
 
 
 def test_chart_is_xml_with_one_label_per_variant(toys):
-    svg = plot.draw(toys[0])
+    svg = speeds(toys[0])
     assert labels(svg) == ["toy_small", "toy_odd @36"]
-    circles = [c for c in numbers(svg, "circle") if float(c.get("cy")) > 60]  # the legend's left out
-    assert len(circles) == 2
+    dots = [mark for mark in numbers(svg, "use") if mark.get("class") == "mark time"]
+    assert len(dots) == 2
     assert "prefers-color-scheme: dark" in svg
-    (unit,) = [line for line in numbers(svg, "line") if line.get("class") == "unit"]
-    assert circles[0].get("cx") == unit.get("x1")  # the baseline takes one time of its own
+    (unit,) = [line for line in numbers(svg, "path") if line.get("class") == "unit"]
+    assert dots[0].get("x") == unit.get("d").split()[1]  # the baseline takes one time of its own
+    assert "style=" not in svg
+    assert svg == speeds(toys[0])
 
 
 def test_chart_escapes_hostile_texts(toys):
     texts = ["<script>&\"'", "]]><![CDATA[", "a\x00b\ud800c", "x" * 500, "[bold]"]
-    row = replace(toys[0].variants[0], spec=replace(toys[0].variants[0].spec, name="x" * 100))
-    cpu = {**toys[0].machine["cpu"], "model": texts[0]}
-    rows = tuple(replace(row, use=text) for text in texts)
-    svg = plot.draw(replace(toys[0], variants=rows, machine={**toys[0].machine, "cpu": cpu}))
-    assert labels(svg) == ["x" * 19 + "…"] * len(texts)
+    row = {**toys[0]["variants"][0], "name": "x" * 100}
+    cpu = {**toys[0]["machine"]["cpu"], "model": texts[0]}
+    rows = [{**row, "use": text} for text in texts]
+    svg = speeds({**toys[0], "variants": rows, "machine": {**toys[0]["machine"], "cpu": cpu}})
+    assert labels(svg) == ["x" * 10 + "…" + "x" * 9] * len(texts)
     titles = [title.text.partition(": ")[2] for title in numbers(svg, "title")[1:]]
-    assert titles == [*texts[:2], "a\ufffdb\ufffdc", *texts[3:]]
+    assert titles == 2 * [*texts[:2], "a\\u0000b\\ud800c", *texts[3:]]  # of the dots and of the diamonds
     assert "<script" not in svg
-    assert "[bold]" in rendered(replace(toys[0], variants=rows[-1:]))
+    assert "[bold]" in rendered({**toys[0], "variants": rows[-1:]})
 
 
 def test_hostile_names_do_not_leave_the_temporary_folder(scratch):
@@ -403,14 +408,23 @@ def test_hostile_names_do_not_leave_the_temporary_folder(scratch):
     assert [p.name for p in scratch.parent.iterdir()] == ["scratch"]
 
 
-@pytest.mark.parametrize("factor", [1.0, 1e-4, 1e5])
+@by_matplotlib
+def drawn(values):
+    """The ends and the ticks of an axis of multiples."""
+    picture = Picture(100, (10, 10, 10, 10))
+    _multiples(picture, values)
+    low, high = picture.axes.get_xlim()
+    return low, high, [tick for tick in picture.axes.get_xticks() if low <= tick <= high]
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5, 2.0, 30.0, 499.0, 501.0, 1e-4, 1e5])
 def test_chart_has_ticks_around_all_values(factor):
-    axis = plot._Axis([factor])
-    assert axis.ticks[0] < min(1, factor)
-    assert axis.ticks[-1] > max(1, factor)
-    assert 2 <= len(axis.ticks) <= 12
-    assert 1 in axis.ticks
-    assert plot._LEFT < axis.place(factor) < plot._RIGHT
+    low, high, ticks = drawn([factor])
+    assert ticks[0] < min(1, factor)
+    assert ticks[-1] > max(1, factor)
+    assert 2 <= len(ticks) <= 12
+    assert 1 in ticks
+    assert low < factor < high
 
 
 def test_command_prints_json_and_writes_the_plot(toys, tmp_path, monkeypatch):
@@ -425,7 +439,7 @@ def test_command_prints_json_and_writes_the_plot(toys, tmp_path, monkeypatch):
     options = ("--json", "--quiet", "--plot", path, "--threads", 2, "--precisions", "int8, float32")
     result = invoke("vit_s32", "vit_b16", *options)
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout) == json.loads(json.dumps(toys[0].to_dict()))
+    assert json.loads(result.stdout) == json.loads(json.dumps(toys[0]))
     assert (asked["variants"], asked["threads"], asked["precisions"]) == (
         ("vit_s32", "vit_b16"),
         2,
@@ -436,12 +450,12 @@ def test_command_prints_json_and_writes_the_plot(toys, tmp_path, monkeypatch):
     assert "exists already" in fails("--plot", path)
     assert path.read_text() == "old"
     assert invoke("--quiet", "--plot", path, "--overwrite").exit_code == 0
-    assert path.read_text(encoding="utf-8") == plot.draw(toys[0])
+    assert path.read_text(encoding="utf-8") == speeds(toys[0])
     assert [p.name for p in path.parent.iterdir()] == ["compare.svg"]
 
 
 def test_help_is_light():
-    heavy = ("tensorflow", "keras", "onnx", "onnxruntime", "ai_edge_litert", "PIL", "numpy", "rich.table")
+    heavy = ("tensorflow", "keras", "onnx", "onnxruntime", "ai_edge_litert", "PIL", "numpy", "rich.table", "matplotlib")
     code = (
         "import sys\nfrom vit_export.cli.compare import compare_command\n"
         "try:\n    compare_command(['--help'])\nexcept SystemExit:\n    pass\n"
@@ -453,7 +467,7 @@ def test_help_is_light():
 
 
 def test_runs_as_a_module():
-    command = [sys.executable, "-m", "vit_export.cli.compare"]
+    command = [sys.executable, "-m", "vit_export", "compare"]
     good = subprocess.run([*command, "vit_ti16", "--no-measure"], capture_output=True, text=True, check=True)
     assert "vit_ti16" in good.stdout
     bad = subprocess.run([*command, "vit_s31"], capture_output=True, text=True, check=False)
@@ -464,8 +478,8 @@ def test_runs_as_a_module():
 @pytest.mark.slow
 def test_real_variants():
     comparison = compare(["vit_ti16"], precisions=["float32", "int8"])
-    ti16, s32 = comparison.variants[0].measured, comparison.baseline.measured
-    assert ti16.output_shape == (1, 1000)
-    assert ti16.file_bytes["float32"] == pytest.approx(4 * ViTSpec.of("vit_ti16").num_parameters, rel=0.01)
-    assert ti16.file_bytes["int8"] < 0.3 * ti16.file_bytes["float32"]
-    assert s32.memory.peak > ti16.memory.peak > ti16.file_bytes["float32"]
+    ti16, s32 = comparison["variants"][0]["measured"], comparison["baseline"]["measured"]
+    assert ti16["output_shape"] == [1, 1000]
+    assert ti16["file_bytes"]["float32"] == pytest.approx(4 * ViTSpec.of("vit_ti16").num_parameters, rel=0.01)
+    assert ti16["file_bytes"]["int8"] < 0.3 * ti16["file_bytes"]["float32"]
+    assert s32["memory_bytes"]["peak"] > ti16["memory_bytes"]["peak"] > ti16["file_bytes"]["float32"]

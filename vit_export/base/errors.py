@@ -1,7 +1,7 @@
 """The errors that reach a user, each one sentence: what, expected, given, what to do."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class VitExportError(Exception):
@@ -37,6 +37,13 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     """The entry of `known` most like `word`, or None when nothing is close."""
     matches = difflib.get_close_matches(word.lower().replace("-", "_"), list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
+
+
+def unknown(what: str, name: str, known: Collection[str]) -> InputError:
+    """The error for a `name` that is none of the `known` ones: it tells the nearest, or all of them."""
+    guess = nearest(name, known)
+    hint = f"did you mean '{guess}'?" if guess else f"choose one of {', '.join(known)}."
+    return InputError(f"Unknown {what} '{name}': {hint}")
 
 
 def first_line(error: BaseException, limit: int = 300) -> str:

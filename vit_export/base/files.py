@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vit_export.base.errors import InputError, OutputError, VitExportError
@@ -84,6 +84,86 @@ def publish(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
                 os.replace(temporary, path)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_new_file(path: Path, option: str, *, overwrite: bool = False) -> None:
+    """Find out before minutes of work that the file which `option` names cannot be written.
+
+    Raises:
+        OutputError: it exists (and `overwrite` is false), is a folder, or its folder cannot be written.
+    """
+    names, folder = [f".{path.name}.12345678"], path.absolute().parent  # as `publish` calls what is incomplete
+    try:
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder, expected the name of a file: give another one to {option}.")
+        exists = os.path.lexists(path)
+        while not folder.exists():
+            names.append(folder.name)
+            folder = folder.parent
+        for name in names:  # the system tells of a name that is too long where the name is asked for
+            with suppress(FileNotFoundError, NotADirectoryError):
+                os.lstat(folder / name)
+    except OSError as error:
+        raise OutputError(_refused_file(path, option, error)) from error
+    if exists and not overwrite:
+        raise OutputError(f"{path} exists already: pass --overwrite to replace it, or give another file to {option}.")
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{path} cannot be written to {folder}: give a file in another folder to {option}.")
+
+
+def write_new_file(path: Path, text: str, option: str, *, overwrite: bool = False) -> None:
+    """Write `text` to the file that `option` names, complete or not at all.
+
+    Raises:
+        OutputError: see `require_new_file`; or the disk is full.
+    """
+    require_new_file(path, option, overwrite=overwrite)
+    try:
+        with publish(path, overwrite=overwrite) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OutputError as error:
+        raise OutputError(_refused_file(path, option, error.__cause__)) from error
+
+
+def _refused_file(path: Path, option: str, cause: BaseException | None) -> str:
+    reason = getattr(cause, "strerror", None) or "refused"
+    return f"{shortened(path)} cannot be written ({reason}): give a file in another folder to {option}."
+
+
+@contextmanager
+def scratch_folder(prefix: str, need: float, what: str, otherwise: str) -> Iterator[Path]:
+    """Yield a temporary folder, gone afterwards, for `what` takes `need` bytes; `otherwise` is what else helps.
+
+    Raises:
+        OutputError: the disk has too little space, or the folder cannot be made.
+    """
+    with scratch_errors():
+        place = tempfile.gettempdir()
+        free = shutil.disk_usage(place).free
+        if free < need:
+            raise OutputError(
+                f"{what} takes {need / 1e9:.1f} GB of disk in {place}, which has {free / 1e9:.1f} GB free: make room, "
+                f"set TMPDIR to a folder on another disk, or {otherwise}."
+            )
+        folder = tempfile.TemporaryDirectory(prefix=prefix)
+    with folder as name:
+        yield Path(name)
+
+
+@contextmanager
+def scratch_errors() -> Iterator[None]:
+    """One sentence for the system's refusal of a file in a temporary folder, which nobody has chosen."""
+    try:
+        with output_errors(Path("the temporary folder")):
+            yield
+    except OutputError as error:
+        if error.__cause__ is None:
+            raise
+        cause = getattr(error.__cause__, "strerror", None) or "no space left or no permission"
+        raise OutputError(
+            f"The temporary folder cannot take what is written there ({cause}): make room there, or set TMPDIR to "
+            "another folder."
+        ) from error
 
 
 def publish_folder(path: Path, write: Callable[[Path], None], *, overwrite: bool = False) -> None:

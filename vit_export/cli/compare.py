@@ -1,111 +1,24 @@
-"""`vit-export compare`: variants side by side, what follows from their sizes and what this machine measures.
-
-Measured is the exported float32 .tflite file with random weights, in turns with the baseline's (vit_s32): a machine
-that slows down does so for both, so the ratio holds where the milliseconds do not. No figure is written down here.
-"""
+"""`vit-export compare`: variants side by side, what follows from their sizes and what this machine measures."""
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from vit_export.base.errors import InputError, nearest
+from vit_export.base.errors import InputError
+from vit_export.base.files import require_new_file, write_new_file
+from vit_export.base.numbers import MEGABYTE, conditions, shortened, three_digits
 from vit_export.cli.framework import CONTEXT, Command, GivenPath
-from vit_export.model.artifact import Precision
-from vit_export.model.spec import MAX_IMAGE_SIZE, ViTSpec
-from vit_export.model.variants import VARIANTS, Variant, get_variant
-from vit_export.pipeline.compare import ComparedVariant, Measured, VariantComparison, measure_variants
+from vit_export.pipeline.compare import PRECISIONS, compare
 
 if TYPE_CHECKING:
-    from vit_export.base.reporting import Reporter
+    from rich.console import Console
 
-__all__ = ["ComparedVariant", "Measured", "VariantComparison", "compare", "compare_command"]
-
-BASELINE = "vit_s32"
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-MAX_SEED = 2**32 - 1
-
-
-def compare(
-    variants: Sequence[str | Variant] | None = None,
-    *,
-    image_size: int = 224,
-    threads: int = 1,
-    precisions: Sequence[str] = PRECISIONS,
-    measure: bool = True,
-    seed: int = 0,
-    baseline: str | Variant = BASELINE,
-    reporter: "Reporter | None" = None,
-) -> VariantComparison:
-    """Compare `variants` (all by default), names or rows of one's own, at `image_size` pixels along one side.
-
-    The size is rounded up to the next multiple of each variant's patch. Files are written to a temporary folder, which
-    is gone afterwards whatever happens; `precisions` are those whose size is measured. A variant that cannot be run has
-    an `error` instead of figures.
-
-    Raises:
-        InputError: an unknown variant, or a value out of range.
-        OutputError: the disk of the temporary folder has too little space.
-        RunnerError: the baseline cannot be run.
-    """
-    from vit_export.base.machine import machine
-    from vit_export.base.reporting import Silent
-    from vit_export.model.names import MAX_THREADS
-
-    chosen = _chosen(variants, baseline)
-    _require("image_size", image_size, 1, MAX_IMAGE_SIZE)
-    _require("threads", threads, 1, MAX_THREADS)
-    _require("seed", seed, 0, MAX_SEED)
-    wanted = _precisions(precisions)
-    basis, *rows = (_by_formula(variant, image_size) for variant in (_row(baseline), *chosen))
-    if measure:
-        rows, basis = measure_variants(rows, basis, threads, wanted, seed, reporter or Silent())
-    return VariantComparison(tuple(rows), basis, image_size, threads, wanted, seed, machine())
-
-
-def _by_formula(variant: Variant, image_size: int) -> ComparedVariant:
-    size = -(-image_size // variant.patch_size) * variant.patch_size
-    return ComparedVariant(ViTSpec.of(variant, image_size=size), variant.use)
-
-
-def _row(variant: str | Variant) -> Variant:
-    return get_variant(variant) if isinstance(variant, str) else variant
-
-
-def _chosen(variants: Sequence[str | Variant] | None, baseline: str | Variant) -> list[Variant]:
-    """The rows to compare, each once.
-
-    Raises:
-        InputError: a name that does not exist, or one name for two different rows.
-    """
-    names = [variants] if isinstance(variants, str) else variants or list(VARIANTS)
-    rows = list(dict.fromkeys(_row(variant) for variant in names))
-    known: dict[str, Variant] = {}
-    for row in (_row(baseline), *rows):
-        if known.setdefault(row.name, row) != row:
-            raise InputError(f"Two different variants are called '{row.name}': give each a name of its own.")
-    return rows
-
-
-def _require(name: str, value: int, least: int, most: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise InputError(f"{name} is {value!r}, expected a whole number from {least} to {most}.")
-
-
-def _precisions(given: Sequence[str]) -> tuple[Precision, ...]:
-    """The chosen of PRECISIONS, in their order."""
-    for name in given:
-        if name not in PRECISIONS:
-            guess = nearest(name, PRECISIONS)
-            hint = f"did you mean '{guess}'?" if guess else f"choose from {','.join(PRECISIONS)}."
-            raise InputError(f"Unknown precision '{name}': {hint}")
-    if not given:
-        raise InputError(f"No precision is given: choose from {','.join(PRECISIONS)}.")
-    return tuple(precision for precision in PRECISIONS if precision in given)
+COLUMNS = 100
 
 
 @click.command("compare", cls=Command, context_settings=CONTEXT, short_help="Compare variants: sizes, speed, memory.")
@@ -120,16 +33,13 @@ def _precisions(given: Sequence[str]) -> tuple[Precision, ...]:
 @click.option("--quiet", is_flag=True, help="No progress, only the result.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the random weights.")
 def compare_command(
-    variants: tuple[str, ...],
-    image_size: int,
-    threads: int,
     precisions: str | None,
     no_measure: bool,
     as_json: bool,
     plot: Path | None,
     overwrite: bool,
     quiet: bool,
-    seed: int,
+    **more: Any,
 ) -> None:
     """Compare VARIANTS (all by default): sizes by formula; speed, memory and file sizes measured.
 
@@ -141,38 +51,79 @@ def compare_command(
         raise InputError(f"{option} {what} what is measured and --no-measure measures nothing: give one of the two.")
     from rich.console import Console
 
-    from vit_export.base.reporting import Silent
-    from vit_export.cli.plot import check_plot, render_comparison, write_plot
     from vit_export.cli.progress import ConsoleReporter
 
     if plot is not None:
-        check_plot(plot, overwrite=overwrite)
+        if plot.suffix.lower() != ".svg":
+            raise InputError(f"The plot {plot} has the extension '{plot.suffix}', expected '.svg': name it so.")
+        require_new_file(plot, "--plot", overwrite=overwrite)
+    wanted = PRECISIONS if precisions is None else [p.strip() for p in precisions.split(",") if p.strip()]
     with ExitStack() as stack:
-        say = Silent() if quiet or no_measure else stack.enter_context(ConsoleReporter(Console(stderr=True)))
-        comparison = compare(
-            variants,
-            image_size=image_size,
-            threads=threads,
-            precisions=PRECISIONS if precisions is None else [p.strip() for p in precisions.split(",") if p.strip()],
-            measure=not no_measure,
-            seed=seed,
-            reporter=say,
-        )
+        say = None if quiet or no_measure else stack.enter_context(ConsoleReporter(Console(stderr=True)))
+        comparison = compare(precisions=wanted, measure=not no_measure, reporter=say, **more)
     if as_json:
-        click.echo(json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(comparison, indent=2, ensure_ascii=False))
     else:
-        render_comparison(comparison)
+        render_comparison(comparison, Console(width=COLUMNS))
     if plot is not None:
-        write_plot(comparison, plot, overwrite=overwrite)
+        from vit_export.report.speeds import speeds
+
+        write_new_file(plot, speeds(comparison), "--plot", overwrite=overwrite)
         if not quiet:
             click.echo(f"Wrote {plot}.", err=True)
-    if failed := [row for row in comparison.variants if row.error]:
+    if failed := [row for row in comparison["variants"] if row["error"]]:
         for row in failed:
-            click.echo(f"FAIL  {row.spec.name} was not measured: {row.error}", err=True)
+            click.echo(f"FAIL  {row['name']} was not measured: {row['error']}", err=True)
         sys.exit(1)
 
 
-if __name__ == "__main__":
-    from vit_export.cli.framework import Commands
+def render_comparison(comparison: dict[str, Any], console: "Console") -> None:
+    """Print the listing, what was measured, and how the figures came about, in 100 columns."""
+    from rich.text import Text
 
-    Commands(commands={"compare": compare_command}).main(["compare", *sys.argv[1:]], prog_name="vit-export")
+    from vit_export.cli.list import render_listing, table
+
+    precisions, name = comparison["settings"]["precisions"], shortened(comparison["baseline"]["name"], 20)
+    render_listing(comparison["variants"], console)
+    console.print()
+    if comparison["baseline"]["measured"]:
+        headings = ["\nvariant", "median\nms", "p90\nms", f"speed, {name}\nis 1", "peak\nMB"]
+        headings += [f"{precision}\nMB" for precision in precisions]
+        console.print(table(headings, [[row["name"], *_measured(row, precisions)] for row in comparison["variants"]]))
+        console.print()
+    for line in _closing(comparison):
+        console.print(Text(line, style="dim"))
+
+
+def _measured(row: dict[str, Any], precisions: list[str]) -> list[str]:
+    if not (found := row["measured"]):
+        return ["failed"]
+    latency, files = found["latency"], found["file_bytes"]
+    bytes_ = [found["memory_bytes"]["peak"], *(files[precision] for precision in precisions)]
+    figures = [latency["median_ms"], latency["p90_ms"], latency["speedup"], *(n / MEGABYTE for n in bytes_)]
+    return [three_digits(figure) for figure in figures]
+
+
+def _closing(comparison: dict[str, Any]) -> Iterator[str]:
+    """What was measured and how, in sentences."""
+    yield "Sizes, parameters and MACs by formula; output shapes are those for one image."
+    found = [row["measured"] for row in (*comparison["variants"], comparison["baseline"]) if row["measured"]]
+    if not found:
+        return
+    latencies = [measured["latency"] for measured in found]
+    paired = sorted(latency["reference_median_ms"] for latency in latencies)
+    ends = list(dict.fromkeys(map(three_digits, (paired[0], paired[-1]))))
+    # One number cannot show it, but a machine that others use changes its pace: say by how much.
+    spread = f"{' to '.join(ends)} ms{' in the course of it' if len(ends) > 1 else ''}"
+    on = conditions(comparison["settings"]["threads"], comparison["machine"]["cpu"])
+    yield (
+        f"Measured: one call of the float32 .tflite file with random weights, {on}. Each took turns with "
+        f"{comparison['baseline']['name']}, whose median was {spread}; speed is the median of the ratios in a round."
+    )
+    before = max(measured["memory_bytes"]["baseline"] for measured in found) / MEGABYTE
+    yield (
+        "Peak memory is that of a process that runs the float32 file once, Python and runtime included "
+        f"(up to {three_digits(before)} MB of it before the file is loaded). int8 is the dynamic scheme."
+    )
+    if (unrest := max(latency["p90_ms"] / latency["median_ms"] for latency in latencies)) > 2:
+        yield f"The machine did other work meanwhile: p90 is up to {unrest:.1f} times the median."

@@ -1,24 +1,50 @@
 """`vit-export list`: the variants with what follows from their sizes, by formula."""
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from vit_export.base.numbers import three_digits
 
-
-def render_listing(rows: list[dict[str, Any]]) -> None:
-    """Print the rows as a table that fits 80 columns, and under it what each variant is for."""
+if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("variant", no_wrap=True)
-    for heading in ("size", "patch", "tokens", "layers", "width", "heads", "M par.", "GMACs", "f32 MB", "f16", "int8"):
-        table.add_column(heading, justify="right", no_wrap=True)
+SIZES = {
+    **{"size": "image_size", "patch": "patch_size", "tokens": "tokens", "layers": "layers"},
+    **{"width": "hidden_size", "mlp": "mlp_size", "heads": "heads"},
+}
+"""Headings and the keys of a row."""
+
+
+def render_listing(rows: Sequence[dict[str, Any]], console: "Console | None" = None) -> None:
+    """Print the rows as a table and under it what each variant is for.
+
+    Megabytes of weights make it 80 columns wide, shapes of outputs, where rows have those instead, up to 100.
+    """
+    from rich.console import Console
+
+    shapes = all("outputs" in row for row in rows)
+    headings = ["logits", "features", "token sequence"] if shapes else ["f32 MB", "f16", "int8"]
+    cells = []
     for row in rows:
-        sizes = [str(row[key]) for key in ("image_size", "patch_size", "tokens", "layers", "hidden_size", "heads")]
-        counts = [three_digits(row["parameters"] / 1e6), three_digits(row["macs"] / 1e9)]
-        table.add_row(row["name"], *sizes, *counts, *(f"{n:.0f}" for n in row["megabytes"].values()))
-    console = Console()
-    console.print(table)
+        last = ["×".join(map(str, shape)) for shape in row["outputs"].values()] if shapes else []
+        last = last or [f"{megabytes:.0f}" for megabytes in row["megabytes"].values()]
+        counts = three_digits(row["parameters"] / 1e6), three_digits(row["macs"] / 1e9)
+        cells.append([row["name"], *(row[key] for key in SIZES.values()), *counts, *last])
+    console = console or Console()
+    console.print(table(["variant", *SIZES, "M par.", "GMACs", *headings], cells))
     for row in rows:
-        console.print(f"{row['name']:<9} {row['use']}", highlight=False, soft_wrap=True)
+        console.print(f"{row['name']:<9} {row['use']}", highlight=False, markup=False, soft_wrap=True)
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> "Table":
+    """A table of names at the left and figures at the right, without lines."""
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for place, heading in enumerate(headings):
+        made.add_column(Text(heading), justify="right" if place else "left", no_wrap=place > 0, overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(str(cell)) for cell in row))
+    return made

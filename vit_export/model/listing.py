@@ -5,7 +5,7 @@ from typing import Any
 from vit_export.base.checks import whole_number
 from vit_export.model.names import PRECISIONS
 from vit_export.model.spec import MAX_IMAGE_SIZE, ViTSpec
-from vit_export.model.variants import VARIANTS
+from vit_export.model.variants import VARIANTS, Variant
 
 
 def listing(image_size: int = 224) -> list[dict[str, Any]]:
@@ -17,8 +17,7 @@ def listing(image_size: int = 224) -> list[dict[str, Any]]:
     whole_number("image_size", image_size, 1, MAX_IMAGE_SIZE)
     rows = []
     for variant in VARIANTS.values():
-        size = -(-image_size // variant.patch_size) * variant.patch_size
-        spec = ViTSpec.of(variant, image_size=size)
+        spec = spec_at(variant, image_size)
         rows.append(
             {
                 **sizes_of(spec),
@@ -29,6 +28,11 @@ def listing(image_size: int = 224) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def spec_at(variant: Variant, image_size: int) -> ViTSpec:
+    """The spec of `variant` at `image_size`, rounded up to the next multiple of its patch."""
+    return ViTSpec.of(variant, image_size=-(-image_size // variant.patch_size) * variant.patch_size)
 
 
 def sizes_of(spec: ViTSpec) -> dict[str, Any]:
@@ -46,3 +50,9 @@ def sizes_of(spec: ViTSpec) -> dict[str, Any]:
         "parameters_without_head": spec.with_(num_classes=None).num_parameters,
         "macs": spec.num_macs,
     }
+
+
+def outputs_of(spec: ViTSpec) -> dict[str, list[int]]:
+    """Shapes of the outputs for one image: with classifier, without it, and of the token sequence."""
+    width = spec.hidden_size
+    return {"logits": [1, spec.output_size], "features": [1, width], "tokens": [1, spec.num_tokens, width]}

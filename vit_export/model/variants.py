@@ -6,7 +6,7 @@ Sizes: Dosovitskiy et al., "An Image is Worth 16x16 Words" (2021), table 1 (Base
 
 from dataclasses import dataclass
 
-from vit_export.base.errors import InputError, nearest
+from vit_export.base.errors import unknown
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,4 @@ def get_variant(name: str) -> Variant:
     try:
         return VARIANTS[name]
     except KeyError:
-        guess = nearest(name, VARIANTS)
-        hint = f"did you mean '{guess}'?" if guess else f"choose one of {', '.join(VARIANTS)}."
-        raise InputError(f"Unknown variant '{name}': {hint}") from None
+        raise unknown("variant", name, VARIANTS) from None

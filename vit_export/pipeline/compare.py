@@ -1,317 +1,152 @@
-"""What `vit-export compare` measures: each variant's files with random weights, written, run and timed."""
+"""What `vit-export compare` tells: what `list` says of variants, and what `bench` measures of their files.
 
-import shutil
-import tempfile
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+Each float32 .tflite file, with random weights, takes turns with the baseline's: a machine that slows down does so for
+both, so the ratio holds where the milliseconds do not.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, get_args
 
-from vit_export.base.errors import OutputError
+from vit_export.base.checks import whole_number
+from vit_export.base.errors import InputError, unknown
+from vit_export.base.files import scratch_errors, scratch_folder
 from vit_export.model.artifact import Precision
-from vit_export.model.listing import sizes_of
-from vit_export.model.names import PRECISIONS
-from vit_export.model.spec import ViTSpec
+from vit_export.model.listing import outputs_of, sizes_of, spec_at
+from vit_export.model.names import MAX_THREADS, PRECISIONS
+from vit_export.model.spec import MAX_IMAGE_SIZE, ViTSpec
+from vit_export.model.variants import VARIANTS, Variant, get_variant
 
 if TYPE_CHECKING:
     from vit_export.base.reporting import Reporter
+    from vit_export.runtimes.benchmark import BenchedFile
 
-if TYPE_CHECKING:
-    import numpy as np
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+SECONDS = 6.0
+"""For the turns of each file: variants are many."""
 
-    from vit_export.base.reporting import Reporter
-    from vit_export.runtimes.process import Memory, RunnerProcess
-    from vit_export.runtimes.timing.latency import Latency, Subject
-
-DISK_MARGIN = 1.05
-"""Files are a little larger than their weights."""
+Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What the files of one variant were measured to take.
+def compare(
+    variants: Sequence[str | Variant] | None = None,
+    *,
+    image_size: int = 224,
+    threads: int = 1,
+    precisions: Sequence[str] = PRECISIONS,
+    measure: bool = True,
+    seed: int = 0,
+    baseline: str | Variant = "vit_s32",
+    reporter: "Reporter | None" = None,
+) -> dict[str, Any]:
+    """Compare `variants` (all by default), names or rows of one's own, at `image_size` pixels along one side.
 
-    `latency` is of one call with one image, its `speedup` relative to the baseline; `memory` of the process that runs
-    the float32 file; `output_shape` what that file returned; `file_bytes` by precision (int8 is the dynamic scheme).
+    The result is JSON-ready: a row for each of the `variants` and one for the `baseline`, chosen or not. Rows have the
+    keys of `list`, `outputs` (shapes for one image: with classifier, without it, and of the token sequence) and, if
+    anything was, what was `measured`: `latency` of one call (its speedup relative to the baseline), `memory_bytes`,
+    `load_seconds` and `output_shape` of the float32 file, and `file_bytes` of the `precisions` (int8 is the dynamic
+    scheme). A variant that cannot be run has an `error` instead. Sizes of images are rounded up to the next multiple of
+    each patch. Files are written to a temporary folder, which is gone afterwards whatever happens.
+
+    Raises:
+        InputError: an unknown variant or precision, one name for two variants, or a value out of range.
+        OutputError: the disk of the temporary folder has too little space.
+        RunnerError: the baseline cannot be run.
     """
+    from vit_export.base.machine import machine
+    from vit_export.base.reporting import Silent
 
-    latency: "Latency"
-    memory: "Memory"
-    output_shape: tuple[int, ...]
-    load_seconds: float | None
-    file_bytes: Mapping[Precision, int]
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict; times in milliseconds where they say so, else seconds, and bytes."""
-        return {
-            "relative_speed": self.latency.speedup,
-            "latency": self.latency.to_dict(),
-            "memory_bytes": asdict(self.memory),
-            "output_shape": list(self.output_shape),
-            "load_seconds": self.load_seconds,
-            "file_bytes": dict(self.file_bytes),
-        }
-
-
-@dataclass(frozen=True)
-class ComparedVariant:
-    """One variant: its spec, what it is for, and what was measured (None if nothing was; `error` then may say why)."""
-
-    spec: ViTSpec
-    use: str
-    measured: Measured | None = None
-    error: str | None = None
-
-    @property
-    def outputs(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the outputs for one image: with classifier, without it, and of the token sequence."""
-        width = self.spec.hidden_size
-        return {
-            "logits": (1, self.spec.output_size),
-            "features": (1, width),
-            "tokens": (1, self.spec.num_tokens, width),
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict: the keys of `vit-export list`, the output shapes, and what was measured."""
-        return {
-            **sizes_of(self.spec),
-            "use": self.use,
-            "outputs": {name: list(shape) for name, shape in self.outputs.items()},
-            "measured": None if self.measured is None else self.measured.to_dict(),
-            "error": self.error,
-        }
+    names = [variants] if isinstance(variants, str) else variants or list(VARIANTS)
+    chosen = [get_variant(name) if isinstance(name, str) else name for name in (baseline, *names)]
+    by_name = {variant.name: variant for variant in chosen}
+    if twice := [variant.name for variant in chosen if by_name[variant.name] != variant]:
+        raise InputError(f"Two different variants are called '{twice[0]}': give each a name of its own.")
+    whole_number("image_size", image_size, 1, MAX_IMAGE_SIZE)
+    whole_number("threads", threads, 1, MAX_THREADS)
+    whole_number("seed", seed, 0, 2**32 - 1)
+    if wrong := [name for name in precisions if name not in PRECISIONS]:
+        raise unknown("precision", wrong[0], PRECISIONS)
+    if not precisions:
+        raise InputError(f"No precision is given: choose from {','.join(PRECISIONS)}.")
+    wanted = [precision for precision in PRECISIONS if precision in precisions]
+    settings = {"image_size": image_size, "threads": threads, "precisions": wanted, "seed": seed}
+    specs = {name: spec_at(variant, image_size) for name, variant in by_name.items()}
+    rows = {
+        name: {**sizes_of(spec), "use": by_name[name].use, "outputs": outputs_of(spec), "measured": None, "error": None}
+        for name, spec in specs.items()
+    }
+    shown = list(dict.fromkeys(variant.name for variant in chosen[1:]))
+    if measure:
+        _measure(rows, specs, settings, shown, reporter or Silent())
+    found = {"baseline": rows[chosen[0].name], "variants": [rows[name] for name in shown]}
+    return {"schema_version": 1, "machine": machine(), "settings": settings, **found}
 
 
-class RandomWeights:
-    """A ParameterSource of random values, made when they are read: the model is never in memory.
-
-    The same seed and name give the same values. Kernels keep the size of activations, LayerNorm scales are near 1.
-    """
-
-    def __init__(self, spec: ViTSpec, seed: int = 0) -> None:
-        from vit_export.model.parameters import parameter_specs
-
-        self.spec, self.seed = spec, seed
-        self._shapes = {parameter.name: parameter.shape for parameter in parameter_specs(spec)}
-
-    def read(self, name: str) -> "np.ndarray":
-        """The parameter called `name`, float32, in its canonical shape."""
-        import numpy as np
-
-        shape = self._shapes[name]
-        values = np.random.default_rng([self.seed, zlib.crc32(name.encode())]).random(shape, np.float32)
-        # Uniform in ±spread; the variance of that is spread²/3. In place: a kernel of ViT-H takes 26 MB.
-        spread = 0.1 if not name.endswith("kernel") else float(np.sqrt(3 / np.prod(shape[:-1])))
-        values *= np.float32(2 * spread)
-        values += np.float32((1.0 if name.endswith("scale") else 0.0) - spread)
-        return values
-
-
-class _Running:
-    """The float32 file of one variant in a folder of its own, and the process that runs it; a context manager.
-
-    `latency.measure` takes it for a RunnerProcess. It differs in that it is always fed an image of its own size:
-    variants whose patches differ may differ in it from the baseline.
-    """
-
-    def __init__(self, spec: ViTSpec, folder: Path, threads: int, seed: int) -> None:
-        from vit_export.model.preprocessing import Preprocessing
-        from vit_export.model.record import ModelRecord
-
-        self.spec, self.folder, self.threads, self.seed = spec, folder, threads, seed
-        # A Variant of one's own may have any name, a file may not.
-        safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in spec.name)[:64]
-        self.path = folder / f"{safe}_float32.tflite"
-        self.record = ModelRecord(
-            spec, Preprocessing(spec.image_size), {"source": "random", "seed": seed, "trained": False}
-        )
-
-    def __enter__(self) -> Self:
-        import numpy as np
-
-        from vit_export.base.machine import release_memory
-        from vit_export.runtimes.process import RunnerProcess
-
-        self.process = RunnerProcess(self.path, "tflite", self.threads)
-        try:
-            self._write(self.path, "float32")
-            release_memory()
-            size = self.spec.image_size
-            self.image = np.random.default_rng(self.seed).uniform(-1, 1, (size, size, 3)).astype(np.float32)
-            self.process.start()
-            self.output_shape = self.process.run(self.image[np.newaxis]).shape
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.process.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    @property
-    def subject(self) -> "Subject":
-        """The file as `latency.measure` names it."""
-        from vit_export.runtimes.timing.latency import Subject
-
-        return Subject(str(self.path), "tflite", self.path.stat().st_size)
-
-    @property
-    def batch(self) -> int | None:
-        """Images that one call takes."""
-        return self.process.batch
-
-    def time(self, count: int, image: "np.ndarray") -> list[float]:
-        """Seconds of each of `count` calls on this variant's own image instead of `image`."""
-        return self.process.time(count, self.image)
-
-    def facts(self, latency: "Latency", precisions: Sequence[Precision], *, last: bool) -> Measured:
-        """All that was measured, sizes of `precisions` among it. `last` ends the process before they are written."""
-        from vit_export.base.machine import release_memory
-        from vit_export.tflite.quantize import write_int8
-
-        memory, found = self.process.memory(), {cast(Precision, "float32"): self.path.stat().st_size}
-        if last:
-            self.process.close()
-        if "int8" in precisions:
-            path = self.folder / "int8.tflite"
-            with _temporary_errors():
-                found["int8"] = write_int8(self.path, self.record, path, scheme="dynamic").bytes
-            path.unlink()
-        if last:
-            self.path.unlink()
-        if "float16" in precisions:
-            path = self.folder / "float16.tflite"
-            found["float16"] = self._write(path, "float16")
-            path.unlink()
-        release_memory()
-        sizes = {precision: found[precision] for precision in precisions}
-        return Measured(latency, memory, self.output_shape, self.process.load_seconds, sizes)
-
-    def _write(self, path: Path, precision: Any) -> int:
-        from vit_export.tflite.convert import write_tflite
-
-        with _temporary_errors():
-            return write_tflite(RandomWeights(self.spec, self.seed), self.record, path, precision=precision).bytes
-
-
-def measure_variants(
-    rows: Sequence[ComparedVariant],
-    basis: ComparedVariant,
-    threads: int,
-    precisions: tuple[Precision, ...],
-    seed: int,
-    say: "Reporter",
-) -> tuple[list[ComparedVariant], ComparedVariant]:
-    """`rows` and `basis` with what was measured; the baseline's process stays for all of it, another's for its turn."""
+def _measure(
+    rows: Mapping[str, Row], specs: Mapping[str, ViTSpec], settings: Row, shown: Sequence[str], say: "Reporter"
+) -> None:
+    """Fill `rows`, the baseline's first, with what is measured; beside its file there is one other at a time."""
     from vit_export.base.quiet import import_tensorflow
+    from vit_export.runtimes.benchmark import bench
     from vit_export.runtimes.runner import RunnerError
-    from vit_export.runtimes.timing.latency import measure
 
-    _require_disk([basis, *rows], basis, precisions)
-    say.step("Loading TensorFlow")
-    import_tensorflow()
-    # The folder is entered first and so left last: no process holds a file in it by then.
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vit-export-compare-")))
-        say.step(f"{basis.spec.name}, which takes turns with the others: writing the float32 file and loading it")
-        reference = stack.enter_context(_Running(basis.spec, folder / "baseline", threads, seed))
-        medians: list[Latency] = []
-
-        def timed(*candidates: _Running) -> "Latency":
-            opened = cast("dict[str, RunnerProcess]", {str(r.path): r for r in (reference, *candidates)})
-            subjects = [candidate.subject for candidate in candidates]
-            result = measure(reference.subject, subjects, reference.image, threads=threads, opened=opened)
-            latency = result.files[subjects[0].path] if subjects else result.reference
-            if isinstance(latency, RunnerError):
-                raise latency
-            medians.append(result.reference)
-            return latency
-
-        def turn(row: ComparedVariant, name: str) -> ComparedVariant:
-            say.step(f"{name}: writing the float32 file and loading it")
-            try:
-                with _Running(row.spec, folder / "variant", threads, seed) as running:
-                    say.step(f"{name}: timing it in turns with {basis.spec.name}")
-                    latency = timed(running)
-                    say.step(f"{name}: sizes of {', '.join(precisions)} files")
-                    return replace(row, measured=running.facts(latency, precisions, last=True))
-            except RunnerError as error:
-                return replace(row, error=str(error))
-
-        others = [row for row in rows if row.spec != basis.spec]
-        found = {row: turn(row, f"{row.spec.name} ({i} of {len(others)})") for i, row in enumerate(others, 1)}
-        say.step(f"{basis.spec.name}: its own figures")
-        if not medians:
-            timed()
+    base, *others = specs
+    precisions, threads, seed = settings["precisions"], settings["threads"], settings["seed"]
+    largest = max(specs.values(), key=lambda spec: spec.num_parameters)
+    # int8 is quantized beside its float32 file and then written again; a file is a little more than its weights.
+    each = PRECISIONS["float32"].bytes + (2 * PRECISIONS["int8"].bytes if "int8" in precisions else 0)
+    need = 1.05 * (each * largest.num_parameters + PRECISIONS["float32"].bytes * specs[base].num_parameters)
+    with scratch_folder("vit-export-compare-", need, f"Measuring {largest.name}", "pass --no-measure") as folder:
+        say.step("Loading TensorFlow")
+        import_tensorflow()
+        say.step(f"{base}, which takes turns with the others: writing its files")
+        own, known = _write(specs[base], folder, precisions if base in shown else (), seed)
+        measured: list[BenchedFile] = []
+        for index, name in enumerate(others or [base], 1):
+            who = f"{name} ({index} of {len(others) or 1})"
+            say.step(f"{who}: writing its files")
+            path, facts = (own, known) if name == base else _write(specs[name], folder, precisions, seed)
+            say.step(f"{who}: timing it in turns with {base}")
+            files = bench([path], baseline=own, threads=threads, time_limit=SECONDS, seed=seed).files
+            if files[0].error:
+                raise RunnerError(files[0].error)
+            measured.append(files[0])
+            rows[name].update(_figures(files[-1], facts))
+            if path != own:
+                path.unlink()
         # A machine changes its pace: the baseline's latency is the middle one of those it had beside the others.
-        middle = sorted(medians, key=lambda latency: latency.median_ms)[(len(medians) - 1) // 2]
-        wanted = precisions if len(others) < len(rows) else ()
-        basis = replace(basis, measured=reference.facts(middle, wanted, last=False))
-    return [found.get(row, basis) for row in rows], basis
+        measured.sort(key=lambda file: file.latency.median_ms if file.latency else 0.0)
+        rows[base].update(_figures(measured[(len(measured) - 1) // 2], known))
 
 
-def _require_disk(rows: Sequence[ComparedVariant], basis: ComparedVariant, precisions: Sequence[str]) -> None:
-    """Raise OutputError unless the largest variant's files fit beside the baseline's."""
-    # Quantizing takes the float32 file, the quantizer's result and the final file of it at the same time.
-    bytes_each = PRECISIONS["float32"].bytes + (2 * PRECISIONS["int8"].bytes if "int8" in precisions else 0)
-    largest = max(rows, key=lambda row: row.spec.num_parameters).spec
-    need = DISK_MARGIN * (bytes_each * largest.num_parameters + PRECISIONS["float32"].bytes * basis.spec.num_parameters)
-    with _temporary_errors():
-        folder = tempfile.gettempdir()
-        free = shutil.disk_usage(folder).free
-    if free < need:
-        raise OutputError(
-            f"Measuring {largest.name} takes {need / 1e9:.1f} GB of disk in {folder}, which has {free / 1e9:.1f} GB "
-            "free: make room, set TMPDIR to a folder on another disk, or pass --no-measure."
-        )
+def _figures(file: "BenchedFile", facts: Row) -> Row:
+    if file.latency is None or file.memory is None:
+        return {"error": file.error}
+    latency = {"relative_speed": file.latency.speedup, "latency": file.latency.to_dict()}
+    return {"measured": {**latency, "memory_bytes": asdict(file.memory), "load_seconds": file.load_seconds, **facts}}
 
 
-@contextmanager
-def _temporary_errors() -> Iterator[None]:
-    """One sentence for a refusal of the operating system that fits a folder nobody has chosen."""
-    from vit_export.base.files import output_errors
+def _write(spec: ViTSpec, folder: Path, precisions: Sequence[Precision], seed: int) -> tuple[Path, Row]:
+    """The float32 file, which stays, with its output's shape and the bytes of the files of all `precisions`."""
+    from vit_export.base.machine import release_memory
+    from vit_export.model.preprocessing import Preprocessing
+    from vit_export.model.record import ModelRecord
+    from vit_export.tflite.convert import write_tflite
+    from vit_export.tflite.quantize import write_int8
+    from vit_export.weights.random import RandomWeights
 
-    try:
-        with output_errors(Path("the temporary folder")):
-            yield
-    except OutputError as error:
-        cause = getattr(error.__cause__, "strerror", None) or "no space left or no permission"
-        raise OutputError(
-            f"The temporary folder cannot take the files that are measured ({cause}): "
-            "make room there, or set TMPDIR to another folder."
-        ) from error
-
-
-SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True)
-class VariantComparison:
-    """The variants that were compared, and the baseline that each took turns with (chosen or not)."""
-
-    variants: tuple[ComparedVariant, ...]
-    baseline: ComparedVariant
-    image_size: int
-    threads: int
-    precisions: tuple[Precision, ...]
-    seed: int
-    machine: Mapping[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "machine": dict(self.machine),
-            "settings": {
-                "image_size": self.image_size,
-                "threads": self.threads,
-                "precisions": list(self.precisions),
-                "seed": self.seed,
-            },
-            "baseline": self.baseline.to_dict(),
-            "variants": [row.to_dict() for row in self.variants],
-        }
+    source, path, other = RandomWeights(spec, seed), folder / f"{spec.name}_float32.tflite", folder / "other.tflite"
+    record = ModelRecord(spec, Preprocessing(spec.image_size), {"source": "random", "seed": seed, "trained": False})
+    with scratch_errors():
+        exact = write_tflite(source, record, path)
+        sizes = {"float32": exact.bytes}
+        if "float16" in precisions:
+            sizes["float16"] = write_tflite(source, record, other, precision="float16").bytes
+            other.unlink()
+        if "int8" in precisions:
+            sizes["int8"] = write_int8(path, record, other, scheme="dynamic").bytes
+            other.unlink()
+    release_memory()
+    wanted = {precision: sizes[precision] for precision in precisions}
+    return path, {"output_shape": list(exact.outputs[0].shape), "file_bytes": wanted}

@@ -148,7 +148,7 @@ def _score(value: float, measure: str) -> str:
     return f"{figure(value)} dB" if measure == "sqnr" else percent(value)
 
 
-def _rows(count: int, limits: Limits, name: str, *, pitch: float, log: bool = False) -> Picture:
+def _rows(count: int, limits: Limits, name: str, *, pitch: float, log: Sequence[float] = ()) -> Picture:
     """A picture of `count` rows of `pitch` units over one axis; y are units from the top."""
     picture = Picture(pitch * count + 48, (12, 12, 8, 40))
     picture.scale("x", limits, name, log=log)
@@ -171,7 +171,7 @@ def differences(files: Sequence[File], names: Sequence[str]) -> Chart | None:
         return None
     limits = [limit for file in rows if (limit := file.limit("worst_difference")) is not None]
     x = logarithmic([v for file in rows for v in file.differences if v is not None] + limits)
-    picture, told = _rows(len(rows), x, "largest difference, share of the range", pitch=58, log=True), []
+    picture, told = _rows(len(rows), x, "largest difference, share of the range", pitch=58, log=[1]), []
     for y, file in zip(range(38, 58 * len(rows), 58), rows, strict=True):
         ranked, limit = _ranked(file.differences), file.limit("worst_difference")
         _title(picture, y - 20, shortened(file.label, 26), "" if limit is None else f"limit {limit:g}", "bad")

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from vit_export.base.errors import InputError
 from vit_export.base.files import publish
 from vit_export.base.numbers import NONE, figure, megabytes, number, percent, sentence, shortened, visible
 from vit_export.report import charts
+from vit_export.report.svg import asset
 from vit_export.report.view import (
     COLUMNS,
     EMPTY,
@@ -75,7 +75,7 @@ def render_page(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str
     """
     if not isinstance(report, Mapping):
         raise InputError(f"A report is of type {type(report).__name__}, expected the JSON object of a report.json.")
-    style, script = _asset("chart.css") + _asset("page.css"), _asset("page.js")
+    style, script = asset("chart.css") + asset("page.css"), asset("page.js")
     page = _environment().get_template("page.html")
     return page.render(
         style=Markup(style), script=Markup(script), policy=_policy(style, script), **_content(report, pictures)
@@ -111,11 +111,6 @@ def _environment() -> Environment:
         # Whatever a report holds passes here on its way to the page, before it is escaped.
         finalize=lambda value: value if isinstance(value, Markup) or not isinstance(value, str) else visible(value),
     )
-
-
-@cache
-def _asset(name: str) -> str:
-    return (resources.files("vit_export") / "data" / name).read_text(encoding="utf-8")
 
 
 def _policy(style: str, script: str) -> str:

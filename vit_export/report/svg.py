@@ -12,7 +12,8 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import cache, wraps
+from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 from xml.etree import ElementTree
 
@@ -48,6 +49,12 @@ _SETTINGS: Any = {
     **{"grid.color": COLOURS["rule"], "grid.linewidth": 1.0, "lines.linewidth": 1.5, "lines.markeredgewidth": 1.5},
 }
 _SVG = "{http://www.w3.org/2000/svg}"
+
+
+@cache
+def asset(name: str) -> str:
+    """The text of a file of the page."""
+    return (resources.files("vit_export") / "data" / name).read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -91,14 +98,17 @@ class Picture:
         self._titles: list[Sequence[str]] = []
 
     def scale(
-        self, axis: Literal["x", "y"], limits: Limits, name: str = "", *, log: bool = False, unit: str = ""
+        self, axis: Literal["x", "y"], limits: Limits, name: str = "", *, log: Values = (), unit: str = ""
     ) -> None:
-        """Make `axis` ('x' or 'y') reach over `limits`, with a thin line and a round value at each tick."""
+        """Make `axis` reach over `limits`, with a thin line and a round value at each tick.
+
+        It is logarithmic where `log` says at which multiples of powers of ten ticks may be.
+        """
         from matplotlib.ticker import LogLocator, MaxNLocator
 
         self.axes.set(**{f"{axis}scale": "log" if log else "linear", f"{axis}lim": limits, f"{axis}label": name})
         ticks = self.axes.xaxis if axis == "x" else self.axes.yaxis
-        ticks.set_major_locator(LogLocator(numticks=6) if log else MaxNLocator(5, steps=[1, 2, 5, 10]))
+        ticks.set_major_locator(LogLocator(subs=log, numticks=6) if log else MaxNLocator(5, steps=[1, 2, 5, 10]))
         ticks.set_major_formatter(lambda value, _: tick(value) + unit)
         self.axes.minorticks_off()
         self.axes.grid(axis=axis)
@@ -145,6 +155,16 @@ class Picture:
     def markup(self, title: str, description: str, identifier: str) -> Markup:
         """The picture, safe to put into a page."""
         return Markup(ElementTree.tostring(self.svg(title, description, identifier), encoding="unicode"))
+
+    def document(self, title: str, description: str, identifier: str) -> str:
+        """The picture as a file of its own, which follows the reader's system into the dark."""
+        root = self.svg(title, description, identifier)
+        root.set("xmlns", _SVG.strip("{}"))
+        # Before anything that is drawn; in a page the width has a limit.
+        root.insert(2, element := ElementTree.Element("style"))
+        element.text = f"{asset('chart.css')}.plot {{ max-width: none; }}\n"
+        root.insert(3, ElementTree.Element("rect", {"width": "100%", "height": "100%", "fill": "var(--card)"}))
+        return f'<?xml version="1.0" encoding="utf-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
 
     def _gid(self, kind: str, titles: Sequence[str] = ()) -> str | None:
         """The name by which `_mend` finds what is drawn again."""
