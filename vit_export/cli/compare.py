@@ -13,7 +13,8 @@ from vit_export.base.errors import InputError
 from vit_export.base.files import require_new_file, write_new_file
 from vit_export.base.numbers import MEGABYTE, conditions, shortened, three_digits
 from vit_export.cli.framework import CONTEXT, Command, GivenPath
-from vit_export.pipeline.compare import PRECISIONS, compare
+from vit_export.model.names import PRECISIONS
+from vit_export.pipeline.compare import compare
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,7 +58,7 @@ def compare_command(
         if plot.suffix.lower() != ".svg":
             raise InputError(f"The plot {plot} has the extension '{plot.suffix}', expected '.svg': name it so.")
         require_new_file(plot, "--plot", overwrite=overwrite)
-    wanted = PRECISIONS if precisions is None else [p.strip() for p in precisions.split(",") if p.strip()]
+    wanted = tuple(PRECISIONS) if precisions is None else [p.strip() for p in precisions.split(",") if p.strip()]
     with ExitStack() as stack:
         say = None if quiet or no_measure else stack.enter_context(ConsoleReporter(Console(stderr=True)))
         comparison = compare(precisions=wanted, measure=not no_measure, reporter=say, **more)

@@ -7,7 +7,7 @@ both, so the ratio holds where the milliseconds do not.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from vit_export.base.checks import whole_number
 from vit_export.base.errors import InputError, unknown
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from vit_export.base.reporting import Reporter
     from vit_export.runtimes.benchmark import BenchedFile
 
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 SECONDS = 6.0
 """For the turns of each file: variants are many."""
 
@@ -34,7 +33,7 @@ def compare(
     *,
     image_size: int = 224,
     threads: int = 1,
-    precisions: Sequence[str] = PRECISIONS,
+    precisions: Sequence[str] = tuple(PRECISIONS),
     measure: bool = True,
     seed: int = 0,
     baseline: str | Variant = "vit_s32",
