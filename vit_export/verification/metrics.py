@@ -115,11 +115,10 @@ def accuracy(outputs: np.ndarray, classes: Sequence[int]) -> Accuracy:
 
 def share_interval(count: int, total: int) -> tuple[float, float]:
     """The 95 % interval of the share that `count` of `total` is a sample of: Wilson's score interval (1927)."""
-    z, p = 1.959964, count / total
-    middle = p + z * z / (2 * total)
-    half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+    from scipy.stats import binomtest
+
+    interval = binomtest(count, total).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def top_classes(outputs: np.ndarray, count: int, *, are_logits: bool = True) -> tuple[TopClasses, ...]:

@@ -98,10 +98,7 @@ def thinned(values: Sequence[float], most: int) -> list[float]:
 @lru_cache
 def _rank(n: int) -> int:
     """The rank k of `median_interval` for `n` independent observations; 0 where there is none."""
-    below, k = 0, 0
-    while k < n:
-        below += math.comb(n, k)
-        if 1 - 2 * below / 2**n < CONFIDENCE:
-            break
-        k += 1
-    return k
+    from scipy.special import bdtrik
+
+    # Where the distribution passes (1 - CONFIDENCE) / 2: of at most k - 1 below the median, it stays under that.
+    return max(0, math.ceil(bdtrik((1 - CONFIDENCE) / 2, n, 0.5)))
