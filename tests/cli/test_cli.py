@@ -16,7 +16,9 @@ from rich.console import Console
 
 from vit_export.base.errors import InputError
 from vit_export.cli.closing import closing
-from vit_export.cli.main import _wanted, main
+from vit_export.cli.export import _wanted
+from vit_export.cli.finish import finish
+from vit_export.cli.main import main
 from vit_export.cli.progress import ConsoleReporter
 from vit_export.model.listing import listing
 from vit_export.model.preprocessing import Preprocessing
@@ -62,6 +64,25 @@ def test_help_names_every_variant_and_option():
     assert all(
         f"--{o}" in options for o in ("tflite", "onnx", "int8-scheme", "calibration", "opset", "no-verify", "json")
     )
+
+
+def test_every_export_has_the_same_options_in_the_same_order():
+    variant, export = (invoke(name, "--help").output.partition("Options:")[2] for name in ("vit_b16", "export"))
+    assert variant == export
+    assert variant.index("--saved-model") < variant.index("--int8") < variant.index("--quiet")
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize("quiet", [True, False])
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_command_ends_with_its_result_its_failures_and_its_exit_code(as_json, quiet, shown, capsys):
+    with pytest.raises(SystemExit) as ended:
+        show = None if quiet else lambda: print("a table")
+        finish({"é": 1}, show, as_json=as_json, failures=("a: b",), shown=shown, passed=False)
+    out, err = capsys.readouterr()
+    assert ended.value.code == 1
+    assert out == ('{\n  "é": 1\n}\n' if as_json else "" if quiet else "a table\n")
+    assert err == ("" if shown and not as_json and not quiet else "FAIL  a: b\n")
 
 
 def test_list():

@@ -1,17 +1,18 @@
 """`vit-export bundle`: one zip per target, with the model, the code that runs it, and what was measured."""
 
-import json
 from pathlib import Path
 
 import click
 
-from vit_export.cli.framework import CONTEXT, Command, GivenPath
+from vit_export.cli.finish import finish
+from vit_export.cli.framework import CONTEXT, Command
+from vit_export.cli.options import AS_JSON, PATH, flag, overwrite, pathname
 
 TARGETS = ("android", "ios", "linux", "web")
 
 
 @click.command("bundle", cls=Command, context_settings=CONTEXT, short_help="Pack a file with the code that runs it.")
-@click.argument("file", type=GivenPath(path_type=Path))
+@click.argument("file", type=PATH)
 @click.option(
     "--target",
     "targets",
@@ -20,11 +21,11 @@ TARGETS = ("android", "ios", "linux", "web")
     required=True,
     help="Where it is to run; may be given several times. Web pages run .onnx files.",
 )
-@click.option("--licence", type=GivenPath(path_type=Path), metavar="FILE", help="The licence of the weights.")
-@click.option("--output", type=GivenPath(path_type=Path), metavar="DIR", help="Folder of the zips.  [beside FILE]")
-@click.option("--ort", is_flag=True, help="ONNX Runtime's own format, with the operators that a smaller build needs.")
-@click.option("--overwrite", is_flag=True, help="Replace zips that exist.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
+@pathname("--licence", "The licence of the weights.")
+@pathname("--output", "Folder of the zips.  [beside FILE]", "DIR")
+@flag("--ort", "ONNX Runtime's own format, with the operators that a smaller build needs.")
+@overwrite("zips that exist")
+@AS_JSON
 def bundle_command(
     file: Path,
     targets: tuple[str, ...],
@@ -42,10 +43,11 @@ def bundle_command(
     from vit_export.bundles.pack import bundle
 
     made = bundle(file, tuple(dict.fromkeys(targets)), licence=licence, output=output, ort=ort, overwrite=overwrite)
-    if as_json:
-        click.echo(json.dumps([entry.to_dict() for entry in made], indent=2, ensure_ascii=False))
-        return
-    for entry in made:
-        click.echo(f"Wrote {entry.path} ({megabytes(entry.bytes)})")
-    for note in dict.fromkeys(note for entry in made for note in entry.notes):
-        click.echo(f"Note: {note}", err=True)
+
+    def show() -> None:
+        for entry in made:
+            click.echo(f"Wrote {entry.path} ({megabytes(entry.bytes)})")
+        for note in dict.fromkeys(note for entry in made for note in entry.notes):
+            click.echo(f"Note: {note}", err=True)
+
+    finish([entry.to_dict() for entry in made], show, as_json=as_json)

@@ -1,24 +1,24 @@
 """`vit-export inspect`: what model files are, what is wrong with them, and which accelerators take them."""
 
-import json
 from pathlib import Path
 
 import click
 
-from vit_export.cli.framework import CONTEXT, Command, GivenPath
+from vit_export.cli.finish import finish
+from vit_export.cli.framework import CONTEXT, Command
+from vit_export.cli.options import AS_JSON, FILES, flag
 
 
 @click.command("inspect", cls=Command, context_settings=CONTEXT, short_help="Show what a model file is.")
-@click.argument("files", nargs=-1, required=True, type=GivenPath(path_type=Path), metavar="FILE...")
-@click.option(
+@FILES
+@flag(
     "--delegates",
+    "Which operators each accelerator takes, in how many pieces; the CPU's runtime loads the file.",
     "--where",
     "delegates",
-    is_flag=True,
-    help="Which operators each accelerator takes, in how many pieces; the CPU's runtime loads the file.",
 )
-@click.option("--no-sha256", is_flag=True, help="Do not read the whole file (about a second for each GB).")
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@flag("--no-sha256", "Do not read the whole file (about a second for each GB).")
+@AS_JSON
 def inspect_command(files: tuple[Path, ...], delegates: bool, no_sha256: bool, as_json: bool) -> None:
     """Show what each FILE is: a .tflite or .onnx file of any tool, a SavedModel of vit-export, or a folder of files.
 
@@ -40,5 +40,4 @@ def inspect_command(files: tuple[Path, ...], delegates: bool, no_sha256: bool, a
             if len(found) > 1:
                 console.print()
             render(entry, console)
-    if as_json:
-        click.echo(json.dumps({"files": found}, indent=2, ensure_ascii=False))
+    finish({"files": found}, as_json=as_json)

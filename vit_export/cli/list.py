@@ -3,7 +3,23 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from vit_export.base.numbers import three_digits
+from vit_export.cli.finish import finish
+from vit_export.cli.framework import CONTEXT, Command
+from vit_export.cli.options import AS_JSON, image_size
+
+
+@click.command("list", cls=Command, context_settings=CONTEXT, short_help="Show every variant and what it is for.")
+@AS_JSON
+@image_size("; rounded up to a multiple of each patch.", 224)
+def list_command(as_json: bool, image_size: int) -> None:
+    """Show every variant: sizes, parameters, MACs, megabytes on disk, and what it is for."""
+    from vit_export.model.listing import listing
+
+    rows = listing(image_size)
+    finish(rows, lambda: render_listing(rows), as_json=as_json)
 
 if TYPE_CHECKING:
     from rich.console import Console

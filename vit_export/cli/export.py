@@ -1,0 +1,264 @@
+"""`vit-export <variant>` and `vit-export export`: one command per variant, all with the same options."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vit_export.base.errors import InputError
+from vit_export.cli import options as shared
+from vit_export.cli.closing import closing, default_output
+from vit_export.cli.finish import finish, progress
+from vit_export.cli.framework import EXPORT, Command, typed, weights_hint
+from vit_export.cli.options import AS_JSON, QUIET, TEXT, THREADS, choice, count, flag, pathname
+from vit_export.model.labels import read_labels
+from vit_export.model.names import DEFAULT_MIN_SQNR, FORMATS, INPUTS, OPSETS, PRECISIONS, SEARCHED, schemes_explained
+from vit_export.model.spec import ViTSpec
+from vit_export.model.variants import VARIANTS, Variant, get_variant
+from vit_export.pipeline.request import ExportRequest
+
+if TYPE_CHECKING:
+    from vit_export.cli.progress import ConsoleReporter
+    from vit_export.model.preprocessing import Preprocessing
+    from vit_export.weights.checkpoint import Checkpoint
+
+_FIRST = next(iter(PRECISIONS))
+"""The precision of files where none is asked for."""
+
+_OPTIONS: tuple[shared.Option, ...] = (
+    *(
+        flag(f"--{name.replace('_', '-')}", row.about + "  [default: all three formats]" * (name == [*FORMATS][-1]))
+        for name, row in FORMATS.items()
+    ),
+    *(flag(f"--{name}", row.about + "  [default]" * (name == _FIRST)) for name, row in PRECISIONS.items()),
+    shared.int8_scheme(schemes_explained()),
+    click.option(
+        "--min-sqnr",
+        type=float,
+        metavar="DB",
+        help=f"Budget of {SEARCHED}: signal to noise.  [{DEFAULT_MIN_SQNR:g}]",
+    ),
+    click.option(
+        "--min-agreement", type=float, metavar="P", help=f"Budget of {SEARCHED}: share with the same top class."
+    ),
+    click.option(
+        "--weights",
+        type=TEXT,
+        metavar="FILE",
+        help="A checkpoint: .npz (Google), a Hugging Face folder, .safetensors (Hugging Face, timm, torchvision), "
+        ".keras, .weights.h5, a SavedModel of vit-export, hf:owner/name[@revision], https://…[#sha256=…].  "
+        "[default: random weights]",
+    ),
+    count("--num-heads", "Attention heads, where a checkpoint does not say."),
+    shared.image_size(", a multiple of the patch.  [224]"),
+    count("--num-classes", "Classes of the classifier.  [1000, or the weights']"),
+    flag("--features", "No classifier: class-token features."),
+    flag("--pooled", "No classifier: features after the checkpoint's pooler (pre-logits)."),
+    click.option(
+        "--labels",
+        type=TEXT,
+        metavar="FILE",
+        help="Names of the classes, a line each, or JSON; 'imagenet' for ImageNet-1k's.",
+    ),
+    shared.input_kind("the files take: scaling is folded into the weights, uint8 adds one cast.", INPUTS[0]),
+    click.option("--mean", metavar="R,G,B", help="Of the pixels, on the 0..1 scale.  [the weights' or 0.5,0.5,0.5]"),
+    click.option("--std", metavar="R,G,B", help="Likewise."),
+    choice("--resize", ["squash", "shortest"], "Straight to the square, or crop centre."),
+    click.option("--crop-fraction", type=float, metavar="F", help="Part of the shortest side that is kept."),
+    choice("--interpolation", ["bilinear", "bicubic"], "Of resizing."),
+    shared.images(
+        "--calibration",
+        ": the representative dataset and, others of them, verification.  "
+        "[default: photographs from scikit-image, in calibration/]",
+    ),
+    count("--calibration-images", None, 128),
+    count("--held-out-images", "Images that verify.  [32, 8 for large models]"),
+    pathname("--output", "Folder for the files.  [default: exports/<variant>-<size>]", "DIR"),
+    shared.overwrite("files that exist"),
+    count("--batch", "Static batch of the files.", 1),
+    THREADS,
+    shared.seed("random weights and images"),
+    count(
+        "--opset",
+        f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}; 22 and below are taken whole by Core ML and QNN.  "
+        f"[default: {OPSETS[-1]}; qdq: 20]",
+    ),
+    flag("--no-verify", "Convert only."),
+    AS_JSON,
+    QUIET,
+)
+
+
+def _with_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def variant_command(variant: Variant) -> click.Command:
+    """The command called like `variant`."""
+
+    def run(**options: Any) -> None:
+        _export(variant, **options)
+
+    sizes = f"patch {variant.patch_size}, {variant.num_layers} layers, width {variant.hidden_size}"
+    text = f"Export {variant.name}: {sizes}, {ViTSpec.of(variant).num_parameters / 1e6:.0f} M parameters.\n\n"
+    text += f"For {variant.use}."
+    return click.command(variant.name, cls=Command, help=text, short_help=f"{sizes}: {variant.use}")(_with_options(run))
+
+
+@click.command(EXPORT, cls=Command, short_help="Export a checkpoint of any sizes (--weights), or VARIANT.")
+@click.argument("variant", required=False)
+@_with_options
+def export_command(variant: str | None, **options: Any) -> None:
+    """Export a checkpoint of any sizes (--weights), or VARIANT; the name of this command may be left out."""
+    if variant is not None and variant not in VARIANTS and (hint := weights_hint(variant)):
+        raise InputError(hint)
+    _export(None if variant is None else get_variant(variant), **options)
+
+
+def _export(variant: Variant | None, *, as_json: bool, quiet: bool, **options: Any) -> None:
+    with progress(quiet=quiet) as reporter:
+        # Everything that can be refused is, before numpy is imported.
+        request = _request(variant, reporter, **options)
+        from vit_export.pipeline.steps import export
+
+        result = export(request, reporter, commands=(typed(),))
+
+    def show() -> None:
+        from rich.console import Console
+
+        from vit_export.report.table import render_table
+
+        if result.verification is not None:
+            render_table(result.verification, Console())
+        click.echo(closing(request, result))
+
+    failures = () if result.verification is None else result.verification.failures
+    shown = None if quiet else show
+    finish(result.report, shown, as_json=as_json, failures=failures, shown=True, passed=result.passed)
+
+
+def _request(
+    variant: Variant | None,
+    reporter: "ConsoleReporter | None",
+    *,
+    saved_model: bool,
+    weights: str | None,
+    num_heads: int | None,
+    image_size: int | None,
+    num_classes: int | None,
+    features: bool,
+    pooled: bool,
+    labels: str | None,
+    output: Path | None,
+    no_verify: bool,
+    **options: Any,
+) -> ExportRequest:
+    """The request that the options of a command describe."""
+    headless = features or pooled
+    if features and pooled:
+        raise InputError("--features are taken before the checkpoint's pooler, --pooled after it: give one of the two.")
+    if headless and num_classes is not None:
+        flag = "--features" if features else "--pooled"
+        raise InputError(f"{flag} makes a model without classifier, --num-classes sizes one: give one of the two.")
+    chosen = {"saved_model": saved_model, "tflite": options.pop("tflite"), "onnx": options.pop("onnx")}
+    formats = tuple(f for f in FORMATS if chosen[f]) or tuple(FORMATS)
+    precisions = tuple(p for p in PRECISIONS if options.pop(p)) or (_FIRST,)
+    if formats == ("saved_model",) and precisions != (_FIRST,):
+        raise InputError(
+            f"--{precisions[-1]} is of .tflite and .onnx files, a SavedModel is always float32: add --tflite or --onnx "
+            "or leave it out."
+        )
+    if options["int8_scheme"] and "int8" not in precisions:
+        raise InputError("--int8-scheme says how to quantize to int8: add --int8, or leave it out.")
+    checkpoint = None
+    if weights is not None:
+        checkpoint = _opened(weights, variant, num_heads, reporter)
+        spec = _wanted(checkpoint, image_size, num_classes, features=features, pooled=pooled)
+    elif variant is None:
+        raise InputError("There is nothing to export: name a variant ('vit-export list' shows them) or give --weights.")
+    elif pooled or num_heads is not None:
+        raise InputError(
+            f"{'--pooled' if pooled else '--num-heads'} belongs to a checkpoint: give --weights, or leave it out."
+        )
+    else:
+        spec = ViTSpec.of(
+            variant,
+            image_size=224 if image_size is None else image_size,
+            num_classes=None if features else 1000 if num_classes is None else num_classes,
+        )
+    pixels = {key: options.pop(key) for key in ("mean", "std", "resize", "crop_fraction", "interpolation")}
+    return ExportRequest(
+        spec=spec,
+        output=output or default_output(spec),
+        formats=formats,
+        precisions=precisions,
+        weights=checkpoint,
+        preprocessing=_preprocessing(spec, checkpoint, pixels),
+        labels=None if labels is None else read_labels(labels),
+        verify=not no_verify,
+        **options,
+    )
+
+
+def _opened(
+    weights: str, variant: Variant | None, num_heads: int | None, reporter: "ConsoleReporter | None"
+) -> "Checkpoint":
+    from vit_export.weights.open import open_checkpoint
+    from vit_export.weights.remote.fetch import shown
+
+    if reporter is None:
+        return open_checkpoint(weights, variant=variant, num_heads=num_heads)
+    reporter.step(f"Opening {shown(weights)}")
+    checkpoint = open_checkpoint(
+        weights, variant=variant, num_heads=num_heads, progress=reporter.progress, note=reporter.note
+    )
+    reporter.done()
+    return checkpoint
+
+
+def _wanted(
+    checkpoint: "Checkpoint", image_size: int | None, num_classes: int | None, *, features: bool, pooled: bool
+) -> ViTSpec:
+    """What to export of `checkpoint`: the model it is, but for what was asked for."""
+    known = checkpoint.spec
+    if pooled and known.pre_logits_size is None:
+        raise InputError("The checkpoint has no pooler (pre-logits layer), so there are no --pooled features.")
+    # A bare model of another package brings along a pooler that its own features do without.
+    bare = known.num_classes is None and num_classes is None and not checkpoint.own
+    if pooled:
+        wanted = known.with_(num_classes=None)
+    elif features or bare:
+        wanted = known.with_(num_classes=None, pre_logits_size=None)
+    else:
+        wanted = known if num_classes is None else checkpoint.spec_for(num_classes)
+    return wanted if image_size is None else wanted.with_(image_size=image_size)
+
+
+def _preprocessing(spec: ViTSpec, checkpoint: "Checkpoint | None", given: dict[str, Any]) -> "Preprocessing | None":
+    """The checkpoint's preprocessing with what was `given`, or None when nothing was."""
+    given = {key: value for key, value in given.items() if value is not None}
+    if not given:
+        return None
+    from vit_export.model.preprocessing import Preprocessing
+
+    for key in ("mean", "std"):
+        if key in given:
+            given[key] = _three(f"--{key}", given[key])
+    if given.get("resize") == "squash":
+        given.setdefault("crop_fraction", 1.0)
+    base = checkpoint.preprocessing if checkpoint else Preprocessing(spec.image_size)
+    return replace(base, image_size=spec.image_size, **given)
+
+
+def _three(option: str, text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != 3:
+        raise InputError(f"{option} is '{text}', expected three numbers such as 0.485,0.456,0.406.")
+    return values

@@ -1,0 +1,50 @@
+"""How a command that works for a while goes: progress on stderr meanwhile, and at the end its result and exit code."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from vit_export.cli.progress import ConsoleReporter
+
+
+@contextmanager
+def progress(*, quiet: bool) -> "Iterator[ConsoleReporter | None]":
+    """A reporter to stderr that says how the block inside ended; None where `quiet`."""
+    if quiet:
+        yield None
+        return
+    from rich.console import Console
+
+    from vit_export.cli.progress import ConsoleReporter
+
+    with ConsoleReporter(Console(stderr=True)) as reporter:
+        yield reporter
+
+
+def finish(
+    result: Any,
+    show: Callable[[], None] | None = None,
+    *,
+    as_json: bool,
+    failures: Sequence[str] = (),
+    shown: bool = False,
+    passed: bool = True,
+) -> None:
+    """Print `result` as JSON or let `show` print it for people, then the `failures` to stderr; exit 1 unless `passed`.
+
+    Without `show` nothing but JSON and failures is printed. `shown` says that `show` prints the failures itself.
+    """
+    if as_json:
+        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+    elif show is not None:
+        show()
+    if as_json or show is None or not shown:
+        for failure in failures:
+            click.echo(f"FAIL  {failure}", err=True)
+    if not passed:
+        sys.exit(1)

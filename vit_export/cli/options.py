@@ -1,0 +1,72 @@
+"""Options that several commands have, each written once: name, type and help are the same wherever they occur."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vit_export.cli.framework import Given, GivenPath
+from vit_export.model.names import INPUTS, SCHEME_NAMES
+
+Option = Callable[[Any], Any]
+"""What puts an option or argument on the function of a command."""
+
+TEXT, PATH = Given(), GivenPath(path_type=Path)
+
+
+def flag(name: str, help: str, *names: str) -> Option:
+    """An option without a value; `names` are further ones, the last of them the parameter's."""
+    return click.option(name, *names, is_flag=True, help=help)
+
+
+def count(name: str, help: str | None = None, default: int | None = None) -> Option:
+    """A whole number; the help shows the `default` where there is one."""
+    return click.option(name, type=int, metavar="N", default=default, show_default=default is not None, help=help)
+
+
+def pathname(name: str, help: str, metavar: str = "FILE") -> Option:
+    """A path; nothing has to be there."""
+    return click.option(name, type=PATH, metavar=metavar, help=help)
+
+
+def choice(name: str, values: Sequence[str], help: str, default: str | None = None, *names: str) -> Option:
+    """One of `values`; `names` as in `flag`."""
+    kind = click.Choice(values)
+    return click.option(name, *names, type=kind, default=default, show_default=default is not None, help=help)
+
+
+FILES = click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE...")
+AS_JSON = flag("--json", "Print the result as JSON.", "as_json")
+QUIET = flag("--quiet", "Print nothing but errors and failures.")
+THREADS = count("--threads", "Threads of each runtime.", 1)
+
+
+def overwrite(what: str) -> Option:
+    """--overwrite, of `what` exists already."""
+    return flag("--overwrite", f"Replace {what}.")
+
+
+def seed(of: str) -> Option:
+    """--seed, of what is drawn."""
+    return count("--seed", f"Of {of}.", 0)
+
+
+def image_size(help: str, default: int | None = None) -> Option:
+    """--image-size, with what becomes of it."""
+    return count("--image-size", f"Pixels along one side{help}", default)
+
+
+def images(name: str, use: str) -> Option:
+    """A folder of images: what they are for, and those that are taken without it."""
+    return pathname(name, f"Folder of images{use}", "DIR")
+
+
+def input_kind(help: str, default: str | None = None) -> Option:
+    """--input: the pixel values that files take."""
+    return choice("--input", INPUTS, f"Pixel values {help}", default)
+
+
+def int8_scheme(help: str, *names: str) -> Option:
+    """--int8-scheme: one of the vocabulary's."""
+    return choice("--int8-scheme", SCHEME_NAMES, help, None, *names)
