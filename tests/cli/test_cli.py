@@ -76,8 +76,8 @@ def test_every_export_has_the_same_options_in_the_same_order():
 @pytest.mark.parametrize("quiet", [True, False])
 @pytest.mark.parametrize("shown", [True, False])
 def test_a_command_ends_with_its_result_its_failures_and_its_exit_code(as_json, quiet, shown, capsys):
+    show = None if quiet else lambda: print("a table")
     with pytest.raises(SystemExit) as ended:
-        show = None if quiet else lambda: print("a table")
         finish({"é": 1}, show, as_json=as_json, failures=("a: b",), shown=shown, passed=False)
     out, err = capsys.readouterr()
     assert ended.value.code == 1
