@@ -20,7 +20,17 @@ LAYERS = (
 """A stage may import its own modules and stages of lower lines, never its neighbours on the same line."""
 
 RANK = {stage: rank for rank, stages in enumerate(LAYERS) for stage in stages}
-HEAVY = {"tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "ai_edge_litert", "ai_edge_quantizer"}
+HEAVY = {
+    "tensorflow",
+    "keras",
+    "tf2onnx",
+    "onnx",
+    "onnxruntime",
+    "ai_edge_litert",
+    "ai_edge_quantizer",
+    "matplotlib",
+    "scipy",
+}
 REFERENCE_MODEL = {"model/keras_model.py", "model/functional.py"}
 """They define Keras classes, so they import Keras at once; whoever needs them imports them inside a function."""
 
