@@ -286,6 +286,20 @@ def test_files_given_twice_or_none_in_a_folder_are_refused(exported, tmp_path):
         files_of([tmp_path])
 
 
+def test_files_in_a_folder_are_known_by_their_names_in_any_case(tmp_path):
+    for name in ("b.ONNX", "a.TfLite", "c.lite", "d.onnx.data", "e.txt"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "saved_model.pb").write_text("")
+    names = ["a.TfLite", "b.ONNX", "c.lite"]
+    assert [path.name for path in files_of([tmp_path])] == names
+    assert [path.name for path in files_of([tmp_path], saved_models=True)] == ["model", *names]
+    one = tmp_path / "b.ONNX"
+    assert files_of([one, one, tmp_path / "model" / ".." / "b.ONNX"], once=True) == (one,)
+    with pytest.raises(InputError, match="given twice"):
+        files_of([one, one])
+
+
 def test_a_reference_with_other_outputs_is_refused(exported, model, tmp_path):
     five = build(RandomParameters(SPEC.with_(num_classes=5)))
     five.save(tmp_path / "five.keras")

@@ -14,12 +14,13 @@ from helpers import foreign
 from helpers import verifier_toys as toys
 from rich.console import Console
 
+from vit_export.artifacts.identify import files_of
 from vit_export.base.errors import InputError
 from vit_export.cli.main import main
 from vit_export.model.artifact import TensorSpec
 from vit_export.report.bench import render_benchmark
 from vit_export.runtimes import benchmark as module
-from vit_export.runtimes.benchmark import BenchedFile, Benchmark, bench, model_files
+from vit_export.runtimes.benchmark import BenchedFile, Benchmark, bench
 from vit_export.runtimes.process import Memory, RunnerProcess
 from vit_export.runtimes.timing import rounds as timing
 from vit_export.runtimes.timing.latency import Latency
@@ -217,7 +218,8 @@ def test_files_are_found_once_and_in_order(tmp_path, folder):
     (tmp_path / "z" / "model" / "saved_model.pb").write_bytes(b"any")
     (tmp_path / "z" / "deeper").mkdir()
     shutil.copy(folder / "b_nchw.onnx", tmp_path / "z" / "deeper")
-    found = model_files([tmp_path / "z" / "b_nchw.onnx", tmp_path / "z", tmp_path / "z" / "model"])
+    paths = [tmp_path / "z" / "b_nchw.onnx", tmp_path / "z", tmp_path / "z" / "model"]
+    found = files_of(paths, "measure", saved_models=True, once=True)
     assert [str(path.relative_to(tmp_path / "z")) for path in found] == ["b_nchw.onnx", "model", "a_batch4.onnx"]
 
 

@@ -4,21 +4,19 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vit_export.artifacts.facts import damaged
 from vit_export.artifacts.flatbuffer import IDENTIFIER
 from vit_export.artifacts.onnx_file import load_structure
 from vit_export.base.errors import InputError
-from vit_export.base.files import input_errors, same_path, shortened
+from vit_export.base.files import input_errors, shortened
 from vit_export.model.artifact import Format
-
-if TYPE_CHECKING:
-    pass
+from vit_export.model.names import FORMATS
 
 _HEAD = 512  # bytes of a file that are looked at
-_SUFFIXES: dict[str, Format] = {".tflite": "tflite", ".lite": "tflite", ".onnx": "onnx"}
-_CALLED = {"tflite": "a TFLite model", "onnx": "an ONNX model"}
+SUFFIXES: dict[str, Format] = {".tflite": "tflite", ".lite": "tflite", ".onnx": "onnx"}
+"""What files are called, in lower case, and the format that their names promise."""
+
 _EXPECTED = "expected a .tflite or .onnx file"
 _WEIGHTS = f"{_EXPECTED}: export a model from these weights with --weights, then give what it writes."
 
@@ -47,7 +45,7 @@ def format_of(path: str | os.PathLike[str]) -> Format:
     path = Path(path)
     with input_errors(path):
         if path.is_dir():
-            if (path / "saved_model.pb").is_file():
+            if _is_saved_model(path):
                 return "saved_model"
             raise InputError(
                 f"{shortened(path)} is a folder without saved_model.pb, {_EXPECTED}: give one of the files in it."
@@ -73,9 +71,9 @@ def format_of(path: str | os.PathLike[str]) -> Format:
 
 def suffix_note(path: Path, format: Format) -> tuple[str, ...]:
     """A note where the name of a file says another format than its content, which counts."""
-    if _SUFFIXES.get(path.suffix.lower(), format) == format:
+    if SUFFIXES.get(path.suffix.lower(), format) == format:
         return ()
-    return (f"{path.name} is {_CALLED[format]} by its content, whatever its name says.",)
+    return (f"{path.name} is of the format {FORMATS[format].title} by its content, whatever its name says.",)
 
 
 def _unknown(path: Path, head: bytes) -> InputError:
@@ -90,38 +88,49 @@ def _unknown(path: Path, head: bytes) -> InputError:
         )
     suffix = path.suffix.lower()
     # ONNX has no signature, but its first field is nearly always the IR version, and the second one of few.
-    if suffix in _SUFFIXES or re.match(rb"\x08[\x02-\x1f][\x12\x1a\x22\x28\x32\x3a\x42]", head):
-        return damaged(path, suffix if suffix in _SUFFIXES else ".onnx")
+    if suffix in SUFFIXES or re.match(rb"\x08[\x02-\x1f][\x12\x1a\x22\x28\x32\x3a\x42]", head):
+        return damaged(path, suffix if suffix in SUFFIXES else ".onnx")
     return InputError(
         f"{shortened(path)} is of no format that vit-export knows, {_EXPECTED}: check the path, or export the model "
         "again."
     )
 
 
-SUFFIXES = (".tflite", ".onnx")
+def files_of(
+    paths: Iterable[str | Path], to: str = "verify", *, saved_models: bool = False, once: bool = False
+) -> tuple[Path, ...]:
+    """The model files that `paths` name; a folder that is no SavedModel stands for the .tflite and .onnx files in it.
 
-
-def files_of(paths: Iterable[str | Path]) -> tuple[Path, ...]:
-    """The model files that `paths` name; of a folder that is no SavedModel, the .tflite and .onnx files in it.
+    `saved_models` counts the SavedModels in such a folder too, before its files. A file that is named twice is refused
+    or, with `once`, taken where it came first. `to` says in messages what the files are wanted for.
 
     Raises:
-        InputError: a path does not exist, a folder holds no such file, or a file is named twice.
+        InputError: a path does not exist, a folder holds no such file, no file is named, or one is named twice.
     """
     found: list[Path] = []
     for path in map(Path, paths):
         with input_errors(path):
             if not path.exists():
-                raise InputError(f"There is no file {path}: check the path.")
-            if not path.is_dir() or (path / "saved_model.pb").is_file():
+                raise InputError(f"There is no file {shortened(path)}: check the path.")
+            if not path.is_dir() or _is_saved_model(path):
                 found.append(path)
                 continue
-            inside = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and p.is_file())
+            entries = sorted(path.iterdir())
+            inside = [p for p in entries if saved_models and _is_saved_model(p)]
+            inside += [p for p in entries if p.suffix.lower() in SUFFIXES and p.is_file()]
         if not inside:
-            raise InputError(f"The folder {path} holds no {' or '.join(SUFFIXES)} file: give the files to verify.")
+            wanted = f"{'SavedModel, ' if saved_models else ''}.tflite or .onnx file"
+            raise InputError(f"The folder {shortened(path)} holds no {wanted}: give the files to {to}.")
         found += inside
     if not found:
-        raise InputError("There is no file to verify: give some, or the folder they are in.")
+        raise InputError(f"There is no file to {to}: give some, or the folder they are in.")
+    places: dict[Path, Path] = {}
     for path in found:
-        if sum(same_path(path, other) for other in found) > 1:
-            raise InputError(f"{path} is given twice: give each file once.")
-    return tuple(found)
+        if path.resolve() in places and not once:
+            raise InputError(f"{shortened(path)} is given twice: give each file once.")
+        places.setdefault(path.resolve(), path)
+    return tuple(places.values())
+
+
+def _is_saved_model(path: Path) -> bool:
+    return (path / "saved_model.pb").is_file()

@@ -33,7 +33,7 @@ def inspect_command(files: tuple[Path, ...], delegates: bool, no_sha256: bool, a
 
     console = Console()
     found = []
-    for path in files_of(files):
+    for path in files_of(files, "inspect"):
         entry = inspect_file(path, digest=not no_sha256, delegates=delegates)
         found.append(entry)
         if not as_json:

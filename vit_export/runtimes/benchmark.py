@@ -1,6 +1,7 @@
 """What `vit-export bench` measures: any files, each in its own runtime and in a process of its own, taking turns."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vit_export.artifacts.identify import format_of
+from vit_export.artifacts.identify import files_of, format_of
 from vit_export.artifacts.read import artifact_of
 from vit_export.base.checks import whole_number
 from vit_export.base.errors import InputError
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from vit_export.base.reporting import Reporter
 
 SCHEMA_VERSION = 1
-SUFFIXES = (".tflite", ".onnx")
 MAX_TIME_LIMIT = 3600.0
 MAX_SEED = 2**32 - 1
 MAX_RUNS = 100_000
@@ -126,7 +126,11 @@ def bench(
         raise InputError(f"time_limit is {time_limit:g}, expected seconds, more than 0 and up to {MAX_TIME_LIMIT:g}.")
     if baseline is not None:
         format_of(baseline)  # a folder of files is no baseline
-    found = model_files([*([] if baseline is None else [baseline]), *paths])
+    for path in paths:
+        if not os.path.isdir(path):
+            format_of(path)  # what is named is refused here, what lies in a folder becomes a row with its error
+    named = [*([] if baseline is None else [baseline]), *paths]
+    found = files_of(named, "measure", saved_models=True, once=True)
     wanted = None if baseline is None else found[0]
     say = reporter or Silent()
     run = _Run([_described(path, found) for path in found], threads, seed, say)
@@ -147,35 +151,6 @@ def bench(
         time_limit=time_limit,
         seed=seed,
     )
-
-
-def model_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The files that `paths` name, each once: of a folder its SavedModels, then its .tflite and .onnx files.
-
-    Raises:
-        InputError: a path that is no model, a folder without any, or none at all.
-    """
-    found: list[Path] = []
-    for path in map(Path, paths):
-        with input_errors(path):
-            if not path.is_dir() or (path / "saved_model.pb").is_file():
-                format_of(path)
-                found.append(path)
-                continue
-            inside = sorted(path.iterdir())
-            models = [p for p in inside if (p / "saved_model.pb").is_file()]
-            models += [p for p in inside if p.suffix.lower() in SUFFIXES and p.is_file()]
-        if not models:
-            raise InputError(
-                f"{shortened(path)} holds no SavedModel, .tflite or .onnx file: give the files to measure."
-            )
-        found += models
-    if not found:
-        raise InputError("There is no file to measure: give some, or the folder they are in.")
-    once: dict[Path, Path] = {}
-    for path in found:
-        once.setdefault(path.resolve(), path)
-    return list(once.values())
 
 
 class _Run:
