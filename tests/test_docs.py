@@ -10,7 +10,7 @@ import pytest
 
 from vit_export.cli.framework import EXPORT
 from vit_export.cli.main import main
-from vit_export.model.names import INT8_SCHEMES
+from vit_export.model.names import FORMATS, INT8_SCHEMES, SCHEMES
 from vit_export.model.variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,6 +71,13 @@ def test_files_in_exports_have_the_names_that_exports_give(page):
         assert match["model"] in VARIANTS, match[0]
         forms = {"float32", "float16", "int8", *(f"int8_{scheme}" for scheme in INT8_SCHEMES[match["format"]])}
         assert match["file"].removeprefix(f"{match['model']}_") in forms, match[0]
+
+
+@pytest.mark.parametrize("row", SCHEMES, ids=lambda row: f"{row.format}-{row.name}")
+def test_every_scheme_is_in_the_tables_of_schemes(row):
+    default = " (default)" if INT8_SCHEMES[row.format][0] == row.name else ""
+    text = (ROOT / "docs" / "quantization.md").read_text(encoding="utf-8")
+    assert f"| {FORMATS[row.format].title} `{row.name}`{default} |" in text.partition("\n## ")[0]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)

@@ -272,24 +272,27 @@ def test_a_saved_model_that_is_not_the_model_fails(in_process, photos, tmp_path,
 
 
 def test_every_format_and_scheme_has_limits():
+    from vit_export.model.names import PRECISIONS
     from vit_export.verification.verifier import LIMITS
 
-    for kind, schemes in INT8_SCHEMES.items():
-        assert {(kind, "float32", None), (kind, "float16", None), *((kind, "int8", s) for s in schemes)} <= set(LIMITS)
+    reference = {("saved_model", "float32", None)}
+    ours = {(kind, p, s) for kind, schemes in INT8_SCHEMES.items() for p in PRECISIONS
+            for s in (schemes if p == "int8" else (None,))}  # fmt: skip
+    foreign = {(kind, "int8", None) for kind in INT8_SCHEMES}
+    assert set(LIMITS) == reference | ours | foreign
 
 
 def test_the_plan_knows_what_the_converters_know():
     """The plan is light, so it states again what the converters' tables say: here they are held together."""
     from vit_export.model.names import OPSETS, SEARCHED, needs_images
-    from vit_export.onnx import quantize as onnx_quantize
-    from vit_export.onnx.convert import MAX_OPSET, MIN_OPSET
+    from vit_export.onnx.convert import _FORMS, MAX_OPSET, MIN_OPSET
     from vit_export.tflite import quantize as tflite_quantize
 
     assert set(INT8_SCHEMES["tflite"]) == {*tflite_quantize.SCHEMES, tflite_quantize.FULL, SEARCHED}
     assert all(needs_images("tflite", scheme) for scheme in INT8_SCHEMES["tflite"])
     assert [scheme for scheme in INT8_SCHEMES["onnx"] if needs_images("onnx", scheme)] == ["qdq"]
     assert not needs_images("tflite", None)
-    assert set(INT8_SCHEMES["onnx"]) == set(onnx_quantize.SCHEMES)
+    assert set(INT8_SCHEMES["onnx"]) == {form.scheme for form in _FORMS if form.precision == "int8"}
     assert (OPSETS[0], OPSETS[-1]) == (MIN_OPSET, MAX_OPSET)
 
 

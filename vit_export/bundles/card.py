@@ -5,22 +5,11 @@ from typing import Any
 from vit_export.base.numbers import NONE, megabytes, number, visible
 from vit_export.bundles.code import markdown, preprocessing, templates, what
 from vit_export.bundles.source import Subject
+from vit_export.model.names import scheme_of
 from vit_export.report.view import COLUMNS, base_name, image_names, listed, record, text
 from vit_export.weights.remote.fetch import is_remote, shown
 
 NOT_MEASURED = "not measured"
-
-_SCHEMES = {
-    "static": "Weights and most activations are int8, by ranges taken from a few images: images unlike those fall "
-    "outside the ranges and lose more.",
-    "dynamic": "Weights are int8; activations are quantized by ranges found while running.",
-    "full": "Everything is int8, input and output too, by ranges taken from a few images: images unlike those fall "
-    "outside the ranges and lose more.",
-    "auto": "A mix of int8 and more exact layers, chosen by a budget and by a few images: images unlike those may "
-    "lose more.",
-    "qdq": "Dense layers and attention are int8 by ranges taken from a few images: images unlike those fall outside "
-    "the ranges and lose more.",
-}
 
 
 def model_card(subject: Subject, conversion: str | None = None) -> str:
@@ -142,7 +131,8 @@ def _limits(subject: Subject) -> list[str]:
         found.append("Features of this file compare with features of the same weights and precision alone.")
     found.append("Other preprocessing than the one above gives other answers, without any error.")
     if artifact.precision == "int8":
-        found.append(_SCHEMES.get(artifact.scheme or "", "Weights are int8, by a scheme that was not recorded."))
+        scheme = scheme_of(artifact.format, artifact.scheme)
+        found.append(scheme.caution if scheme else "Weights are int8, by a scheme that was not recorded.")
     if artifact.precision == "float16":
         found.append("Weights are float16, whose largest number is 65,504 and which holds three decimal digits.")
     return found

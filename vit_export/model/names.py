@@ -27,12 +27,16 @@ class PrecisionRow:
 
 @dataclass(frozen=True)
 class Scheme:
-    """One way to int8 in one format; `needs_images` where images of the representative dataset choose or calibrate."""
+    """One way to int8 in one format; `needs_images` where images of the representative dataset choose or calibrate.
+
+    `about` says it in a few words, `caution` in the sentence that a model card has: what is int8, and what that costs.
+    """
 
     format: Format
     name: str
     needs_images: bool
     about: str
+    caution: str
 
 
 FORMATS: dict[Format, FormatRow] = {
@@ -45,13 +49,24 @@ PRECISIONS: dict[Precision, PrecisionRow] = {
     "float16": PrecisionRow(2, "Half the size; for GPUs and NPUs."),
     "int8": PrecisionRow(1, "A quarter of the size, and faster on CPUs."),
 }
+_DYNAMIC = "Weights are int8; activations are quantized by ranges found while running."
+_RANGES = "by ranges taken from a few images: images unlike those fall outside the ranges and lose more."
 SCHEMES: tuple[Scheme, ...] = (
-    Scheme("tflite", "static", True, "ranges from images"),
-    Scheme("tflite", "dynamic", True, "ranges found while running"),
-    Scheme("tflite", "full", True, "integer in and out"),
-    Scheme("tflite", "auto", True, "the fastest mix within a budget"),
-    Scheme("onnx", "dynamic", False, "ranges found while running"),
-    Scheme("onnx", "qdq", True, "ranges in the graph, for accelerators"),
+    Scheme("tflite", "static", True, "ranges from images", f"Weights and most activations are int8, {_RANGES}"),
+    Scheme("tflite", "dynamic", True, "ranges found while running", _DYNAMIC),
+    Scheme("tflite", "full", True, "integer in and out", f"Everything is int8, input and output too, {_RANGES}"),
+    Scheme(
+        "tflite",
+        "auto",
+        True,
+        "the fastest mix within a budget",
+        "A mix of int8 and more exact layers, chosen by a budget and by a few images: images unlike those may lose "
+        "more.",
+    ),
+    Scheme("onnx", "dynamic", False, "ranges found while running", _DYNAMIC),
+    Scheme(
+        "onnx", "qdq", True, "ranges in the graph, for accelerators", f"Dense layers and attention are int8 {_RANGES}"
+    ),
 )
 """The first of a format is its default."""
 
@@ -80,9 +95,15 @@ TIME_LIMIT = 20.0
 """Seconds for the turns of each file of `bench`; on a quiet machine it takes fewer."""
 
 
+def scheme_of(format: Format, scheme: str | None) -> Scheme | None:
+    """The row of an int8 scheme, None where the table has none."""
+    return next((row for row in SCHEMES if (row.format, row.name) == (format, scheme)), None)
+
+
 def needs_images(format: Format, scheme: str | None) -> bool:
     """Whether a file is chosen by images of the representative dataset, or takes ranges from them."""
-    return any(row.needs_images for row in SCHEMES if (row.format, row.name) == (format, scheme))
+    row = scheme_of(format, scheme)
+    return row is not None and row.needs_images
 
 
 def file_name(model: str, format: Format, precision: Precision, scheme: str | None) -> str:

@@ -21,8 +21,8 @@ from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.onnx.fusion import ATTENTION, fuse
 from vit_export.onnx.half import NOTE, to_float16
-from vit_export.onnx.qdq import Ranges, through_pairs
-from vit_export.onnx.quantize import SCHEMES, through_int8
+from vit_export.onnx.qdq import Ranges, qdq_int8, through_pairs
+from vit_export.onnx.quantize import dynamic_int8, through_int8
 from vit_export.onnx.structure import onnx_structure
 from vit_export.onnx.value_names import name_nodes
 from vit_export.onnx.writer import write_model
@@ -73,8 +73,8 @@ class _Form:
 _FORMS = (
     _Form("float32", None, _float32),
     _Form("float16", None, to_float16, through_float16, (NOTE,)),
-    _Form("int8", "dynamic", SCHEMES["dynamic"], through_int8),
-    _Form("int8", "qdq", SCHEMES["qdq"], through_pairs, opset=QDQ_OPSET, unfused=(ATTENTION,), takes_ranges=True),
+    _Form("int8", "dynamic", dynamic_int8, through_int8),
+    _Form("int8", "qdq", qdq_int8, through_pairs, opset=QDQ_OPSET, unfused=(ATTENTION,), takes_ranges=True),
 )
 
 

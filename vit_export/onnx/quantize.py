@@ -14,7 +14,6 @@ against float32's: int8 12.4 dB; int8 with 7-bit weights 37.1 dB, 1.9 and 1.7 ti
 The structure is quantized, tens of KB of it; each tensor becomes integers when its turn to be written comes.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +25,7 @@ from vit_export.int8.equalize import DataFreeParameters
 from vit_export.model.parameters import ParameterSource
 from vit_export.onnx.editing import count
 from vit_export.onnx.fusion import dense_layers
-from vit_export.onnx.qdq import Ranges, qdq_int8
+from vit_export.onnx.qdq import Ranges
 from vit_export.onnx.writer import declare_inputs
 
 if TYPE_CHECKING:
@@ -116,10 +115,3 @@ def _quantized(weight: LazyTensor) -> list[LazyTensor]:
         ],
         lambda: quantize_kernel(weight.read()),
     )
-
-
-SCHEMES: dict[str, Callable[["onnx.ModelProto", ParameterSource, Ranges], list[LazyTensor]]] = {
-    "dynamic": dynamic_int8,
-    "qdq": qdq_int8,
-}
-"""Every way to make a model int8, by the name it has in a record."""

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from vit_export.base.numbers import NONE, figure, megabytes, number, percent, seconds, span, unit
+from vit_export.model.names import PRECISIONS
 
 Record = Mapping[str, Any]
 EMPTY: Record = {}
@@ -92,7 +93,7 @@ class File:
     def kind(self) -> str:
         """The CSS class of its precision in charts."""
         precision = text(self.artifact.get("precision"))
-        return precision if precision in ("float32", "float16", "int8") and not self.is_reference else "other"
+        return precision if precision in PRECISIONS and not self.is_reference else "other"
 
     @property
     def verdict(self) -> str:
