@@ -7,7 +7,6 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,7 +190,7 @@ def _subject(model: Any) -> tuple[ViTSpec | None, "str | Path | Checkpoint | Non
     transformer, note = as_vision_transformer(model)
     record = transformer.current_record
     if was_fitted(model):
-        record = replace(record, weights={**record.weights, "trained": True, "fitted_in": "python"})
+        record = record.saying(trained=True, fitted_in="python")
     # A model in mixed precision computes in float16: the reference has to be built from its float32 variables.
     exact = transformer.is_float32
     checkpoint = checkpoint_of(ModelParameters(transformer), record, model=transformer if exact else None)

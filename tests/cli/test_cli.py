@@ -22,6 +22,7 @@ from vit_export.cli.main import main
 from vit_export.cli.progress import ConsoleReporter
 from vit_export.model.listing import listing
 from vit_export.model.preprocessing import Preprocessing
+from vit_export.model.record import ModelRecord
 from vit_export.model.variants import VARIANTS
 from vit_export.pipeline.request import ExportRequest
 from vit_export.weights.checkpoint import Checkpoint
@@ -290,7 +291,9 @@ def test_secrets_of_an_address_are_not_shown(address, shown, monkeypatch):
 def checkpoint(source, **more):
     known = toy_spec(pre_logits_size=24, **more)
     return Checkpoint(
-        RandomParameters(known), Preprocessing(32), "bicubic", weights={"source": "huggingface"}, own=source == "ours"
+        RandomParameters(known),
+        ModelRecord(known, Preprocessing(32), {"source": "huggingface"}, positions="bicubic"),
+        own=source == "ours",
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from vit_export.base.machine import Cpu
 from vit_export.model.artifact import Artifact, TensorSpec
+from vit_export.model.record import RECORD_VERSION, ModelRecord
 from vit_export.report.content import build_report
 from vit_export.runtimes.process import Memory
 from vit_export.runtimes.timing.latency import Latency
@@ -140,6 +141,13 @@ def verification(count=8, files=None, images=None):
     )  # fmt: skip
 
 
+def built(values):
+    """What `build_report` makes of the dicts of a record, and of the rest of `values`."""
+    parts = {name: values[name] for name in ("spec", "preprocessing", "weights", "labels")}
+    rest = {name: value for name, value in values.items() if name not in parts}
+    return build_report(ModelRecord.from_dict({"record_version": RECORD_VERSION, **parts}), **rest)
+
+
 def report_of(verification, **changes):
     """The report of `verification` as it is read back from its file."""
     names = list(verification.images) if verification else []
@@ -166,7 +174,7 @@ def report_of(verification, **changes):
         "verification": verification,
         "artifacts": [file.artifact for file in verification.files] if verification else [],
     }  # fmt: skip
-    return json.loads(json.dumps(build_report(**{**values, **changes}), allow_nan=False))
+    return json.loads(json.dumps(built(values | changes), allow_nan=False))
 
 
 def hostile_report():

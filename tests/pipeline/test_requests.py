@@ -18,6 +18,7 @@ from vit_export.model.parameters import parameter_specs
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import RECORD_FILE, ModelRecord, read_record
 from vit_export.model.saved_model import ModelParameters, SavedModelParameters, write_saved_model
+from vit_export.pipeline import choice
 from vit_export.pipeline import steps as pipeline
 from vit_export.pipeline.folder import outdated
 from vit_export.pipeline.plan import plan_files
@@ -434,7 +435,7 @@ def test_fewer_held_out_images_are_told(photos, tmp_path):
     say = Notes()
     request = ExportRequest(toy_spec(), tmp_path / "out", calibration=photos, held_out_images=9)
     files = plan_files(request, toy_spec())
-    data = pipeline._images(request, toy_spec(), Preprocessing(32), files, say)
+    data = choice.choose_images(request, toy_spec(), Preprocessing(32), files, say)
     assert len(data.held_out) == 3
     assert any("on 3 held-out images instead of 9" in note for note in say.notes)
 
@@ -444,7 +445,7 @@ def test_what_cannot_be_read_is_not_blamed_on_the_output(step, photos, saved_mod
     def refuse(*args, **kwargs):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(pipeline, step, refuse)
+    monkeypatch.setattr(choice if step == "split" else pipeline, step, refuse)
     request = ExportRequest(None, tmp_path / "out", ("tflite",), weights=saved_model, calibration=photos)
     with pytest.raises(InputError, match="cannot be read") as caught:
         pipeline.export(request)

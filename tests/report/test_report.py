@@ -18,6 +18,7 @@ from vit_export.base.machine import Cpu
 from vit_export.images.split import ImageSet
 from vit_export.model.artifact import Artifact, TensorSpec
 from vit_export.model.preprocessing import Preprocessing
+from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.pipeline.request import ExportRequest
 from vit_export.pipeline.steps import export
@@ -137,9 +138,7 @@ def test_square_brackets_in_names_are_not_markup(verification):
 
 def report_of(verification, **changes):
     values = {
-        "spec": {"name": "vit_s16", "image_size": 224},
-        "preprocessing": {"mean": (0.5, 0.5, 0.5)},
-        "weights": {"trained": False},
+        "record": ModelRecord(ViTSpec.of("vit_s16"), Preprocessing(224), {"trained": False}),
         "datasets": {"held_out": {"folder": "held_out", "files": ["a.jpg", "b.jpg"], "digest": "cd" * 32}},
         "settings": {"threads": 1},
         "commands": ["vit-export vit_s16"],
@@ -296,7 +295,7 @@ def test_a_real_export_fulfils_the_schema_whether_it_passes_or_fails(exported, i
     shown = Shown(images, [f"{i}.png" for i in range(len(images))])
     result = verify(Path(exported.saved_model.path), spoilt, shown)
     assert not result.passed
-    again = build_report(**{key: report[key] for key in GIVEN}, verification=result, artifacts=spoilt)
+    again = reports.built({key: report[key] for key in GIVEN} | {"verification": result, "artifacts": spoilt})
     assert again["verdict"] == "fail"
     assert problems(json.loads(json.dumps(again))) == []
     assert "has changed" in render_page(again, {})

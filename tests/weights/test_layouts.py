@@ -196,9 +196,9 @@ def test_what_our_own_model_saved(suffix, tmp_path, images):
 )
 def test_rules_of_the_source(name, positions, preprocessing):
     checkpoint = open_checkpoint(ORIGINALS / name, num_heads=4)
-    assert checkpoint.positions == positions
+    assert checkpoint.record.positions == positions
     assert checkpoint.preprocessing == preprocessing
-    assert checkpoint.weights["source"] == {"hf": "huggingface"}.get(name, name)
+    assert checkpoint.record.weights["source"] == {"hf": "huggingface"}.get(name, name)
     assert any("does not say how images are scaled" in note for note in checkpoint.notes) == (name == "torchvision")
 
 

@@ -11,8 +11,8 @@ from vit_export.artifacts.onnx_file import load_structure
 from vit_export.base.errors import InputError
 from vit_export.base.files import input_errors, shortened
 from vit_export.model.artifact import Format
-from vit_export.model.names import FORMATS
 
+_CALLED = {"tflite": "a TFLite model", "onnx": "an ONNX model"}
 _HEAD = 512  # bytes of a file that are looked at
 SUFFIXES: dict[str, Format] = {".tflite": "tflite", ".lite": "tflite", ".onnx": "onnx"}
 """What files are called, in lower case, and the format that their names promise."""
@@ -73,7 +73,7 @@ def suffix_note(path: Path, format: Format) -> tuple[str, ...]:
     """A note where the name of a file says another format than its content, which counts."""
     if SUFFIXES.get(path.suffix.lower(), format) == format:
         return ()
-    return (f"{path.name} is of the format {FORMATS[format].title} by its content, whatever its name says.",)
+    return (f"{path.name} is {_CALLED[format]} by its content, whatever its name says.",)
 
 
 def _unknown(path: Path, head: bytes) -> InputError:

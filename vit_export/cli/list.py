@@ -21,6 +21,7 @@ def list_command(as_json: bool, image_size: int) -> None:
     rows = listing(image_size)
     finish(rows, lambda: render_listing(rows), as_json=as_json)
 
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table

@@ -67,7 +67,7 @@ def _rebuilt(backbone: VisionTransformer, head: Any) -> VisionTransformer:
         require_finite(f"{name} of the model", values)
     # The pixels are those of the backbone; its classes are not, and the head is untrained until the model is fitted.
     known = backbone.current_record
-    record = replace(known, spec=spec, labels=None, weights={**known.weights, "trained": False})
+    record = replace(known, spec=spec, labels=None).saying(trained=False)
     rebuilt = reference_model(spec, record=record)
     for name, variable in rebuilt.parameters().items():
         variable.assign(own[name] if name in own else source.read(name))

@@ -209,10 +209,8 @@ class VisionTransformer(keras.Model):
     @property
     def current_record(self) -> ModelRecord:
         """The record as it stands: `trained` says what it said, or that an optimizer has changed the weights since."""
-        weights = {**self.record.weights, "trained": self.record.trained}
-        if was_fitted(self):
-            weights |= {"trained": True, "fitted_in": "python"}
-        return replace(self.record, spec=self.spec, weights=weights, fingerprint=None)
+        known = replace(self.record, spec=self.spec, fingerprint=None).saying(trained=self.record.trained)
+        return known.saying(trained=True, fitted_in="python") if was_fitted(self) else known
 
     @property
     def is_float32(self) -> bool:

@@ -1,7 +1,7 @@
 """What a model is, for every file made of it: the record that travels whole through all stages."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -88,6 +88,18 @@ class ModelRecord:
             positions,
             fingerprint,
         )
+
+    @classmethod
+    def random(
+        cls, spec: ViTSpec, seed: int, preprocessing: Preprocessing | None = None, labels: tuple[str, ...] | None = None
+    ) -> "ModelRecord":
+        """The record of a model with random weights drawn from `seed`; `preprocessing` has its default where None."""
+        weights = {"source": "random", "seed": seed, "trained": False}
+        return cls(spec, preprocessing or Preprocessing(spec.image_size), weights, labels)
+
+    def saying(self, **more: Any) -> "ModelRecord":
+        """The record with `more` said of its weights (JSON-ready values); a field that is there already is replaced."""
+        return replace(self, weights={**self.weights, **more})
 
     @property
     def trained(self) -> bool:

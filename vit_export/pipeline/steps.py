@@ -1,32 +1,30 @@
 """The one place where the order of steps is written: build, save, convert, verify, report."""
 
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vit_export.base.errors import InputError, OutputError
+from vit_export.base.errors import InputError
 from vit_export.base.files import input_errors, move_into, output_errors
 from vit_export.base.machine import release_memory
 from vit_export.base.quiet import import_tensorflow
 from vit_export.base.reporting import Reporter, Silent
-from vit_export.images.photographs import write_photographs
-from vit_export.images.split import DataSplit, split
+from vit_export.images.split import DataSplit
 from vit_export.model.artifact import Artifact
 from vit_export.model.labels import check_labels
-from vit_export.model.names import LABELS_NAME, PAGE_NAME, REPORT_NAME, SAVED_MODEL_NAME, needs_images
+from vit_export.model.names import LABELS_NAME, PAGE_NAME, REPORT_NAME, SAVED_MODEL_NAME
 from vit_export.model.preprocessing import Preprocessing, normalize
 from vit_export.model.record import ModelRecord, read_record
 from vit_export.model.saved_model import describe_saved_model
 from vit_export.model.spec import ViTSpec
+from vit_export.pipeline.choice import choose_images
 from vit_export.pipeline.convert import convert
-from vit_export.pipeline.folder import outdated
-from vit_export.pipeline.plan import PlannedFile, plan_files, require_outside, reuses_saved_model
+from vit_export.pipeline.folder import at_folder, drop, outdated, staging
+from vit_export.pipeline.plan import plan_files, require_outside, reuses_saved_model
 from vit_export.pipeline.request import ExportRequest
 from vit_export.report.content import build_report, write_report
 from vit_export.report.earlier import earlier_files, files_told
@@ -39,10 +37,6 @@ from vit_export.weights.open import open_checkpoint
 if TYPE_CHECKING:
     from vit_export.verification.verdict import Verification
 
-DEFAULT_CALIBRATION = Path("calibration")
-HELD_OUT_IMAGES = 32
-# One float32 image of ViT-H takes about a second; a few images tell as much about a converter there.
-LARGE_MACS, HELD_OUT_IMAGES_LARGE = 50e9, 8
 SPOT_CHECK_IMAGES = 2
 
 ELSEWHERE_IN_REPORT = ("spec", "weights", "preprocessing", "labels", "trained")
@@ -120,10 +114,10 @@ def _make(request: ExportRequest, spec: ViTSpec, checkpoint: Checkpoint | None, 
         _check_labels(labels, spec)
     existing = checkpoint.saved_model if checkpoint else None
     files = plan_files(request, spec, existing, labelled=labels is not None)
-    with _staging(request.output) as stage:
+    with staging(request.output) as stage:
         preprocessing = checkpoint.preprocessing if checkpoint else _of_size(request.preprocessing, spec)
         preprocessing = preprocessing or Preprocessing(spec.image_size)
-        data = _images(request, spec, preprocessing, files, say)
+        data = choose_images(request, spec, preprocessing, files, say)
         saved_model, spot_check = _save(request, spec, checkpoint, data, stage, say)
         record = read_record(Path(saved_model.path))
         with output_errors(request.output):
@@ -139,12 +133,12 @@ def _make(request: ExportRequest, spec: ViTSpec, checkpoint: Checkpoint | None, 
             replaces = request.overwrite and stage / SAVED_MODEL_NAME in moved
             gone = outdated(request.output, stage / SAVED_MODEL_NAME, {p.name for p in moved}) if replaces else ()
             move_into(request.output, moved, overwrite=request.overwrite)
-            _drop(request.output, artifacts, gone)
+            drop(request.output, artifacts, gone)
     if gone:
         names = ", ".join(path.name for path in gone)
         say.note(f"Removed from {request.output}/ what an earlier export had made of another model: {names}.")
-    saved_model = _at(saved_model, request.output)
-    artifacts = tuple(_at(artifact, request.output) for artifact in artifacts)
+    saved_model = at_folder(saved_model, request.output)
+    artifacts = tuple(at_folder(artifact, request.output) for artifact in artifacts)
     return _Made(saved_model, artifacts, record, data, spot_check)
 
 
@@ -158,10 +152,7 @@ def _report(
     """Write report.json and report.html; the content of the former. `earlier` is told by the one that it replaces."""
     record, data = made.record, made.data
     report = build_report(
-        spec=record.spec.to_dict(),
-        preprocessing=record.preprocessing.to_dict(),
-        weights=record.weights,
-        labels=record.labels,
+        record,
         datasets=data.to_dict() if data else {},
         settings=_settings(request),
         verification=verification,
@@ -186,26 +177,25 @@ def _checked(reporter: Reporter | None) -> Reporter:
 
 def _checkpoint(request: ExportRequest, say: Reporter) -> Checkpoint | None:
     """The weights as they will be exported: opened, adapted to the spec, described as asked; None for random ones."""
-    found = request.weights
-    if found is None:
+    checkpoint = request.weights
+    if checkpoint is None:
         return None
-    if not isinstance(found, str | Path | Checkpoint):
-        raise InputError(f"weights is of type {type(found).__name__}, expected a Checkpoint, or where one is.")
-    if not isinstance(found, Checkpoint):
+    if not isinstance(checkpoint, str | Path | Checkpoint):
+        raise InputError(f"weights is of type {type(checkpoint).__name__}, expected a Checkpoint, or where one is.")
+    if not isinstance(checkpoint, Checkpoint):
         say.step("Opening the checkpoint")
-        found = open_checkpoint(found, progress=say.progress, note=say.note)
-    if found.saved_model is not None:
-        require_outside(request.output, found.saved_model)
+        checkpoint = open_checkpoint(checkpoint, progress=say.progress, note=say.note)
+    if checkpoint.saved_model is not None:
+        require_outside(request.output, checkpoint.saved_model)
     if request.spec is not None:
-        found = found.adapted(request.spec, seed=request.seed)
+        checkpoint = checkpoint.adapted(request.spec, seed=request.seed)
     if request.labels is not None:
-        _check_labels(request.labels, found.spec)
-    found = found.described(_of_size(request.preprocessing, found.spec), request.labels)
-    if request.trained is not None and request.trained != found.record.trained:
-        found = replace(found, weights={**found.weights, "trained": request.trained}, saved_model=None)
-    for text in found.notes:
+        _check_labels(request.labels, checkpoint.spec)
+    pixels = _of_size(request.preprocessing, checkpoint.spec)
+    checkpoint = checkpoint.described(pixels, request.labels, request.trained)
+    for text in checkpoint.notes:
         say.note(text)
-    return found
+    return checkpoint
 
 
 def _of_size(preprocessing: Preprocessing | None, spec: ViTSpec) -> Preprocessing | None:
@@ -216,68 +206,6 @@ def _check_labels(labels: tuple[str, ...], spec: ViTSpec) -> None:
     if spec.num_classes is None:
         raise InputError("There are labels, but the model has no classifier: leave --labels or --features out.")
     check_labels(labels, spec.num_classes)
-
-
-def _images(
-    request: ExportRequest,
-    spec: ViTSpec,
-    preprocessing: Preprocessing,
-    files: tuple[PlannedFile, ...],
-    say: Reporter,
-) -> DataSplit | None:
-    """The representative dataset and the images that verify, each decoded here and nowhere else; None if unused."""
-    calibrates = any(needs_images(file.format, file.scheme) for file in files)
-    if not calibrates and not (request.verify and files):
-        return None
-    say.step("Choosing and reading images")
-    count = request.held_out_images or images_to_verify(spec)
-    folder = request.calibration
-    if folder is None:
-        folder = default_photographs(say)
-    with input_errors(folder):
-        data = split(folder, preprocessing, request.calibration_images, count, request.seed)
-    for name, reason in data.skipped:
-        say.note(f"Skipped {name}: {reason}.")
-    if data.note:
-        say.note(data.note)
-    if not data.held_out:
-        others = split(default_photographs(say), preprocessing, 1, count, request.seed)
-        data = replace(data, held_out=others.held_out)
-    if request.verify and len(data.held_out) < count:
-        say.note(f"Verification runs on {len(data.held_out)} held-out images instead of {count}: there are no more.")
-    return data
-
-
-def images_to_verify(spec: ViTSpec) -> int:
-    """How many images verification runs on where nobody says: as many as are quick to run."""
-    return HELD_OUT_IMAGES_LARGE if spec.num_macs > LARGE_MACS else HELD_OUT_IMAGES
-
-
-def default_photographs(say: Reporter) -> Path:
-    """The folder with the default set of photographs, made if it is not there yet."""
-    folder = DEFAULT_CALIBRATION
-    try:
-        if write_photographs(folder, progress=say.progress):
-            say.note(f"Wrote photographs that scikit-image ships to {folder}/, for calibration and verification.")
-    except OutputError as error:
-        raise InputError(f"{error} To calibrate on what is there, pass --calibration {folder}.") from error
-    return folder
-
-
-@contextmanager
-def _staging(output: Path) -> Iterator[Path]:
-    """A folder beside `output`, on the same disk, that is gone afterwards whatever happens."""
-    with output_errors(output):
-        created = [p for p in (output.absolute(), *output.absolute().parents) if not p.exists()]
-        output.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=".partial-", dir=output))
-    try:
-        yield stage
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        for folder in created:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
 
 
 def _save(
@@ -309,15 +237,14 @@ def _save(
     if checkpoint is not None:
         record, model = checkpoint.record, checkpoint.model
     else:
-        preprocessing = _of_size(request.preprocessing, spec) or Preprocessing(spec.image_size)
-        weights = {"source": "random", "seed": request.seed, "trained": False}
-        record, model = ModelRecord(spec, preprocessing, weights, request.labels), None
+        pixels = _of_size(request.preprocessing, spec)
+        record, model = ModelRecord.random(spec, request.seed, pixels, request.labels), None
     if model is None:
         say.step(f"Building {spec.name} ({spec.num_parameters / 1e6:.1f} M parameters)")
         model = reference_model(spec, seed=request.seed)
         if checkpoint is not None:
             say.step("Reading the weights")
-            with input_errors(checkpoint.weights.get("location", "The checkpoint")):
+            with input_errors(record.weights.get("location", "The checkpoint")):
                 assign_parameters(model, checkpoint.read, progress=say.progress)
     spot_check = None
     if data is not None and data.held_out:
@@ -336,24 +263,6 @@ def _verify(request: ExportRequest, made: _Made, data: DataSplit, say: Reporter)
     options = VerifyOptions(threads=request.threads, trained=made.record.trained, known_outputs=made.spot_check)
     pictures = data.held_out.labelled(made.record.labels)
     return verify(Path(made.saved_model.path), made.artifacts, pictures, options, say)
-
-
-def _drop(folder: Path, artifacts: tuple[Artifact, ...], outdated: tuple[Path, ...]) -> None:
-    """Remove `outdated` files, and external data that a larger ONNX model of the same name left."""
-    for path in outdated:
-        path.unlink(missing_ok=True)
-    for artifact in artifacts:
-        if artifact.format == "onnx" and not artifact.extra_files:
-            (folder / f"{Path(artifact.path).name}.data").unlink(missing_ok=True)
-
-
-def _at(artifact: Artifact, folder: Path) -> Artifact:
-    """`artifact` after its files moved to `folder`."""
-    return replace(
-        artifact,
-        path=str(folder / Path(artifact.path).name),
-        extra_files=tuple(str(folder / Path(p).name) for p in artifact.extra_files),
-    )
 
 
 def _settings(request: ExportRequest) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from vit_export.images.split import HELD_OUT, REPRESENTATIVE, Skipped, find_imag
 from vit_export.model.artifact import Artifact, InputKind, Precision
 from vit_export.model.labels import check_labels
 from vit_export.model.record import ModelRecord, read_record
+from vit_export.pipeline.choice import default_photographs, images_to_verify
 from vit_export.pipeline.references import artifact_at, output_read, reference_at
-from vit_export.pipeline.steps import default_photographs, images_to_verify
 from vit_export.report.content import build_report
 from vit_export.verification.verdict import Verification
 from vit_export.weights.remote.fetch import shown
@@ -112,10 +112,7 @@ def verify_files(
         shown = replace(verification.reference, path=str(origin["built_from"]))
         verification = replace(verification, reference=shown)
     report = build_report(
-        spec=record.spec.to_dict(),
-        preprocessing=record.preprocessing.to_dict(),
-        weights={**record.weights, **origin},
-        labels=labels,
+        replace(record, labels=labels).saying(**origin),
         datasets={"held_out": pictures.images.to_dict(), "skipped": [list(item) for item in skipped]},
         settings=_settings(request),
         verification=verification,

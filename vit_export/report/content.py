@@ -13,6 +13,7 @@ from vit_export.base.machine import machine
 from vit_export.base.signal import json_ready
 from vit_export.base.versions import versions
 from vit_export.model.artifact import Artifact
+from vit_export.model.record import ModelRecord
 from vit_export.verification.checks import LIMITS
 from vit_export.verification.verdict import Verification
 
@@ -20,22 +21,19 @@ SCHEMA_VERSION = 3
 
 
 def build_report(
+    record: ModelRecord,
     *,
-    spec: dict[str, Any],
-    preprocessing: dict[str, Any],
-    weights: dict[str, Any],
     datasets: dict[str, Any],
     settings: dict[str, Any],
     verification: Verification | None,
     artifacts: Sequence[Artifact],
-    labels: Sequence[str] | None = None,
     commands: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The content of report.json, JSON-ready.
 
-    `spec`, `preprocessing`, `weights`, `labels` of the classes (None where unknown), `datasets` (calibration and
-    held-out images with their digests), `settings` and `commands`, the shell commands that reproduce the result, are
-    taken as given; `report.schema.report_schema` describes the whole. `verdict` is 'pass', 'fail' or, without
+    `record` is the model's. `datasets` (calibration and held-out images with their digests), `settings` and `commands`,
+    the shell commands that reproduce the result, are taken as given; `report.schema.report_schema` describes the whole.
+    `verdict` is 'pass', 'fail' or, without
     `verification`, 'not verified'. Floats that are not finite are the strings 'NaN', 'Infinity' and '-Infinity', which
     JSON itself lacks.
     """
@@ -47,10 +45,10 @@ def build_report(
                 "verdict": "not verified" if verification is None else verification.verdict,
                 "versions": {"python": platform.python_version(), **versions()},
                 "machine": machine(),
-                "spec": spec,
-                "preprocessing": preprocessing,
-                "weights": weights,
-                "labels": None if labels is None else list(labels),
+                "spec": record.spec.to_dict(),
+                "preprocessing": record.preprocessing.to_dict(),
+                "weights": record.weights,
+                "labels": record.labels,
                 "datasets": datasets,
                 "settings": settings,
                 "commands": list(commands),

@@ -1,7 +1,7 @@
 """A checkpoint: parameters under canonical names, and what belongs to them (pixels, labels, where they come from)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from vit_export.base.errors import InputError
 from vit_export.model.labels import check_labels
 from vit_export.model.parameters import ParameterSource, parameter_specs
 from vit_export.model.preprocessing import Preprocessing
-from vit_export.model.record import ModelRecord, Rule
+from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.weights.positions import resample
 from vit_export.weights.provenance import Digests
@@ -28,20 +28,16 @@ OTHER_LABELS = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights to export (a `ParameterSource`).
+    """Weights to export (a `ParameterSource`): the parameters, what their source says of them, notes for the user.
 
-    `weights` says where they come from, JSON-ready, with `trained`, and `digests` adds to it in the record; `notes` say
-    what a user should know; `positions` is the source's own rule for another image size. `own` tells that this package
-    wrote the weights, `saved_model` is the folder when it is one of this package's, `model` the reference model when it
-    is in memory already. `labels_problem` says why the labels that came with the weights are not in `labels`; it is
-    raised when they would be used.
+    `record` is what is written with the model: `stated`, which costs nothing, completed by `digests`, which take time.
+    `own` tells that this package wrote the weights, `saved_model` is the folder when it is one of this package's,
+    `model` the reference model when it is in memory already. `labels_problem` says why the labels that came with the
+    weights are not in `stated`; it is raised when they would be used.
     """
 
     parameters: ParameterSource
-    preprocessing: Preprocessing
-    positions: Rule
-    labels: tuple[str, ...] | None = None
-    weights: dict[str, Any] = field(default_factory=dict)
+    stated: ModelRecord
     notes: tuple[str, ...] = ()
     saved_model: Path | None = None
     model: "VisionTransformer | None" = None
@@ -52,7 +48,17 @@ class Checkpoint:
     @property
     def spec(self) -> ViTSpec:
         """The model the parameters belong to."""
-        return self.parameters.spec
+        return self.stated.spec
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How the pixels are made that the model takes."""
+        return self.stated.preprocessing
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The names of the classes in their order; None where nobody said, or what was said cannot be used."""
+        return self.stated.labels
 
     @property
     def record(self) -> ModelRecord:
@@ -62,17 +68,19 @@ class Checkpoint:
             InputError: the labels that came with the weights cannot be used, or a file that is digested is gone.
         """
         self._require_labels()
-        weights = {**self.weights, **(self.digests() if self.digests else {})}
-        return ModelRecord(self.spec, self.preprocessing, weights, self.labels, self.positions)
+        return self.stated.saying(**self.digests()) if self.digests else self.stated
 
     def read(self, name: str) -> np.ndarray:
         """The parameter called `name`, float32, in its canonical shape."""
         return self.parameters.read(name)
 
     def described(
-        self, preprocessing: Preprocessing | None = None, labels: tuple[str, ...] | None = None
+        self,
+        preprocessing: Preprocessing | None = None,
+        labels: tuple[str, ...] | None = None,
+        trained: bool | None = None,
     ) -> "Checkpoint":
-        """The checkpoint with another preprocessing or other labels, where given; `weights` says what was overridden.
+        """The checkpoint with what is given in place of its own; `overridden` in its `weights` names pixels and labels.
 
         Raises:
             InputError: labels that are none or do not fit, or none are given and the checkpoint's own cannot be used.
@@ -81,23 +89,24 @@ class Checkpoint:
             self._require_labels()
         else:
             check_labels(labels, self.spec.num_classes)
-            labels = tuple(labels)
-        if preprocessing in (None, self.preprocessing) and labels in (None, self.labels):
-            return self
-        told = self.weights.get("overridden")
-        overridden = {name for name in told if isinstance(name, str)} if isinstance(told, list) else set()
-        if preprocessing not in (None, self.preprocessing):
-            overridden.add("preprocessing")
-        if labels not in (None, self.labels) and (self.labels or self.labels_problem):
-            overridden.add("labels")
-        return replace(
-            self,
+        record = replace(
+            self.stated,
             preprocessing=preprocessing or self.preprocessing,
-            labels=labels or self.labels,
-            labels_problem=None,
-            weights={**self.weights, "overridden": sorted(overridden)} if overridden else self.weights,
-            saved_model=None,
+            labels=self.labels if labels is None else tuple(labels),
         )
+        told = record.weights.get("overridden")
+        overridden = {name for name in told if isinstance(name, str)} if isinstance(told, list) else set()
+        if record.preprocessing != self.preprocessing:
+            overridden.add("preprocessing")
+        if record.labels != self.labels and (self.labels or self.labels_problem):
+            overridden.add("labels")
+        if record != self.stated and overridden:
+            record = record.saying(overridden=sorted(overridden))
+        if trained is not None and trained != record.trained:
+            record = record.saying(trained=trained)
+        if record == self.stated:
+            return self
+        return replace(self, stated=record, labels_problem=None, saved_model=None)
 
     def spec_for(self, num_classes: int) -> ViTSpec:
         """The spec to adapt to for `num_classes` classes: with the checkpoint's own classifier if it has as many.
@@ -141,15 +150,20 @@ class Checkpoint:
             )
             raise InputError(f"The weights are of another model: {different}; leave those options out, or build anew.")
         overrides: dict[str, Callable[[], np.ndarray]] = {}
-        notes, weights, labels, problem = list(self.notes), dict(self.weights), self.labels, self.labels_problem
+        notes, record, problem = (
+            list(self.notes),
+            replace(self.stated, spec=wanted, fingerprint=None),
+            self.labels_problem,
+        )
         if wanted.image_size != known.image_size:
-            grid = wanted.grid
-            overrides["position_embedding"] = lambda: resample(self.read("position_embedding"), grid, self.positions)
+            grid, rule = wanted.grid, record.positions
+            overrides["position_embedding"] = lambda: resample(self.read("position_embedding"), grid, rule)
             text = f"The position embedding is resampled from {known.image_size} to {wanted.image_size} pixels"
-            notes.append(f"{text} ({self.positions.replace('_', ', ')}).")
-            weights["resampled_from_image_size"] = known.image_size
+            notes.append(f"{text} ({rule.replace('_', ', ')}).")
+            pixels = replace(record.preprocessing, image_size=wanted.image_size)
+            record = replace(record, preprocessing=pixels).saying(resampled_from_image_size=known.image_size)
         if wanted.num_classes != known.num_classes:
-            labels = problem = None
+            record, problem = replace(record, labels=None), None
         new_head = wanted.num_classes is not None and (
             wanted.num_classes != known.num_classes or wanted.pre_logits_size != known.pre_logits_size
         )
@@ -160,7 +174,7 @@ class Checkpoint:
             notes.append(
                 f"The classifier of {wanted.num_classes} classes is new and untrained, {before}: fine-tune it."
             )
-            weights.update(trained=False, new_classifier_seed=seed)
+            record = record.saying(trained=False, new_classifier_seed=seed)
         elif wanted.num_classes is None and known.num_classes is not None:
             notes.append(f"The classifier of {known.num_classes} classes is left out.")
         if wanted.pre_logits_size is None and known.pre_logits_size is not None:
@@ -173,11 +187,9 @@ class Checkpoint:
         return replace(
             self,
             parameters=_Adapted(self.parameters, wanted, overrides),
-            preprocessing=replace(self.preprocessing, image_size=wanted.image_size),
-            labels=labels,
-            labels_problem=problem,
-            weights=weights,
+            stated=record,
             notes=tuple(notes),
+            labels_problem=problem,
             saved_model=None,
             model=None,
         )
@@ -185,22 +197,13 @@ class Checkpoint:
 
 def checkpoint_of(parameters: Any, record: ModelRecord, where: str = "the model", **more: Any) -> Checkpoint:
     """The checkpoint of parameters that this package's `record` describes; `where` is what messages call its place."""
-    labels, problem = record.labels, None
-    if labels is not None:
+    problem = None
+    if record.labels is not None:
         try:
-            check_labels(labels, record.spec.num_classes, f"The list of labels in the record of {where}")
+            check_labels(record.labels, record.spec.num_classes, f"The list of labels in the record of {where}")
         except InputError as error:
-            labels, problem = None, f"{error} {OTHER_LABELS}"
-    return Checkpoint(
-        parameters,
-        record.preprocessing,
-        record.positions,
-        labels,
-        record.weights,
-        own=True,
-        labels_problem=problem,
-        **more,
-    )
+            record, problem = replace(record, labels=None), f"{error} {OTHER_LABELS}"
+    return Checkpoint(parameters, record, own=True, labels_problem=problem, **more)
 
 
 class _Adapted:

@@ -15,7 +15,7 @@ from typing import Any
 from vit_export.base.errors import InputError
 from vit_export.model.labels import check_labels, labels_from_id2label, read_labels
 from vit_export.model.preprocessing import Preprocessing
-from vit_export.model.record import Rule
+from vit_export.model.record import ModelRecord, Rule
 from vit_export.model.saved_model import SavedModelParameters
 from vit_export.model.variants import Variant, get_variant
 from vit_export.weights.checkpoint import OTHER_LABELS, Checkpoint, checkpoint_of
@@ -134,16 +134,16 @@ def open_checkpoint(
         return _own(contents.path, hints)
     origin = {"file": contents.path.name, **origin}
     if contents.kind in ("keras", "weights_h5"):
-        found = keras_file.open_keras(contents.path, contents.kind, hints, origin)
+        checkpoint = keras_file.open_keras(contents.path, contents.kind, hints, origin)
         read: tuple[Path, ...] = ()
     else:
         file = _tensors(contents)
-        found = _foreign(file, hints, origin)
+        checkpoint = _foreign(file, hints, origin)
         shards = file.files if isinstance(file, SafetensorsFile) else ()
         beside = (*shards, contents.config, contents.preprocessor)
         read = tuple(other for other in beside if other is not None and other != contents.path)
     # A commit or the sha256 in its origin says what a file from elsewhere is.
-    return replace(found, digests=digests_of(contents.path, read)) if is_here else found
+    return replace(checkpoint, digests=digests_of(contents.path, read)) if is_here else checkpoint
 
 
 def _local(location: str | Path) -> Path:
@@ -198,9 +198,8 @@ def _own(path: Path, hints: Hints) -> Checkpoint:
 
     import_tensorflow()
     parameters = SavedModelParameters(path)
-    record = parameters.record
-    require_variant(record.spec, hints, path)
-    return checkpoint_of(parameters, record, str(path), saved_model=path)
+    require_variant(parameters.spec, hints, path)
+    return checkpoint_of(parameters, parameters.record, str(path), saved_model=path)
 
 
 def _foreign(file: TensorFile, hints: Hints, origin: dict[str, str]) -> Checkpoint:
@@ -227,9 +226,8 @@ def _foreign(file: TensorFile, hints: Hints, origin: dict[str, str]) -> Checkpoi
             "use --features, or --num-classes and fine-tune."
         )
     weights = {"source": source.name, "trained": True, **origin}
-    return Checkpoint(
-        parameters, preprocessing, source.positions, labels, weights, tuple(notes), labels_problem=problem
-    )
+    record = ModelRecord(spec, preprocessing, weights, labels, source.positions)
+    return Checkpoint(parameters, record, tuple(notes), labels_problem=problem)
 
 
 def _labels(hints: Hints, num_classes: int | None) -> tuple[tuple[str, ...] | None, str | None]:

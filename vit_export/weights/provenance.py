@@ -22,13 +22,13 @@ def digests_of(path: Path, others: Sequence[Path]) -> Digests:
 
     @cache
     def digests() -> dict[str, Any]:
-        found = {}
+        by_file = {}
         for file in (path, *others):
             with damage_refused(file):
-                found[file] = digest_of_file(file)
-        fields: dict[str, Any] = {"sha256": found.pop(path)}
-        if found:
-            fields["other_files"] = {file.name: digest for file, digest in found.items()}
+                by_file[file] = digest_of_file(file)
+        fields: dict[str, Any] = {"sha256": by_file.pop(path)}
+        if by_file:
+            fields["other_files"] = {file.name: digest for file, digest in by_file.items()}
         return fields
 
     return digests

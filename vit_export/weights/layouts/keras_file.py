@@ -5,13 +5,14 @@ table below is what the pinned release writes; a test holds it to a real file.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vit_export.base.errors import InputError
 from vit_export.model.parameters import layer_name, parameter_specs
 from vit_export.model.preprocessing import Preprocessing
-from vit_export.model.record import DEFAULT_POSITIONS, ModelRecord
+from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.weights.checkpoint import Checkpoint, checkpoint_of
 from vit_export.weights.containers.hdf5 import open_keras_archive, open_weights_h5
@@ -105,9 +106,9 @@ def _record(path: Path, config: Mapping[str, Any], weights: dict[str, Any]) -> M
             record = ModelRecord.from_dict(dict(own["record"]))
             if record.spec == spec:
                 # Whether it was trained is in the record; releases before that wrote it nowhere.
-                told = saved_again(record.weights, {**weights, "trained": record.weights.get("trained", True)})
-                return ModelRecord(spec, record.preprocessing, told, record.labels, record.positions)
-        return ModelRecord(spec, Preprocessing(spec.image_size), weights, None, DEFAULT_POSITIONS)
+                now = {**weights, "trained": record.weights.get("trained", True)}
+                return replace(record, weights=saved_again(record.weights, now))
+        return ModelRecord(spec, Preprocessing(spec.image_size), weights)
     except InputError as error:
         raise InputError(f"The config in {path} cannot be used: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:

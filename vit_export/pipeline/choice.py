@@ -1,0 +1,66 @@
+"""Which images an export or a verification looks at, where they come from, and how many of them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from vit_export.base.errors import InputError, OutputError
+from vit_export.base.files import input_errors
+from vit_export.base.reporting import Reporter
+from vit_export.images.photographs import write_photographs
+from vit_export.images.split import DataSplit, split
+from vit_export.model.names import needs_images
+from vit_export.model.preprocessing import Preprocessing
+from vit_export.model.spec import ViTSpec
+from vit_export.pipeline.plan import PlannedFile
+from vit_export.pipeline.request import ExportRequest
+
+DEFAULT_CALIBRATION = Path("calibration")
+HELD_OUT_IMAGES = 32
+# One float32 image of ViT-H takes about a second; a few images tell as much about a converter there.
+LARGE_MACS, HELD_OUT_IMAGES_LARGE = 50e9, 8
+
+
+def choose_images(
+    request: ExportRequest,
+    spec: ViTSpec,
+    preprocessing: Preprocessing,
+    files: tuple[PlannedFile, ...],
+    say: Reporter,
+) -> DataSplit | None:
+    """The representative dataset and the images that verify, each decoded here and nowhere else; None if unused."""
+    calibrates = any(needs_images(file.format, file.scheme) for file in files)
+    if not calibrates and not (request.verify and files):
+        return None
+    say.step("Choosing and reading images")
+    count = request.held_out_images or images_to_verify(spec)
+    folder = request.calibration
+    if folder is None:
+        folder = default_photographs(say)
+    with input_errors(folder):
+        data = split(folder, preprocessing, request.calibration_images, count, request.seed)
+    for name, reason in data.skipped:
+        say.note(f"Skipped {name}: {reason}.")
+    if data.note:
+        say.note(data.note)
+    if not data.held_out:
+        others = split(default_photographs(say), preprocessing, 1, count, request.seed)
+        data = replace(data, held_out=others.held_out)
+    if request.verify and len(data.held_out) < count:
+        say.note(f"Verification runs on {len(data.held_out)} held-out images instead of {count}: there are no more.")
+    return data
+
+
+def images_to_verify(spec: ViTSpec) -> int:
+    """How many images verification runs on where nobody says: as many as are quick to run."""
+    return HELD_OUT_IMAGES_LARGE if spec.num_macs > LARGE_MACS else HELD_OUT_IMAGES
+
+
+def default_photographs(say: Reporter) -> Path:
+    """The folder with the default set of photographs, made if it is not there yet."""
+    folder = DEFAULT_CALIBRATION
+    try:
+        if write_photographs(folder, progress=say.progress):
+            say.note(f"Wrote photographs that scikit-image ships to {folder}/, for calibration and verification.")
+    except OutputError as error:
+        raise InputError(f"{error} To calibrate on what is there, pass --calibration {folder}.") from error
+    return folder
