@@ -48,7 +48,7 @@ def digits(folder: Path) -> None:
     """Decibels, agreement and accuracy on the digits that were not trained on."""
     from helpers.digits import PREPROCESSING, SPEC, DigitsParameters, held_out, pictures
 
-    from vit_export.tflite.convert import write_tflite
+    from vit_export.tflite.write import write_tflite
 
     pixels, labels = pictures()
     images, right = normalize(pixels[held_out()], PREPROCESSING), labels[held_out()]
@@ -66,7 +66,7 @@ def digits(folder: Path) -> None:
 
 def full_size(variant: str, folder: Path) -> None:
     """Size and median latency on one thread, interleaved."""
-    from vit_export.tflite.convert import write_tflite
+    from vit_export.tflite.write import write_tflite
     from vit_export.weights.random import RandomWeights
 
     spec = ViTSpec.of(variant)

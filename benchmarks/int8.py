@@ -82,8 +82,8 @@ def files_of(source: Any, seen: np.ndarray, folder: Path, *, stock: bool) -> dic
     """How each file is made, by its name in the table."""
     from vit_export.int8.recipe import Recipe
     from vit_export.int8.tune import Tuning
-    from vit_export.onnx.convert import write_onnx
     from vit_export.onnx.int8 import write_qdq_onnx
+    from vit_export.onnx.write import write_onnx
     from vit_export.tflite.int8 import prepare, write_int8_tflite
 
     record = ModelRecord(source.spec, Preprocessing(source.spec.image_size))
@@ -145,7 +145,7 @@ def measure_model(name: str, factors: list[float], work: Path) -> dict[str, dict
     """Decibels and agreement by file and factor."""
     from helpers.outliers import Outliers
 
-    from vit_export.tflite.convert import write_tflite
+    from vit_export.tflite.write import write_tflite
 
     plain, seen, unseen = subject(name, work)
     exact = work / "float32.tflite"
@@ -166,7 +166,7 @@ def measure_speed(name: str, work: Path) -> dict[str, float]:
 
     from vit_export.int8.modes import LayerModes, uniform
     from vit_export.int8.recipe import Recipe
-    from vit_export.onnx.convert import write_onnx
+    from vit_export.onnx.write import write_onnx
     from vit_export.tflite.int8 import write_int8_tflite
 
     plain, seen, _ = subject(name, work)

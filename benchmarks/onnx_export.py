@@ -35,7 +35,7 @@ write_saved_model(model, Path(sys.argv[2]), ModelRecord(model.spec, Preprocessin
 _OURS = """
 import sys
 from pathlib import Path
-from vit_export.onnx.convert import write_onnx
+from vit_export.onnx.write import write_onnx
 from vit_export.model.saved_model import SavedModelParameters
 
 source = SavedModelParameters(Path(sys.argv[1]))

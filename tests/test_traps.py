@@ -110,8 +110,8 @@ def test_the_quantizer_writes_buffers_outside_the_flatbuffer(tmp_path):
     from vit_export.base.adapters.litert import schema
     from vit_export.model.spec import ViTSpec
     from vit_export.model.variants import Variant
-    from vit_export.tflite.convert import write_tflite
     from vit_export.tflite.quantize import _quantizer, modes_of, rules_of, write_int8
+    from vit_export.tflite.write import write_tflite
 
     def outside(path):
         root = schema().Model.GetRootAs(path.read_bytes(), 0)
@@ -132,7 +132,7 @@ def test_the_quantizer_writes_buffers_outside_the_flatbuffer(tmp_path):
 
 @pytest.fixture(scope="module")
 def float_file(source, record, tmp_path_factory):
-    from vit_export.tflite.convert import write_tflite
+    from vit_export.tflite.write import write_tflite
 
     path = tmp_path_factory.mktemp("traps") / "float.tflite"
     write_tflite(source, record, path)

@@ -29,12 +29,12 @@ from vit_export.base.adapters import litert
 from vit_export.base.errors import InputError
 from vit_export.int8.tune import Tuning
 from vit_export.model.artifact import TensorSpec
+from vit_export.onnx import stream as onnx_weights
 from vit_export.onnx import write_onnx, write_qdq_onnx
-from vit_export.onnx import writer as onnx_weights
 from vit_export.runtimes.runner import open_runner
-from vit_export.tflite import writer
-from vit_export.tflite.convert import write_tflite
+from vit_export.tflite import stream as writer
 from vit_export.tflite.quantize import calibrate, write_int8
+from vit_export.tflite.write import write_tflite
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = (

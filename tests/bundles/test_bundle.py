@@ -58,7 +58,7 @@ def photographs(tmp_path_factory):
 def files(tmp_path_factory):
     """Files of the trained digits model by name, of both formats and several inputs."""
     from vit_export.onnx import write_onnx
-    from vit_export.tflite.convert import write_tflite
+    from vit_export.tflite.write import write_tflite
 
     folder, source = tmp_path_factory.mktemp("files"), DigitsParameters()
     write_onnx(source, digits_record(), folder / "plain.onnx")

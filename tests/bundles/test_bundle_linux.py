@@ -100,7 +100,7 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     from vit_export.onnx import write_onnx
-    from vit_export.tflite.convert import write_tflite
+    from vit_export.tflite.write import write_tflite
 
     folder = tmp_path_factory.mktemp("files")
     write_onnx(DigitsParameters(), digits_record(), folder / "digits.onnx")

@@ -68,7 +68,7 @@ def onnx(record, **options):
 
 def tflite(record, **options):
     def write(path):
-        from vit_export.tflite.convert import write_tflite
+        from vit_export.tflite.write import write_tflite
 
         write_tflite(DigitsParameters(), record, path, **options)
 
@@ -77,8 +77,8 @@ def tflite(record, **options):
 
 def int8_tflite(scheme, input="normalized"):
     def write(path):
-        from vit_export.tflite.convert import write_tflite
         from vit_export.tflite.quantize import calibrate, write_int8
+        from vit_export.tflite.write import write_tflite
 
         exact = path.with_name("exact.tflite")
         write_tflite(DigitsParameters(), CROPPED_DIGITS, exact, input=input, overwrite=True)
@@ -93,7 +93,7 @@ def int8_tflite(scheme, input="normalized"):
 def headless(format):
     def write(path):
         from vit_export.onnx import write_onnx
-        from vit_export.tflite.convert import write_tflite
+        from vit_export.tflite.write import write_tflite
 
         spec = toy_spec(num_classes=None)
         wanted = write_onnx if format == "onnx" else write_tflite

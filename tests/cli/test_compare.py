@@ -30,7 +30,7 @@ from vit_export.report.speeds import _multiples, speeds
 from vit_export.report.svg import Picture, by_matplotlib
 from vit_export.runtimes.process import RunnerProcess
 from vit_export.runtimes.runner import RunnerError
-from vit_export.tflite.convert import write_tflite
+from vit_export.tflite.write import write_tflite
 from vit_export.weights.random import RandomWeights
 
 pytestmark = pytest.mark.thorough
@@ -339,7 +339,7 @@ def test_disk_that_fills_up(scratch, monkeypatch):
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vit_export.tflite.writer._write", full)
+    monkeypatch.setattr("vit_export.tflite.stream._write", full)
     with pytest.raises(OutputError, match=r"temporary folder cannot take .* set TMPDIR to another folder\.$"):
         compare([TOY], image_size=SIZE, baseline=TOY)
     assert left(scratch) == []

@@ -115,9 +115,9 @@ class Bench:
         from vit_export.int8.recipe import Recipe
         from vit_export.int8.tune import Tuning, images_wanted, tune
         from vit_export.onnx import write_onnx, write_qdq_onnx
-        from vit_export.tflite.convert import write_tflite
         from vit_export.tflite.int8 import write_int8_tflite
         from vit_export.tflite.quantize import modes_of
+        from vit_export.tflite.write import write_tflite
 
         format, precision, scheme = (*kind.split(), None)[:3]
         source, record = source or self.source, record or self.record

@@ -106,8 +106,8 @@ def claiming(bench: Bench, artifact: Artifact, changes: Mapping[str, Any]) -> Ar
         next(entry for entry in model.metadata_props if entry.key == "vit_export").value = text
         onnx.save(model, path)
     else:
+        from vit_export.tflite.stream import write_model
         from vit_export.tflite.structure import set_metadata
-        from vit_export.tflite.writer import write_model
 
         mapped = MappedModel(path)
         set_metadata(mapped.model, text)
@@ -141,7 +141,7 @@ def edited_tflite(edit: Callable[["TFLiteFile"], None], kind: str = "tflite floa
     """The good file with its flatbuffer edited."""
 
     def make(bench, path):
-        from vit_export.tflite.writer import write_model
+        from vit_export.tflite.stream import write_model
 
         good = bench.good(kind, **options)
         file = TFLiteFile(Path(good.path))

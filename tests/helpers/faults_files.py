@@ -71,7 +71,7 @@ def _other_data(kind: str, change: Callable) -> Maker:
     """A model file beside the data file of other weights, of the same sizes."""
 
     def make(bench: Bench, path: Path):
-        from vit_export.onnx import writer as weights
+        from vit_export.onnx import stream as weights
 
         other = path.with_name(f"other_{path.name}")
         with mock.patch.object(weights, "SINGLE_FILE_LIMIT", 0):
@@ -88,7 +88,7 @@ def _missing(bench: Bench, path: Path):
 
 
 def _missing_data(bench: Bench, path: Path):
-    from vit_export.onnx import writer as weights
+    from vit_export.onnx import stream as weights
 
     with mock.patch.object(weights, "SINGLE_FILE_LIMIT", 0):
         artifact = bench.export("onnx float32", path)

@@ -21,7 +21,7 @@ from vit_export.model.variants import get_variant
 from vit_export.onnx import write_onnx
 from vit_export.pipeline.request import ExportRequest
 from vit_export.pipeline.steps import export
-from vit_export.tflite.convert import write_tflite
+from vit_export.tflite.write import write_tflite
 
 FLOATS = ("toy_float32", "toy_float16", "ti16_float32", "ti16_float16")
 INTEGERS = ("toy_static", "toy_dynamic")

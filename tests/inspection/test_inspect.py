@@ -23,11 +23,11 @@ from vit_export.base.adapters.litert import schema
 from vit_export.cli.main import main
 from vit_export.inspection import mediapipe
 from vit_export.inspection.inspect import inspect_file
+from vit_export.onnx import stream as onnx_weights
 from vit_export.onnx import write_onnx
-from vit_export.onnx import writer as onnx_weights
 from vit_export.report.content import write_report
-from vit_export.tflite import writer
-from vit_export.tflite.convert import write_tflite
+from vit_export.tflite import stream as writer
+from vit_export.tflite.write import write_tflite
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = tuple(f"thing {index}" for index in range(10))

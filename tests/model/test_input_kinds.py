@@ -22,9 +22,9 @@ from vit_export.model.record import ModelRecord
 from vit_export.onnx import DEFAULT_OPSET, write_onnx
 from vit_export.runtimes.process import RunnerProcess
 from vit_export.runtimes.runner import RunnerError, open_runner
-from vit_export.tflite.convert import write_tflite
 from vit_export.tflite.quantize import calibrate, write_int8
 from vit_export.tflite.structure import get_metadata
+from vit_export.tflite.write import write_tflite
 
 pytestmark = pytest.mark.thorough
 

@@ -28,7 +28,7 @@ from vit_export.model.saved_model import assign_parameters
 from vit_export.model.spec import ViTSpec
 from vit_export.model.variants import Variant
 from vit_export.onnx import DEFAULT_OPSET, quantize, structure, write_onnx
-from vit_export.onnx import writer as weights
+from vit_export.onnx import stream as weights
 from vit_export.onnx.fusion import fuse
 
 TOY = ViTSpec.of(Variant("vit_toy", 8, 3, 48, 96, 4, "tests"), image_size=32, num_classes=10)

@@ -22,7 +22,7 @@ from vit_export.model.parameters import ParameterSource, layer_name, parameter_s
 from vit_export.model.preprocessing import normalize
 from vit_export.model.record import ModelRecord
 from vit_export.onnx import qdq, write_onnx, write_qdq_onnx
-from vit_export.onnx import writer as weights
+from vit_export.onnx import stream as weights
 from vit_export.onnx.calibration import calibrate, clipped
 
 OPSETS = (13, 20, 23)

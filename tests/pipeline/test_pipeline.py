@@ -198,7 +198,8 @@ class Broken(Exception):
 
 @pytest.mark.parametrize("step", ["convert_structure", "calibrate", "move_into"])
 def test_failure_leaves_nothing(step, small_saved_model, photos, tmp_path, monkeypatch):
-    from vit_export.tflite import convert, int8
+    from vit_export.tflite import int8
+    from vit_export.tflite import write as convert
 
     def fail(*args, **kwargs):
         raise Broken
@@ -285,7 +286,7 @@ def test_every_format_and_scheme_has_limits():
 def test_the_plan_knows_what_the_converters_know():
     """The plan is light, so it states again what the converters' tables say: here they are held together."""
     from vit_export.model.names import OPSETS, SEARCHED, needs_images
-    from vit_export.onnx.convert import _FORMS, MAX_OPSET, MIN_OPSET
+    from vit_export.onnx.write import _FORMS, MAX_OPSET, MIN_OPSET
     from vit_export.tflite import quantize as tflite_quantize
 
     assert set(INT8_SCHEMES["tflite"]) == {*tflite_quantize.SCHEMES, tflite_quantize.FULL, SEARCHED}

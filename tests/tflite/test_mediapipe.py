@@ -16,9 +16,9 @@ from vit_export.inspection.inspect import inspect_file
 from vit_export.model.input_kinds import KINDS, feed
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.runtimes.runner import open_runner
-from vit_export.tflite import writer
-from vit_export.tflite.convert import write_tflite
+from vit_export.tflite import stream as writer
 from vit_export.tflite.quantize import calibrate, write_int8
+from vit_export.tflite.write import write_tflite
 
 pytestmark = pytest.mark.thorough
 

@@ -19,9 +19,10 @@ from vit_export.base.quiet import import_tensorflow, quiet
 from vit_export.model.input_kinds import feed
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.onnx import write_onnx
-from vit_export.tflite import operator_versions, writer
-from vit_export.tflite.convert import write_tflite
+from vit_export.tflite import operator_versions
+from vit_export.tflite import stream as writer
 from vit_export.tflite.quantize import calibrate, write_int8
+from vit_export.tflite.write import write_tflite
 
 import_tensorflow()
 

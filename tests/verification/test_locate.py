@@ -16,12 +16,12 @@ from vit_export.int8.tune import Tuning
 from vit_export.model.artifact import Artifact
 from vit_export.model.input_kinds import feed
 from vit_export.model.saved_model import write_saved_model
+from vit_export.onnx import stream as weights
 from vit_export.onnx import write_onnx, write_qdq_onnx
-from vit_export.onnx import writer as weights
 from vit_export.runtimes.runner import RunnerError
-from vit_export.tflite.convert import write_tflite
 from vit_export.tflite.int8 import write_int8_tflite
 from vit_export.tflite.quantize import modes_of
+from vit_export.tflite.write import write_tflite
 from vit_export.verification.checks import limits_of
 from vit_export.verification.layers import follow, locate, matching, trail
 from vit_export.verification.layers import onnx as onnx_files

@@ -16,11 +16,11 @@ from vit_export.model.artifact import InputKind
 from vit_export.model.input_kinds import kind_of, left_to_do
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.preprocessing import Preprocessing
-from vit_export.onnx.convert import QDQ_OPSET
 from vit_export.onnx.fusion import ATTENTION, fuse
 from vit_export.onnx.qdq import PIXELS, Ranges, fold_query_scale, qdq_parameters, sites, through_pairs
+from vit_export.onnx.stream import write_model
 from vit_export.onnx.structure import onnx_structure
-from vit_export.onnx.writer import write_model
+from vit_export.onnx.write import QDQ_OPSET
 
 if TYPE_CHECKING:
     import onnx

@@ -1,246 +1,61 @@
-"""An .onnx file from a parameter source: structure through tf2onnx, operators fused, weights streamed into it."""
+"""One planned .onnx file, of any precision and scheme, from the stored parameters alone."""
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from vit_export.artifacts.description import PRODUCER, facts_for_people
-from vit_export.base.checks import whole_number
-from vit_export.base.errors import InputError, StructureError
-from vit_export.base.files import digest_of_file, refuse_existing
-from vit_export.base.lazy import LazyTensor
-from vit_export.base.versions import versions
-from vit_export.deployment.graph import INPUT_NAME
-from vit_export.deployment.rewrites import FoldedInput, Rounding, plain_parameters, through_float16
-from vit_export.model.artifact import Artifact, InputKind, Precision, TensorSpec
-from vit_export.model.input_kinds import kind_of, left_to_do, notes_on
+from vit_export.base.reporting import Reporter
+from vit_export.images.pictures import Pictures
+from vit_export.int8.budget import Budget
+from vit_export.int8.modes import static
+from vit_export.int8.tune import images_wanted, tune
+from vit_export.model.artifact import Artifact, FileOptions, PlannedFile
+from vit_export.model.names import needs_images
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
-from vit_export.model.spec import ViTSpec
-from vit_export.onnx.fusion import ATTENTION, fuse
-from vit_export.onnx.half import NOTE, to_float16
-from vit_export.onnx.qdq import Ranges, qdq_int8, through_pairs
-from vit_export.onnx.quantize import dynamic_int8, through_int8
-from vit_export.onnx.structure import onnx_structure
-from vit_export.onnx.value_names import name_nodes
-from vit_export.onnx.writer import write_model
-
-if TYPE_CHECKING:
-    import onnx
-
-MIN_OPSET, MAX_OPSET = 13, 23
-DEFAULT_OPSET = 23
-"""The first opset with Attention, and the pinned ONNX Runtime has CPU kernels for all of it.
-
-On one thread Attention takes as long as the products and softmax it replaces, and as long as ONNX Runtime's own
-MultiHeadAttention, within the noise (medians on Zen 3, ms: S/32 float32 35.1, 35.5, 35.5; S/16 124, 123, 121; S/32 int8
-23.3, 24.2, 24.0; S/16 int8 95.6, 97.3, 95.9), and it spares four Transposes a layer. Opset 13, all decomposed, takes
-37.6, 128, 26.7 and 102. Gemm or MatMul and Add makes no difference (35.1 and 34.6; 124 and 124).
-"""
-
-_IMAGE_DIMENSIONS = ("DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL")
-_OUTPUT_DIMENSIONS = ("DATA_BATCH", "DATA_FEATURE")
-
-QDQ_OPSET = 20
-"""The first opset with Gelu: accelerators' runtimes follow ONNX at a distance, and nothing later is needed."""
+from vit_export.onnx.int8 import write_qdq_onnx
+from vit_export.onnx.write import write_onnx
 
 
-def _float32(model: "onnx.ModelProto", source: ParameterSource, ranges: Ranges) -> list[LazyTensor]:
-    del model, ranges
-    return list(plain_parameters(source).values())
-
-
-@dataclass(frozen=True)
-class _Form:
-    """How one precision and scheme turns the float32 structure, in place, and which weights it then wants."""
-
-    precision: Precision
-    scheme: str | None
-    apply: Callable[["onnx.ModelProto", ParameterSource, Ranges], list[LazyTensor]]
-    """The ranges are empty unless the form takes them."""
-    stored: Rounding | None = None
-    """What the form makes of the patch embedding's kernel, where it rounds."""
-    notes: tuple[str, ...] = ()
-    opset: int = DEFAULT_OPSET
-    unfused: tuple[str, ...] = ()
-    """Operators that stay decomposed at every opset."""
-    takes_ranges: bool = False
-
-
-# The first form of a precision is the one meant when no scheme is asked for.
-_FORMS = (
-    _Form("float32", None, _float32),
-    _Form("float16", None, to_float16, through_float16, (NOTE,)),
-    _Form("int8", "dynamic", dynamic_int8, through_int8),
-    _Form("int8", "qdq", qdq_int8, through_pairs, opset=QDQ_OPSET, unfused=(ATTENTION,), takes_ranges=True),
-)
-
-
-def write_onnx(
+def convert(
     source: ParameterSource,
     record: ModelRecord,
-    path: Path,
-    *,
-    precision: Precision = "float32",
-    scheme: str | None = None,
-    opset: int | None = None,
-    batch: int = 1,
-    input: InputKind = "normalized",
-    ranges: Ranges | None = None,
-    overwrite: bool = False,
+    file: PlannedFile,
+    pictures: Pictures | None,
+    budget: Budget | None,
+    options: FileOptions,
+    reporter: Reporter,
 ) -> Artifact:
-    """Write the ONNX file of `source` with a static batch; above 1.9 GB its weights go to `<path>.data` beside it.
+    """Write `file`; `pictures` are the representative dataset, which static int8 is tuned and calibrated on.
 
-    Input `images`, [batch, size, size, 3] of the kind `input` (`input_kinds.KINDS`: float32, or uint8 for "uint8");
-    output `logits` [batch, classes] or `features` [batch, width], in float32 whatever the precision. LayerNormalization
-    (opset 17), Gelu (20) and Attention (23) are single operators where `opset` has them, and decomposed below; None is
-    20 for "qdq" and 23 for all others. `scheme` belongs to int8 only: "dynamic", or "qdq" (`onnx.qdq`), which leaves
-    Attention decomposed and needs `ranges` (`onnx.calibration.calibrate` of the same `source` and input).
+    No scheme of this format searches for a `budget`.
 
     Raises:
-        InputError: an opset, batch, precision, scheme or input that does not exist; ranges that are missing or belong
-            to another scheme; a weight that float16 cannot hold.
-        OutputError: a file exists (and `overwrite` is false) or cannot be written.
-        StructureError: a step of the conversion did not leave what it promises.
+        InputError: a weight that float16 cannot hold, an opset or input that does not exist.
+        OutputError: the file cannot be written.
     """
-    spec = source.spec
-    form = _form(precision, scheme)
-    opset = form.opset if opset is None else opset
-    whole_number("opset", opset, MIN_OPSET, MAX_OPSET)
-    whole_number("The batch size", batch, 1)
-    if record.spec != spec:
-        raise InputError(f"The record describes {record.spec}, the weights belong to {spec}: pass those of one model.")
-    if form.takes_ranges and ranges is None:
-        raise InputError(
-            f"The ONNX int8 scheme '{form.scheme}' needs the ranges of a representative dataset: give images "
-            "(vit_export.onnx.write_qdq_onnx), or choose the scheme 'dynamic'."
+    assert budget is None, f"ONNX has no int8 scheme with a budget, {file.scheme} was asked for"
+    if not needs_images(file.format, file.scheme):
+        reporter.step(f"Converting to {file.label}")
+        return write_onnx(
+            source,
+            record,
+            file.path,
+            precision=file.precision,
+            scheme=file.scheme,
+            opset=options.opset,
+            batch=options.batch,
+            input=options.input,
         )
-    if ranges is not None and not form.takes_ranges:
-        raise InputError(f"ONNX {precision} ({form.scheme or 'no scheme'}) takes no ranges: give them to 'qdq' alone.")
-    dtype = kind_of(input).dtype
-    refuse_existing(path, overwrite=overwrite)
-
-    source = FoldedInput(source, record.preprocessing, input, form.stored)
-    model = onnx_structure(spec, plain_parameters(source), opset=opset, batch=batch, dtype=dtype)
-    fuse(model, spec, batch=batch, without=(*form.unfused, *_unsafe(precision, spec)))
-    weights = form.apply(model, source, ranges or {})
-    name_nodes(model.graph)
-    _describe(model, record, form, input)
-    _check(model, spec, batch)
-    _denote_dimensions(model.graph)
-    extra_files = write_model(model, weights, path, overwrite=overwrite)
-    files = (path, *extra_files)
-    size = spec.image_size
-    return Artifact(
-        path=str(path),
-        format="onnx",
-        precision=precision,
-        scheme=form.scheme,
-        inputs=(TensorSpec(INPUT_NAME, (batch, size, size, 3), dtype, "NHWC", values=input),),
-        outputs=(TensorSpec(spec.output_name, (batch, spec.output_size), "float32"),),
-        bytes=sum(file.stat().st_size for file in files),
-        # The model file holds the checksum of its data file, so this digest stands for both.
-        sha256=digest_of_file(path),
-        extra_files=tuple(str(file) for file in extra_files),
-        notes=(*form.notes, *notes_on(input, precision)),
-        versions=versions("tensorflow", "tf2onnx", "onnx"),
-    )
-
-
-def _unsafe(precision: Precision, spec: ViTSpec) -> tuple[str, ...]:
-    """Operators that are computed wrong somewhere, and so stay decomposed.
-
-    On arm64, ONNX Runtime 1.32's float16 Attention takes the last four numbers of a head's values as zeros where heads
-    have 8n + 4 of them (tests/runtimes/test_emulation.py shows it). No variant of the table has such heads.
-    """
-    return (ATTENTION,) if precision == "float16" and spec.head_size % 8 == 4 else ()
-
-
-def _form(precision: str, scheme: str | None) -> _Form:
-    forms = [form for form in _FORMS if form.precision == precision]
-    if not forms:
-        known = ", ".join(dict.fromkeys(form.precision for form in _FORMS))
-        raise InputError(f"Unknown precision {precision!r} for ONNX: expected {known}.")
-    for form in forms:
-        if scheme in (None, form.scheme):
-            return form
-    known = ", ".join(repr(form.scheme) for form in forms)
-    raise InputError(f"ONNX {precision} has no scheme {scheme!r}: expected {known}.")
-
-
-def _describe(model: "onnx.ModelProto", record: ModelRecord, form: _Form, input: InputKind) -> None:
-    """Write into the model what it is: for people a name and a text, for programs the record and its main facts.
-
-    `mean` and `std` say what an app has to do, in one formula for every input kind: (pixel / 255 - mean) / std
-    (`input_kinds.left_to_do`). What the model was trained with is in the record. `labels`, where there are any, are a
-    JSON list in the order of the classes.
-    """
+    assert pictures is not None, "static int8 needs images: see names.needs_images"
+    reporter.step(f"Tuning int8 ({file.scheme}) layer by layer")
     spec = record.spec
-    mean, std = left_to_do(input, record.preprocessing)
-    kind = f"{form.precision}{f' ({form.scheme})' if form.scheme else ''}"
-    model.producer_name = PRODUCER
-    model.producer_version = versions(PRODUCER)[PRODUCER]
-    model.graph.name = spec.name
-    model.doc_string = f"{spec.name}, {spec.image_size}x{spec.image_size}, {kind}"
-    facts = {
-        **facts_for_people(record, kind),
-        "vit_export": json.dumps(
-            {**record.to_dict(), "precision": form.precision, "scheme": form.scheme, "input": input}
-        ),
-        "input": input,
-        "output": spec.output_name,
-        "image_size": str(spec.image_size),
-        "mean": json.dumps(mean),
-        "std": json.dumps(std),
-        "channel_order": "RGB",
-        "layout": "NHWC",
-        "producer": f"{PRODUCER} {model.producer_version}",
-    }
-    if record.labels is not None:
-        facts["labels"] = json.dumps(list(record.labels), ensure_ascii=False)
-    del model.metadata_props[:]
-    for key, value in facts.items():
-        model.metadata_props.add(key=key, value=value)
-
-
-def _check(model: "onnx.ModelProto", spec: ViTSpec, batch: int) -> None:
-    """Every operator valid in its opset, every type and shape known; costs nothing while the weights are still inputs.
-
-    Leaves the shape of every value in the model, for runtimes and viewers that do not infer them.
-
-    Raises:
-        StructureError: the structure is not valid ONNX, or its output has another shape than the spec's.
-    """
-    import onnx
-
-    try:
-        onnx.checker.check_model(model, full_check=True)
-        inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise StructureError(f"ONNX check: the structure is not valid ({error}).") from error
-    shapes = {
-        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-        for value in (*inferred.graph.value_info, *inferred.graph.output)
-    }
-    values = [value for node in model.graph.node for value in node.output]
-    unknown = [value for value in values if 0 in shapes.get(value, (0,))]
-    if unknown:
-        raise StructureError(f"ONNX check: the shape of {unknown[0]} (and {len(unknown) - 1} more) is not static.")
-    wanted = {spec.output_name: (batch, spec.output_size)}
-    found = {value.name: shapes[value.name] for value in model.graph.output}
-    if found != wanted:
-        raise StructureError(f"ONNX check: the output is {found}, expected {wanted}.")
-    model.graph.value_info.extend(inferred.graph.value_info)
-
-
-def _denote_dimensions(graph: "onnx.GraphProto") -> None:
-    """Name the dimensions of input and output, in ONNX's standard words (its DimensionDenotation.md).
-
-    A dimension has a size or a name (dim_param, which leaves it open), never both; the denotation stands beside a size.
-    """
-    images = next(value for value in graph.input if value.name == INPUT_NAME)
-    for value, names in ((images, _IMAGE_DIMENSIONS), (graph.output[0], _OUTPUT_DIMENSIONS)):
-        for dimension, name in zip(value.type.tensor_type.shape.dim, names, strict=True):
-            dimension.denotation = name
+    tuning = tune(source, pictures.normalized(images_wanted(spec)), static(spec), reporter.progress)
+    reporter.step(f"Calibrating on {len(pictures)} images")
+    return write_qdq_onnx(
+        source,
+        record,
+        file.path,
+        tuning,
+        pictures.batches(options.batch, options.input),
+        opset=options.opset,
+        batch=options.batch,
+        input=options.input,
+        progress=reporter.progress,
+    )

@@ -11,7 +11,7 @@ from vit_export.model.artifact import Artifact, InputKind
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
 from vit_export.onnx.calibration import calibrate
-from vit_export.onnx.convert import write_onnx
+from vit_export.onnx.write import write_onnx
 
 
 def write_qdq_onnx(

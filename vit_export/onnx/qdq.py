@@ -41,7 +41,7 @@ from vit_export.model.parameters import ParameterSource, layer_name
 from vit_export.model.spec import ViTSpec
 from vit_export.onnx.editing import Editor, drop_unused
 from vit_export.onnx.fusion import dense_layers
-from vit_export.onnx.writer import declare_inputs
+from vit_export.onnx.stream import declare_inputs
 
 if TYPE_CHECKING:
     import onnx

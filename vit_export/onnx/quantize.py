@@ -26,7 +26,7 @@ from vit_export.model.parameters import ParameterSource
 from vit_export.onnx.editing import count
 from vit_export.onnx.fusion import dense_layers
 from vit_export.onnx.qdq import Ranges
-from vit_export.onnx.writer import declare_inputs
+from vit_export.onnx.stream import declare_inputs
 
 if TYPE_CHECKING:
     import onnx

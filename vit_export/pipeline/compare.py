@@ -131,8 +131,8 @@ def _write(spec: ViTSpec, folder: Path, precisions: Sequence[Precision], seed: i
     from vit_export.base.machine import release_memory
     from vit_export.model.preprocessing import Preprocessing
     from vit_export.model.record import ModelRecord
-    from vit_export.tflite.convert import write_tflite
     from vit_export.tflite.quantize import write_int8
+    from vit_export.tflite.write import write_tflite
     from vit_export.weights.random import RandomWeights
 
     source, path, other = RandomWeights(spec, seed), folder / f"{spec.name}_float32.tflite", folder / "other.tflite"

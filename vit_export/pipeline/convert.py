@@ -42,7 +42,7 @@ def convert(
 
 def _converter(format: Format) -> Callable[..., Artifact]:
     """The converter of a format: all have one signature, for all precisions and schemes."""
-    from vit_export.onnx.converter import convert as onnx
-    from vit_export.tflite.converter import convert as tflite
+    from vit_export.onnx.convert import convert as onnx
+    from vit_export.tflite.convert import convert as tflite
 
     return {"tflite": tflite, "onnx": onnx}[format]

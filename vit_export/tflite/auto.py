@@ -23,8 +23,8 @@ from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.runtimes.runner import open_runner
-from vit_export.tflite.convert import write_tflite
 from vit_export.tflite.int8 import write_int8_tflite
+from vit_export.tflite.write import write_tflite
 
 MOST_JUDGED, FEWEST_JUDGED, MACS = 64, 4, 3e11
 """Images that a file is measured on: as many as `MACS` multiply-accumulates pay for, within these bounds."""

@@ -13,8 +13,8 @@ from vit_export.int8.tune import images_wanted, tune
 from vit_export.model.artifact import Artifact, InputKind
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
-from vit_export.tflite.convert import write_tflite
 from vit_export.tflite.quantize import Progress, Ranges, calibrate, modes_of, rules_of, write_int8
+from vit_export.tflite.write import write_tflite
 
 STEADY = 0.8
 """Halves of a dataset agree less than this about 5 % of the tensors: then it says too little about their ranges.

@@ -27,8 +27,8 @@ from vit_export.model.input_kinds import affine, kind_of
 from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.tflite.bias import correct_patch_bias
-from vit_export.tflite.convert import describe_inside, describe_tflite, input_kind
-from vit_export.tflite.writer import write_model
+from vit_export.tflite.stream import write_model
+from vit_export.tflite.write import describe_inside, describe_tflite, input_kind
 
 Ranges = dict[str, tuple[float, float]]
 """Tensor name -> smallest and largest value over the representative dataset."""
