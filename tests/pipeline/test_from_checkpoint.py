@@ -104,7 +104,7 @@ def test_an_exported_saved_model_is_a_checkpoint_with_all_that_belongs_to_it(tmp
     export(*first, "--labels", labels)
     known = open_checkpoint(tmp_path / "out" / "saved_model")
     assert known.labels == tuple("abcdefg")
-    assert known.positions == "bicubic_antialiased"
+    assert known.record.positions == "bicubic_antialiased"
     again = ("--weights", tmp_path / "out" / "saved_model", "--output", tmp_path / "out")
     export(*again, "--onnx", "--no-verify")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
