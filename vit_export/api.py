@@ -19,8 +19,8 @@ from vit_export.model.variants import VARIANTS, get_variant
 from vit_export.pipeline.request import ExportRequest
 from vit_export.pipeline.steps import ExportResult
 from vit_export.pipeline.steps import export as run
-from vit_export.weights.checkpoint import Checkpoint
-from vit_export.weights.open import checkpoint_of, open_checkpoint
+from vit_export.weights.checkpoint import Checkpoint, checkpoint_of
+from vit_export.weights.open import open_checkpoint
 
 if TYPE_CHECKING:
     import keras
@@ -141,7 +141,7 @@ def export(
         InputError: the request cannot be fulfilled.
         OutputError: something exists already or cannot be written.
     """
-    spec, weights, notes = _subject(model)
+    spec, weights = _subject(model)
     request = ExportRequest(  # which brings sequences and paths of any kind into its own
         spec=spec,
         output=output,  # type: ignore[arg-type]
@@ -156,23 +156,20 @@ def export(
         trained=trained,
         **more,
     )
-    if reporter is not None:
-        for text in notes:
-            reporter.note(text)
     return run(request, reporter)
 
 
-def _subject(model: Any) -> tuple[ViTSpec | None, "str | Path | Checkpoint | None", list[str]]:
-    """The spec, the weights and what is to be said of them."""
+def _subject(model: Any) -> tuple[ViTSpec | None, "str | Path | Checkpoint | None"]:
+    """The spec and the weights that `export` was given as its `model`: one of the two."""
     if isinstance(model, ViTSpec):
-        return model, None, []
+        return model, None
     if isinstance(model, str) and model in VARIANTS:
-        return ViTSpec.of(model), None, []
+        return ViTSpec.of(model), None
     if isinstance(model, str | Path):
         _refuse_mistyped(model)
-        return None, model, []
+        return None, model
     if isinstance(model, Checkpoint):
-        return None, model, []
+        return None, model
     from vit_export.base.quiet import import_tensorflow
 
     import_tensorflow()
@@ -192,9 +189,9 @@ def _subject(model: Any) -> tuple[ViTSpec | None, "str | Path | Checkpoint | Non
     if was_fitted(model):
         record = record.saying(trained=True, fitted_in="python")
     # A model in mixed precision computes in float16: the reference has to be built from its float32 variables.
-    exact = transformer.is_float32
-    checkpoint = checkpoint_of(ModelParameters(transformer), record, model=transformer if exact else None)
-    return None, checkpoint, [note] if note else []
+    exact = transformer if transformer.is_float32 else None
+    notes = (note,) if note else ()
+    return None, checkpoint_of(ModelParameters(transformer), record, model=exact, notes=notes)
 
 
 def _refuse_mistyped(model: str | Path) -> None:

@@ -161,6 +161,24 @@ def test_what_was_overridden_is_recorded():
     assert "overridden" not in unnamed.described(labels=tuple("abcdefg")).record.weights
 
 
+def test_what_is_said_of_training_holds_and_costs_no_digest(altered):
+    folder = altered("hf")
+    checkpoint = open_checkpoint(folder)
+    assert checkpoint.stated.trained
+    assert checkpoint.described(trained=True) is checkpoint
+    shutil.rmtree(folder)
+    untrained = checkpoint.described(trained=False)
+    assert not untrained.stated.trained
+    assert "overridden" not in untrained.stated.weights
+
+
+def test_an_adapted_checkpoint_has_no_fingerprint():
+    source = RandomParameters(toy_spec(num_classes=2))
+    checkpoint = checkpoint_of(source, replace(record_of(source.spec), fingerprint="f"))
+    assert checkpoint.record.fingerprint == "f"
+    assert checkpoint.adapted(source.spec.with_(image_size=48)).record.fingerprint is None
+
+
 # The classifier
 
 
