@@ -4,7 +4,7 @@
     python benchmarks/decodes.py vit_s32 --tflite --int8 --int8-scheme auto --min-sqnr 28
 
 The command runs in this process, in a new folder with the default photographs written before the clock starts. Counted
-are decodings by Pillow, int8 .tflite files that AI Edge Quantizer writes, and runs over the representative dataset.
+are decodings by Pillow, int8 .tflite files that are quantized, and images that ranges are taken from.
 """
 
 import os
@@ -16,9 +16,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ai_edge_litert import _pywrap_tfl_calibration as calibration
-from ai_edge_quantizer.quantizer import Quantizer
 from PIL import ImageFile
+
+from vit_export.tflite import int8, quantize
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     _run(["calibration"])
     decoded: Counter[str] = Counter()
     calls: Counter[str] = Counter()
-    load, quantize, invoke = ImageFile.ImageFile.load, Quantizer.quantize, calibration.InvokeWithCalibration
+    load = ImageFile.ImageFile.load
 
     def counted_load(image: Any) -> Any:
         if image.tile:  # what is still to be decoded
@@ -44,8 +44,8 @@ def main() -> None:
         return call
 
     ImageFile.ImageFile.load = counted_load  # type: ignore[method-assign]
-    Quantizer.quantize = counted("quantized", quantize)
-    calibration.InvokeWithCalibration = counted("calibrated", invoke)
+    int8.write_int8 = counted("quantized", int8.write_int8)
+    quantize.invoke_for_ranges = counted("calibrated", quantize.invoke_for_ranges)
     began = time.monotonic()
     code = _run([*arguments, "--quiet"])
     seconds = time.monotonic() - began
