@@ -182,7 +182,9 @@ def small():
 JUNK = (None, "x", 7, -1.5, "NaN", "Infinity", True, [], {}, [None, "y", 3], {"a": [1]}, 10**400)
 
 
-@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "step", [16, pytest.param(4, marks=pytest.mark.thorough), pytest.param(1, marks=pytest.mark.slow)]
+)
 def test_whatever_is_missing_or_of_another_kind_the_page_can_be_read(step, small):
     random = np.random.default_rng(step)
     places = list(paths(small))
