@@ -129,14 +129,13 @@ def _figures(file: "BenchedFile", facts: Row) -> Row:
 def _write(spec: ViTSpec, folder: Path, precisions: Sequence[Precision], seed: int) -> tuple[Path, Row]:
     """The float32 file, which stays, with its output's shape and the bytes of the files of all `precisions`."""
     from vit_export.base.machine import release_memory
-    from vit_export.model.preprocessing import Preprocessing
     from vit_export.model.record import ModelRecord
     from vit_export.tflite.quantize import write_int8
     from vit_export.tflite.write import write_tflite
     from vit_export.weights.random import RandomWeights
 
     source, path, other = RandomWeights(spec, seed), folder / f"{spec.name}_float32.tflite", folder / "other.tflite"
-    record = ModelRecord(spec, Preprocessing(spec.image_size), {"source": "random", "seed": seed, "trained": False})
+    record = ModelRecord.random(spec, seed)
     with scratch_errors():
         exact = write_tflite(source, record, path)
         sizes = {"float32": exact.bytes}

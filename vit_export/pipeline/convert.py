@@ -33,7 +33,7 @@ def convert(
     for file in files:
         budget = request.budget if file.scheme == SEARCHED else None
         staged = replace(file, path=stage / file.path.name)
-        made.append(_converter(file.format)(source, record, staged, pictures, budget, request.files, say))
+        made.append(_converter(file.format)(source, record, staged, pictures, budget, request.file_options, say))
         for note in made[-1].notes:
             say.note(f"{file.path.name}: {note}")
         release_memory()

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,9 +17,6 @@ from vit_export.model.parameters import parameter_specs
 from vit_export.model.record import read_record
 from vit_export.model.saved_model import SavedModelParameters
 from vit_export.report.earlier import files_told
-
-if TYPE_CHECKING:
-    pass
 
 _CONVERTED = (".tflite", ".onnx", ".onnx.data")
 

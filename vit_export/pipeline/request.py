@@ -107,7 +107,7 @@ class ExportRequest:
         return Budget(DEFAULT_MIN_SQNR) if set(asked.values()) == {None} else Budget(**asked)
 
     @property
-    def files(self) -> FileOptions:
+    def file_options(self) -> FileOptions:
         """What all files have in common."""
         return FileOptions(self.batch, self.input, self.opset)
 

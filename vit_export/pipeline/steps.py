@@ -17,7 +17,7 @@ from vit_export.images.split import DataSplit
 from vit_export.model.artifact import Artifact
 from vit_export.model.labels import check_labels
 from vit_export.model.names import LABELS_NAME, PAGE_NAME, REPORT_NAME, SAVED_MODEL_NAME
-from vit_export.model.preprocessing import Preprocessing, normalize
+from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import ModelRecord, read_record
 from vit_export.model.saved_model import describe_saved_model
 from vit_export.model.spec import ViTSpec
@@ -109,16 +109,17 @@ class _Made:
 
 def _make(request: ExportRequest, spec: ViTSpec, checkpoint: Checkpoint | None, say: Reporter) -> _Made:
     """Build, save and convert; everything appears in the output together or not at all."""
-    labels = checkpoint.labels if checkpoint else request.labels
-    if labels is not None:
-        _check_labels(labels, spec)
+    if checkpoint is not None:
+        stated = checkpoint.stated
+    else:
+        stated = ModelRecord.random(spec, request.seed, _of_size(request.preprocessing, spec), request.labels)
+    if stated.labels is not None:
+        _check_labels(stated.labels, spec)
     existing = checkpoint.saved_model if checkpoint else None
-    files = plan_files(request, spec, existing, labelled=labels is not None)
+    files = plan_files(request, spec, existing, labelled=stated.labels is not None)
     with staging(request.output) as stage:
-        preprocessing = checkpoint.preprocessing if checkpoint else _of_size(request.preprocessing, spec)
-        preprocessing = preprocessing or Preprocessing(spec.image_size)
-        data = choose_images(request, spec, preprocessing, files, say)
-        saved_model, spot_check = _save(request, spec, checkpoint, data, stage, say)
+        data = choose_images(request, spec, stated.preprocessing, files, say)
+        saved_model, spot_check = _save(request, stated, checkpoint, data, stage, say)
         record = read_record(Path(saved_model.path))
         with output_errors(request.output):
             artifacts = convert(
@@ -171,7 +172,7 @@ def _checked(reporter: Reporter | None) -> Reporter:
     for name in ("step", "progress", "note") if reporter is not None else ():
         if not callable(getattr(reporter, name, None)):
             given = type(reporter).__name__
-            raise InputError(f"reporter is of type {given}, which has no {name}(): expected a pipeline.Reporter.")
+            raise InputError(f"reporter is of type {given}, which has no {name}(): expected a base.reporting.Reporter.")
     return Silent() if reporter is None else reporter
 
 
@@ -210,7 +211,7 @@ def _check_labels(labels: tuple[str, ...], spec: ViTSpec) -> None:
 
 def _save(
     request: ExportRequest,
-    spec: ViTSpec,
+    stated: ModelRecord,
     checkpoint: Checkpoint | None,
     data: DataSplit | None,
     stage: Path,
@@ -234,11 +235,8 @@ def _save(
     from vit_export.model.keras_model import reference_model
     from vit_export.model.saved_model import assign_parameters, write_saved_model
 
-    if checkpoint is not None:
-        record, model = checkpoint.record, checkpoint.model
-    else:
-        pixels = _of_size(request.preprocessing, spec)
-        record, model = ModelRecord.random(spec, request.seed, pixels, request.labels), None
+    spec = stated.spec
+    record, model = (checkpoint.record, checkpoint.model) if checkpoint else (stated, None)
     if model is None:
         say.step(f"Building {spec.name} ({spec.num_parameters / 1e6:.1f} M parameters)")
         model = reference_model(spec, seed=request.seed)
@@ -248,8 +246,7 @@ def _save(
                 assign_parameters(model, checkpoint.read, progress=say.progress)
     spot_check = None
     if data is not None and data.held_out:
-        shown = data.held_out.pixels(range(min(SPOT_CHECK_IMAGES, len(data.held_out))))
-        spot_check = model.predict_output(normalize(shown, record.preprocessing))
+        spot_check = model.predict_output(data.held_out.fed("normalized", SPOT_CHECK_IMAGES))
     say.step("Writing the SavedModel")
     artifact = write_saved_model(model, stage / SAVED_MODEL_NAME, record)
     del model

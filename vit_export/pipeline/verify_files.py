@@ -4,13 +4,13 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vit_export.artifacts.identify import files_of
 from vit_export.base.checks import whole_number
 from vit_export.base.errors import InputError
 from vit_export.base.files import input_errors
-from vit_export.base.reporting import Silent
+from vit_export.base.reporting import Reporter, Silent
 from vit_export.images.pictures import Pictures
 from vit_export.images.split import HELD_OUT, REPRESENTATIVE, Skipped, find_images, split
 from vit_export.model.artifact import Artifact, InputKind, Precision
@@ -21,9 +21,6 @@ from vit_export.pipeline.references import artifact_at, output_read, reference_a
 from vit_export.report.content import build_report
 from vit_export.verification.verdict import Verification
 from vit_export.weights.remote.fetch import shown
-
-if TYPE_CHECKING:
-    from vit_export.base.reporting import Reporter
 
 LABELLED_IMAGES = 256
 """Images that an accuracy is measured on where no number is given: its 95 % interval is ±6 points at the worst."""
@@ -73,9 +70,7 @@ class Verified:
         return self.verification.passed
 
 
-def verify_files(
-    request: VerifyRequest, reporter: "Reporter | None" = None, *, commands: Sequence[str] = ()
-) -> Verified:
+def verify_files(request: VerifyRequest, reporter: Reporter | None = None, *, commands: Sequence[str] = ()) -> Verified:
     """Verify the files of `request`; `commands` are shell commands that the report names to do it again.
 
     Raises:
@@ -135,7 +130,7 @@ def _checked(request: VerifyRequest) -> None:
             raise InputError(reason)
 
 
-def _images(request: VerifyRequest, record: ModelRecord, say: "Reporter") -> tuple[Pictures, Skipped]:
+def _images(request: VerifyRequest, record: ModelRecord, say: Reporter) -> tuple[Pictures, Skipped]:
     """The images to verify on; where a folder keeps calibration images apart, none of those."""
     say.step("Choosing and reading images")
     quick = images_to_verify(record.spec)
