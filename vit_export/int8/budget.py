@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from vit_export.base.errors import InputError
+from vit_export.model.names import DEFAULT_MIN_SQNR, DEFAULT_MIN_SQNR_UNTRAINED
 from vit_export.model.spec import ViTSpec
 
 MOST_DB = 150.0
@@ -71,3 +72,8 @@ class Budget:
         wanted = [] if self.min_sqnr is None else [f"{self.min_sqnr:g} dB"]
         wanted += [] if self.min_agreement is None else [f"{100 * self.min_agreement:g} % of the top classes"]
         return " and ".join(wanted)
+
+
+def default_budget(*, trained: bool) -> Budget:
+    """What a file has to keep where nobody said."""
+    return Budget(DEFAULT_MIN_SQNR if trained else DEFAULT_MIN_SQNR_UNTRAINED)

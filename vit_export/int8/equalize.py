@@ -9,6 +9,9 @@ anything nonlinear between, its factor can move:
 * from the value projection into the rows of attention's output projection: softmax(QKᵀ)(V/c)·diag(c)W;
 * from query to key: (Q/c)(K·c)ᵀ = QKᵀ.
 
+And a vector can be taken off every key at no cost: Q(K - c)ᵀ lowers all scores of a row alike, which the softmax does
+not see.
+
 It does not hold through GELU. `DataFreeParameters` needs no images; `vit_export.int8.tune` chooses by images.
 """
 
@@ -31,14 +34,16 @@ class Factors:
     """What moves where, by the prefix of the parameters concerned; each vector is float32 [width].
 
     `norms` and `centres`: a LayerNorm's output y becomes (y - centre) / factor. `values`: the value projection of an
-    attention (`…/attention`) is divided by it. `queries`: so is the query projection. `corrections` are added to the
-    bias of a Dense; they alone change the function, by what quantization would (`vit_export.int8.tune`).
+    attention (`…/attention`) is divided by it. `queries`: so is the query projection. `keys` are taken off the key
+    projection. `corrections` are added to the bias of a Dense; they alone change the function, by what quantization
+    would (`vit_export.int8.tune`).
     """
 
     norms: Vectors = field(default_factory=dict)
     centres: Vectors = field(default_factory=dict)
     values: Vectors = field(default_factory=dict)
     queries: Vectors = field(default_factory=dict)
+    keys: Vectors = field(default_factory=dict)
     corrections: Vectors = field(default_factory=dict)
 
     def also(self, **more: Vectors) -> "Factors":
@@ -77,6 +82,8 @@ class EqualizedParameters:
             if norm is not None and norm in factors.centres:
                 centre = factors.centres[norm].astype(np.float64)
                 values = (values + centre @ self._source.read(f"{owner}/kernel")).astype(np.float32)
+            if projection == "key" and attention in factors.keys:
+                values = values - factors.keys[attention]
             columns = self._columns(attention, projection)
             values = values if columns is None else values * columns
             if owner in factors.corrections:

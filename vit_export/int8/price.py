@@ -19,6 +19,10 @@ With AVX2 alone, all but float weights take the same to about a tenth.
 """
 
 
+_FLOAT_PRODUCTS = {"int8": 0, "scores": 1, "float": 2}
+"""How many of attention's two products are in float; both are of a size."""
+
+
 class _Dense(NamedTuple):
     rows: int
     inputs: int
@@ -46,8 +50,8 @@ def _milliseconds(spec: ViTSpec, component: Component, option: Option) -> float:
             found += (FLOAT_MS - INT8_MS) * spec.num_tokens * dense.inputs * dense.outputs / _MACS
         elif option.dense == "dynamic":
             found += DYNAMIC_MS * dense.rows * (dense.inputs + dense.outputs) / _MOVED
-    if component.part == "attention" and option.products == "float":
-        found += PRODUCTS_MS * _products(spec, component.layer) / _PRODUCTS
+    if component.part == "attention":
+        found += _FLOAT_PRODUCTS[option.products] / 2 * PRODUCTS_MS * _products(spec, component.layer) / _PRODUCTS
     return found
 
 

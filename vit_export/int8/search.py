@@ -112,10 +112,12 @@ def search(
     measure: Callable[[Modes, Tuning], Measured],
     budget: Budget,
     progress: Progress | None = None,
+    retune: Callable[[], Tuning] | None = None,
 ) -> Choice:
     """The fastest modes for the parameters of `source` that keep `budget`, or else the best that were found.
 
     `images` are representative ones, float32 [n, size, size, 3], normalized. `tuning` is that of `modes.static`.
+    `retune` gives the one for mixes, where everything static is not enough; without it, it is the same.
     `measure` writes the file of `source` in the given modes with the given tuning, and runs it, best on images that
     `tuning` was not made by: at most `MOST_ROUNDS` times. `progress` counts encoder layers while noise is measured,
     which is skipped where everything static is enough.
@@ -129,7 +131,8 @@ def search(
     start = measure(first, tuning)
     if budget.kept(start):
         return Choice(budget, first, tuning, (), start, math.nan, start, True, 1)
-    sensitivity = measure_sensitivity(source, images, tuning, progress)
+    mixed = retune() if retune else tuning
+    sensitivity = measure_sensitivity(source, images, mixed, progress)
     mixes = Mixes(spec, sensitivity)
     trials = [_Trial(first, sensitivity.predicted(first), 0.0, start)]
     while len(trials) < MOST_ROUNDS:
@@ -220,4 +223,5 @@ def _words(component: Component, option: Option) -> str:
     """An option in words: what of attention is what, or the one mode of everything else."""
     if component.part != "attention" or option.dense == option.products:
         return option.dense
-    return f"{option.dense} Dense, {option.products} products"
+    products = "int8 scores, float softmax·V" if option.products == "scores" else f"{option.products} products"
+    return f"{option.dense} Dense, {products}"

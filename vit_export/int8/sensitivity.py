@@ -52,7 +52,7 @@ class Component:
     def options(self) -> tuple[Option, ...]:
         """What the component can compute in. A float Dense has float weights, and then float products too."""
         if self.part == "attention":
-            ways: tuple[Products, Products] = ("int8", "float")
+            ways: tuple[Products, ...] = ("int8", "scores", "float")
             modes: tuple[Mode, Mode] = ("static", "dynamic")
             return (*(Option(mode, products) for mode in modes for products in ways), Option("float"))
         if self.part == "mlp":
@@ -122,9 +122,9 @@ class Sensitivity:
 def images_wanted(spec: ViTSpec) -> int:
     """How many images `measure_sensitivity` looks at: tens of a small model, 2 of the largest.
 
-    Each of six options of each of L layers runs through the layers behind it: 3 L passes over the model per image.
+    Each of eight options of each of L layers runs through the layers behind it: 4 L passes over the model per image.
     """
-    return int(np.clip(MACS / (3 * spec.num_layers * spec.num_macs), FEWEST_IMAGES, MOST_IMAGES))
+    return int(np.clip(MACS / (4 * spec.num_layers * spec.num_macs), FEWEST_IMAGES, MOST_IMAGES))
 
 
 def measure_sensitivity(
@@ -195,7 +195,11 @@ class _Measurement:
         import tensorflow as tf
 
         exact = {name: p.read() for name, p in self.parameters.items() if name.startswith(prefixes)}
-        integer = {name: tf.constant(rounded(name, values)) for name, values in exact.items()}
+        levels = self.tuning.kernels
+        integer = {
+            name: tf.constant(levels[name].values() if name in levels else rounded(name, values))
+            for name, values in exact.items()
+        }
         return {name: tf.constant(values) for name, values in exact.items()}, integer
 
     def _embed(self) -> tuple[Any, list[_Stream]]:

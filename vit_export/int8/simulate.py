@@ -20,6 +20,11 @@ _SYMMETRIC = ("query", "key", "value", "mixed", "output")
 """Tensors of an attention that have zero point 0 (see `vit_export.tflite.quantize`)."""
 
 
+_PRODUCTS = {"scores": ("scores", "int8"), "scores/softmax": ("int8",), "mixed": ("int8",)}
+_OPERANDS = {"query": _PRODUCTS["scores"], "key": _PRODUCTS["scores"], "value": _PRODUCTS["mixed"]}
+"""What is int8 in which modes of an attention's products."""
+
+
 class Simulation(Graph):
     """A deployment graph whose tensors are rounded as `modes` say, each range taken from the tensor itself and `clips`.
 
@@ -36,13 +41,13 @@ class Simulation(Graph):
         """`x` after the roundings that it gets at `site`."""
         name, _, side = site.partition(":")
         part = name.partition("/attention/")[2]
-        if part in ("scores", "scores/softmax", "mixed"):
-            return self._static(site, x) if self.modes.products(name) == "int8" else x
+        if part in _PRODUCTS:
+            return self._static(site, x) if self.modes.products(name) in _PRODUCTS[part] else x
         mode = self.modes.dense(name)
         if side == "input" and mode == "dynamic":
             return arithmetic.per_row(x)
         # Q, K and V go into int8 products whatever made them.
-        wanted = part in ("query", "key", "value") and side == "" and self.modes.products(name) == "int8"
+        wanted = side == "" and self.modes.products(name) in _OPERANDS.get(part, ())
         return self._static(site, x) if mode == "static" or wanted else x
 
     def _static(self, site: str, x: Any) -> Any:
@@ -56,23 +61,50 @@ class Simulation(Graph):
 
 
 class Extremes(Graph):
-    """A deployment graph in float that keeps, per channel, the smallest and largest value of what it is asked for."""
+    """A deployment graph in float that keeps each channel's smallest, largest and mean value, at Dense layers' ends."""
 
     def __init__(self, spec: ViTSpec, weights: Mapping[str, Any], batch: int) -> None:
         super().__init__(spec, weights, TFLITE, batch)
         self.channels: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self.means: dict[str, np.ndarray] = {}
 
     def visit(self, site: str, x: Any) -> Any:
         """`x` as it is, its extremes remembered."""
         if len(x.shape) == 2:  # a Dense's input or output, [rows, channels]
             low, high = self.tf.reduce_min(x, axis=0), self.tf.reduce_max(x, axis=0)
             self.channels[site] = (low.numpy(), high.numpy())
+            self.means[site] = self.tf.reduce_mean(x, axis=0).numpy()
         return x
 
-    def largest(self, site: str) -> np.ndarray:
-        """The largest magnitude of each channel at `site`, float32 [channels]."""
+    def largest(self, site: str, centre: np.ndarray | None = None) -> np.ndarray:
+        """The largest magnitude of each channel at `site`, less `centre`, float32 [channels]."""
         low, high = self.channels[site]
+        if centre is not None:
+            low, high = low - centre, high - centre
         return np.maximum(-low, high)
+
+
+class Grams(Graph):
+    """A deployment graph in float that keeps XᵀX of each Dense's input X [rows, channels], by the name of the Dense.
+
+    The class token's row is the one that is read in the end, and looks like no other: it counts as much as all others
+    together, but for keys and values, of which it reads every row's.
+    """
+
+    def __init__(self, spec: ViTSpec, weights: Mapping[str, Any], batch: int) -> None:
+        super().__init__(spec, weights, TFLITE, batch)
+        self.found: dict[str, np.ndarray] = {}
+
+    def visit(self, site: str, x: Any) -> Any:
+        """`x` as it is, all rows of it."""
+        name, _, side = site.partition(":")
+        if side == "input":
+            gram = self.tf.matmul(x, x, transpose_a=True)
+            if not name.endswith(("/key", "/value")):
+                alone = x[:: self.spec.num_tokens]
+                gram += self.spec.num_tokens * self.tf.matmul(alone, alone, transpose_a=True)
+            self.found[name] = gram.numpy()
+        return x
 
 
 def rounded(name: str, values: np.ndarray) -> np.ndarray:

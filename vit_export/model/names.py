@@ -52,9 +52,6 @@ PRECISIONS: dict[Precision, PrecisionRow] = {
 _DYNAMIC = "Weights are int8; activations are quantized by ranges found while running."
 _RANGES = "by ranges taken from a few images: images unlike those fall outside the ranges and lose more."
 SCHEMES: tuple[Scheme, ...] = (
-    Scheme("tflite", "static", True, "ranges from images", f"Weights and most activations are int8, {_RANGES}"),
-    Scheme("tflite", "dynamic", True, "ranges found while running", _DYNAMIC),
-    Scheme("tflite", "full", True, "integer in and out", f"Everything is int8, input and output too, {_RANGES}"),
     Scheme(
         "tflite",
         "auto",
@@ -63,6 +60,9 @@ SCHEMES: tuple[Scheme, ...] = (
         "A mix of int8 and more exact layers, chosen by a budget and by a few images: images unlike those may lose "
         "more.",
     ),
+    Scheme("tflite", "static", True, "ranges from images", f"Weights and most activations are int8, {_RANGES}"),
+    Scheme("tflite", "dynamic", True, "ranges found while running", _DYNAMIC),
+    Scheme("tflite", "full", True, "integer in and out", f"Everything is int8, input and output too, {_RANGES}"),
     Scheme("onnx", "dynamic", False, "ranges found while running", _DYNAMIC),
     Scheme(
         "onnx", "qdq", True, "ranges in the graph, for accelerators", f"Dense layers and attention are int8 {_RANGES}"
@@ -80,8 +80,9 @@ SCHEME_NAMES = tuple(sorted({scheme.name for scheme in SCHEMES}))
 SEARCHED = "auto"
 """The int8 scheme that looks for the fastest mix within a budget."""
 
-DEFAULT_MIN_SQNR = 35.0
-"""The budget of `SEARCHED` in dB where none is given."""
+DEFAULT_MIN_SQNR, DEFAULT_MIN_SQNR_UNTRAINED = 28.0, 12.0
+"""The budget of `SEARCHED` in dB where none is given; that of random weights, whose answers mean nothing, is the least
+that verification lets pass."""
 
 REPORT_NAME = "report.json"
 PAGE_NAME = "report.html"

@@ -8,6 +8,7 @@ from vit_export.base.machine import release_memory
 from vit_export.base.quiet import import_tensorflow
 from vit_export.base.reporting import Reporter
 from vit_export.images.pictures import Pictures
+from vit_export.int8.budget import default_budget
 from vit_export.model.artifact import Artifact, Format, PlannedFile
 from vit_export.model.names import SEARCHED
 from vit_export.model.record import ModelRecord
@@ -31,7 +32,7 @@ def convert(
     source = SavedModelParameters(saved_model)
     made = []
     for file in files:
-        budget = request.budget if file.scheme == SEARCHED else None
+        budget = (request.budget or default_budget(trained=record.trained)) if file.scheme == SEARCHED else None
         staged = replace(file, path=stage / file.path.name)
         made.append(_converter(file.format)(source, record, staged, pictures, budget, request.file_options, say))
         for note in made[-1].notes:

@@ -10,7 +10,6 @@ from vit_export.base.errors import InputError, nearest
 from vit_export.int8.budget import Budget
 from vit_export.model.artifact import FileOptions, Format, InputKind, Precision
 from vit_export.model.names import (
-    DEFAULT_MIN_SQNR,
     FORMATS,
     PRECISIONS,
     SEARCHED,
@@ -92,7 +91,7 @@ class ExportRequest:
 
     @property
     def budget(self) -> Budget | None:
-        """What the int8 scheme `auto` has to keep; None for every other scheme.
+        """What the int8 scheme `auto` has to keep; None for its default, and for every other scheme.
 
         Raises:
             InputError: a value that nothing can be measured against, or a budget without the scheme.
@@ -104,7 +103,7 @@ class ExportRequest:
                     f"{given[0]} is the budget of the int8 scheme '{SEARCHED}': ask for that, or leave it out."
                 )
             return None
-        return Budget(DEFAULT_MIN_SQNR) if set(asked.values()) == {None} else Budget(**asked)
+        return None if set(asked.values()) == {None} else Budget(**asked)
 
     @property
     def file_options(self) -> FileOptions:

@@ -13,7 +13,7 @@ from vit_export.base.signal import overall_sqnr_db
 from vit_export.images.pictures import Pictures
 from vit_export.int8 import sensitivity, tune
 from vit_export.int8.budget import Budget, Measured
-from vit_export.int8.modes import Modes, static
+from vit_export.int8.modes import Modes, quick, static
 from vit_export.int8.recipe import Recipe
 from vit_export.int8.search import search
 from vit_export.int8.tune import Tuning
@@ -26,7 +26,7 @@ from vit_export.runtimes.runner import open_runner
 from vit_export.tflite.int8 import write_int8_tflite
 from vit_export.tflite.write import write_tflite
 
-MOST_JUDGED, FEWEST_JUDGED, MACS = 64, 4, 3e11
+MOST_JUDGED, FEWEST_JUDGED, MACS = 64, 4, 1e11
 """Images that a file is measured on: as many as `MACS` multiply-accumulates pay for, within these bounds."""
 
 
@@ -52,6 +52,8 @@ def write_within(
     batches = pictures.batches(batch, options.input)
     count = min(-(-images_judged(spec) // batch), max(1, len(batches) // 2))
     judged = np.concatenate([batches[i] for i in range(len(batches) - count, len(batches))])
+    # Ranges too: a file that has seen an image does not saturate on it.
+    seen = batches.first(max(1, len(batches) - count))
     reporter.step("Tuning int8 (static) layer by layer")
     images = pictures.normalized(tune.images_wanted(spec), count * batch)
     tuning = tune.tune(source, images, static(spec), reporter.progress)
@@ -64,7 +66,7 @@ def write_within(
         def measure(modes: Modes, tuned: Tuning) -> Measured:
             reporter.step("Writing and measuring a mix of int8 modes")
             tried[modes] = write_int8_tflite(
-                source, record, Path(work) / f"{len(tried)}.tflite", Recipe(SEARCHED, modes, tuned), batches,
+                source, record, Path(work) / f"{len(tried)}.tflite", Recipe(named(modes), modes, tuned), seen,
                 batch=batch, input=options.input, progress=reporter.progress,
             )  # fmt: skip
             found = _answers(Path(tried[modes].path), judged)
@@ -73,13 +75,21 @@ def write_within(
                 agreement = float((found.argmax(1) == wanted.argmax(1)).mean())
             return Measured(overall_sqnr_db(wanted, found), agreement)
 
+        def retune() -> tune.Tuning:
+            reporter.step("Tuning int8 (mixes) layer by layer")
+            chosen = pictures.normalized(tune.images_wanted(spec), count * batch)
+            return tune.tune(source, chosen, quick(spec), reporter.progress)
+
+        def named(modes: Modes) -> str:
+            return "static" if modes == static(spec) else SEARCHED
+
         def measuring(done: int, total: int) -> None:
             if done == 0:
                 reporter.step("Measuring what each layer costs")
             reporter.progress(done, total)
 
         images = pictures.normalized(sensitivity.images_wanted(spec), count * batch)
-        choice = search(source, images, tuning, measure, budget, measuring)
+        choice = search(source, images, tuning, measure, budget, measuring, retune)
         chosen = tried[choice.modes]
         move_into(path.parent, [Path(chosen.path).rename(Path(work) / path.name)])
     for text in choice.explained():

@@ -67,7 +67,10 @@ def write_int8_tflite(
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         exact = Path(folder) / "float32.tflite"
         tuned = recipe.tuning
-        write_tflite(tuned.apply(source), record, exact, batch=batch, input=input, kept_norms=tuned.kept_norms)
+        write_tflite(
+            tuned.apply(source), record, exact,
+            batch=batch, input=input, kept_norms=tuned.kept_norms, kernels=tuned.kernels,
+        )  # fmt: skip
         ranges, seen = None, list[Ranges]()
         if recipe.calibrates:
             ranges = calibrate(exact, batches, len(batches), progress=progress, each=seen.append)

@@ -83,17 +83,22 @@ def rules_of(modes: Modes | None) -> tuple[Rule, ...]:
             found.append(Rule(rf"^{name}(/|;?$)", "FULLY_CONNECTED", mode))
     if modes.patch == "static":
         found += [Rule(r"^images.*/(reshape|transpose);?$", kind, "static") for kind in _MOVES]
-    for wanted in ("static", "dynamic"):
+    modes_in_turn: tuple[Literal["static", "dynamic"], ...] = ("static", "dynamic")
+    for mode in modes_in_turn:
         for part in ("attention", "mlp"):
-            layers = [i for i, layer in enumerate(modes.layers) if getattr(layer, part) == wanted]
-            found += [Rule(f"{_layers(layers)}/{part}/", "FULLY_CONNECTED", wanted)] if layers else []
-    layers = [i for i, layer in enumerate(modes.layers) if layer.products == "int8"]
-    if layers:
-        attention = f"{_layers(layers)}/attention"
-        found.append(Rule(rf"{attention}/(scores|mixed);?$", "BATCH_MATMUL", "static"))
-        # Moving int8 costs a quarter of moving float, and saves a dequantize and a quantize each.
-        moved = rf"{attention}/(query|key|value|mixed).*/(reshape|transpose);?$"
-        found += [Rule(moved, kind, "static") for kind in _MOVES]
+            layers = [i for i, layer in enumerate(modes.layers) if getattr(layer, part) == mode]
+            found += [Rule(f"{_layers(layers)}/{part}/", "FULLY_CONNECTED", mode)] if layers else []
+    for product, moved, wanted in (
+        ("scores", "query|key", ("scores", "int8")),
+        ("mixed", "value|mixed", ("int8",)),
+    ):
+        layers = [i for i, layer in enumerate(modes.layers) if layer.products in wanted]
+        if layers:
+            attention = f"{_layers(layers)}/attention"
+            found.append(Rule(rf"{attention}/{product};?$", "BATCH_MATMUL", "static"))
+            # Moving int8 costs a quarter of moving float, and saves a dequantize and a quantize each.
+            scope = rf"{attention}/({moved}).*/(reshape|transpose);?$"
+            found += [Rule(scope, kind, "static") for kind in _MOVES]
     return tuple(found)
 
 

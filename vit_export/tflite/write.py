@@ -1,6 +1,7 @@
 """A .tflite file from a parameter source: structure from the converter, weights streamed into it."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from vit_export.base.files import digest_of_file
 from vit_export.base.lazy import LazyTensor
 from vit_export.base.versions import versions
 from vit_export.deployment.rewrites import FoldedInput, folded_parameters, through_float16
+from vit_export.int8.rounding import Levels
 from vit_export.model.artifact import Artifact, InputKind, Precision, TensorSpec
 from vit_export.model.input_kinds import kind_of, notes_on
 from vit_export.model.parameters import ParameterSource
@@ -31,6 +33,7 @@ def write_tflite(
     batch: int = 1,
     input: InputKind = "normalized",
     kept_norms: frozenset[str] = frozenset(),
+    kernels: Mapping[str, Levels] | None = None,
     overwrite: bool = False,
 ) -> Artifact:
     """Write the float .tflite file of `source` with a static batch (int8 is made from it, see `quantize`).
@@ -38,14 +41,16 @@ def write_tflite(
     Input `images`, [batch, size, size, 3] of the kind `input` (`input_kinds.KINDS`: float32, or uint8 for "uint8");
     output `logits` [batch, classes] or `features` [batch, width]. float16 halves the file: kernels are stored as
     float16 and computed in the widest type the device has. LayerNorms of `kept_norms` are not folded (see
-    `rewrites.folded_parameters`).
+    `rewrites.folded_parameters`); `kernels` stand for those of the same names, in float.
 
     Raises:
         InputError: there is no such `input`, or a weight that float16 cannot hold.
         OutputError: `path` exists (and `overwrite` is false) or cannot be written.
     """
     rounding = through_float16 if precision == "float16" else None
-    parameters = folded_parameters(FoldedInput(source, record.preprocessing, input, rounding), kept_norms=kept_norms)
+    folded = folded_parameters(FoldedInput(source, record.preprocessing, input, rounding), kept_norms=kept_norms)
+    rounded = {name: replace(folded[name], read=levels.values) for name, levels in (kernels or {}).items()}
+    parameters = {**folded, **rounded}
     model, buffers = convert_structure(source.spec, parameters, batch, kind_of(input).dtype)
     if precision == "float16":
         halve_kernels(model, buffers)
