@@ -5,9 +5,10 @@
 DINOv2-S/14 (real_weights.py) is exported as a user would, on the default photographs; the peers (real_peers.py) are
 given the same weights and the same 128 images. Columns: signal to quantization noise of the class token's features in
 dB, median and worst of 32 held-out photographs, against the float model in Keras; the worst cosine; accuracy of a
-linear probe that was fitted to the float model's features of 600 digits, on 300 others; median ms of one call on one
-thread, all files taking turns, and how many times faster than the float32 file of the same runtime; MB; seconds to
-make, tuning included. `--only int8` measures the files whose name holds that text, beside the float32 ones.
+linear probe that was fitted to the float model's features of 600 digits, on 300 others (not where an image takes more
+than a second); median ms of one call on one thread, all files taking turns, and how many times faster than the float32
+file of the same runtime; MB; seconds to make, tuning included. `--only int8` measures the files whose name holds that
+text, beside the float32 ones.
 """
 
 import json
@@ -38,7 +39,7 @@ def chosen(files: list[File], only: str) -> tuple[list[File], list[File]]:
 def table(rows: list[Row]) -> list[str]:
     """The lines of the table."""
     heads = f"{'dB median':>10}{'worst':>7}{'cosine':>9}{'probe %':>9}{'ms':>8}{'faster':>8}{'MB':>7}{'made s':>8}"
-    lines = [f"{'':28}{heads}"]
+    lines = [f"{'':30}{heads}"]
     for row in rows:
         q = row.quality
         cells = [
@@ -52,9 +53,9 @@ def table(rows: list[Row]) -> list[str]:
             (8, row.seconds is not None and f"{row.seconds:.0f}"),
         ]
         text = "".join(f"{cell or '-':>{width}}" for width, cell in cells)
-        lines.append(f"{row.file.label:28}{row.error if row.error and not q else text}")
+        lines.append(f"{row.file.label:30}{row.error if row.error and not q else text}")
         if row.error and q:
-            lines.append(f"{'':28}{row.error}")
+            lines.append(f"{'':30}{row.error}")
     return lines
 
 

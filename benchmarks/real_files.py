@@ -50,13 +50,18 @@ class Material:
 
     def __init__(self, folder: Path, reporter: Reporter) -> None:
         self.folder, self._reporter = folder, reporter
-        self._photographs = CACHE / "photographs"
         self._made: dict[str, Path] = {}
-        write_photographs(self._photographs)
 
     def prepare(self) -> None:
         """Make what more than one file needs, so that it does not count as any file's seconds."""
         _ = self.saved_model, self.calibration
+
+    @cached_property
+    def photographs(self) -> Path:
+        """The folder of the default representative dataset."""
+        folder = CACHE / "photographs"
+        write_photographs(folder)
+        return folder
 
     @cached_property
     def saved_model(self) -> Path:
@@ -72,7 +77,7 @@ class Material:
     @cached_property
     def data(self) -> DataSplit:
         """The default photographs: those that calibrate, and those of other scenes that judge."""
-        return split(self._photographs, self.record.preprocessing, CALIBRATION_IMAGES, HELD_OUT_IMAGES)
+        return split(self.photographs, self.record.preprocessing, CALIBRATION_IMAGES, HELD_OUT_IMAGES)
 
     @cached_property
     def keras_model(self) -> Any:
@@ -103,7 +108,7 @@ class Material:
         request = ExportRequest(
             spec=None,
             output=output,
-            calibration=self._photographs,
+            calibration=self.photographs,
             calibration_images=CALIBRATION_IMAGES,
             verify=False,
             **asked,

@@ -25,8 +25,6 @@ PRESETS = ("dynamic_wi8_afp32", "dynamic_wi8c_hr_afp32", "weight_only_wi8_afp32"
 
 def peers(material: Material) -> list[File]:
     """The files of every other quantizer; those of one that is not installed say so in `missing`."""
-    folder, images = material.folder / "peers", material.calibration
-    folder.mkdir(exist_ok=True)
     float_tflite = partial(material.exported, "tflite", "float32")
     float_onnx = partial(material.exported, "onnx", "float32", opset=OPSET)
 
@@ -39,18 +37,21 @@ def peers(material: Material) -> list[File]:
         return material.keras_model
 
     def prepared() -> Path:
-        return _prepared(float_onnx(), folder)
+        return _prepared(material, float_onnx())
+
+    def stock_full(model: Any) -> Path:
+        return stock_full_int8(model, material.folder, material.calibration)
 
     return [
-        file("stock tflite dynamic range", "tflite", keras, lambda model: stock_dynamic(model, folder)),
-        file("stock tflite full int8", "tflite", keras, lambda model: stock_full_int8(model, folder, images)),
-        *(file(f"AI Edge {name}", "tflite", float_tflite, partial(_ai_edge, name, folder, images)) for name in PRESETS),
+        file("stock tflite dynamic range", "tflite", keras, lambda model: stock_dynamic(model, material.folder)),
+        file("stock tflite full int8", "tflite", keras, stock_full),
+        *(file(f"AI Edge {name}", "tflite", float_tflite, partial(_ai_edge, name, material)) for name in PRESETS),
         File(f"onnx float32, opset {OPSET}", "onnx", basis("onnx"), float_onnx, ours=False),
-        file("ORT dynamic, int8 weights", "onnx", prepared, partial(_ort_dynamic, "QInt8", folder)),
-        file("ORT dynamic, uint8 weights", "onnx", prepared, partial(_ort_dynamic, "QUInt8", folder)),
-        file("ORT static, MatMul and Gemm", "onnx", prepared, partial(_ort_static, folder, images)),
+        file("ORT dynamic, int8 weights", "onnx", prepared, partial(_ort_dynamic, "QInt8", material)),
+        file("ORT dynamic, uint8 weights", "onnx", prepared, partial(_ort_dynamic, "QUInt8", material)),
+        file("ORT static, MatMul and Gemm", "onnx", prepared, partial(_ort_static, material)),
         file(basis("openvino"), "openvino", float_onnx, lambda path: path, "openvino"),
-        file("NNCF, transformer", "openvino", float_onnx, partial(_nncf, folder, images), "openvino", "nncf"),
+        file("NNCF, transformer", "openvino", float_onnx, partial(_nncf, material), "openvino", "nncf"),
     ]
 
 
@@ -59,45 +60,45 @@ def _missing(packages: Sequence[str]) -> str:
     return f"{' and '.join(lacking)} not installed: pip install '.[peers]'" if lacking else ""
 
 
-def _ai_edge(preset: str, folder: Path, images: np.ndarray, given: Path) -> Path:
+def _ai_edge(preset: str, material: Material, given: Path) -> Path:
     from ai_edge_quantizer import recipe
     from ai_edge_quantizer.quantizer import Quantizer
 
     quantizer = Quantizer(str(given), getattr(recipe, preset)())
     with quiet():
-        feeds = [{"images": image[np.newaxis]} for image in images]
+        feeds = [{"images": image[np.newaxis]} for image in material.calibration]
         ranges = quantizer.calibrate({"serving_default": feeds}) if quantizer.need_calibration else None
         made = quantizer.quantize(ranges, enable_progress_report=False)
-    path = folder / f"{preset}.tflite"
+    path = material.folder / f"{preset}.tflite"
     made.export_model(str(path))
     return path
 
 
-def _prepared(given: Path, folder: Path) -> Path:
+def _prepared(material: Material, given: Path) -> Path:
     """The float32 ONNX file after ONNX Runtime's own preparation, which its documentation asks for."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    path = folder / "prepared.onnx"
+    path = material.folder / "prepared.onnx"
     if not path.is_file():
         quant_pre_process(str(given), str(path), skip_symbolic_shape=True)  # all shapes are known
     return path
 
 
-def _ort_dynamic(weights: str, folder: Path, given: Path) -> Path:
+def _ort_dynamic(weights: str, material: Material, given: Path) -> Path:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    path = folder / f"dynamic_{weights}.onnx"
+    path = material.folder / f"dynamic_{weights}.onnx"
     quantize_dynamic(str(given), str(path), weight_type=QuantType[weights])
     return path
 
 
-def _ort_static(folder: Path, images: np.ndarray, given: Path) -> Path:
+def _ort_static(material: Material, given: Path) -> Path:
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, quantize_static
 
-    path = folder / "static.onnx"
+    path = material.folder / "static.onnx"
     name = onnx.load(str(given), load_external_data=False).graph.input[0].name
-    feeds = ({name: image[np.newaxis]} for image in images)
+    feeds = ({name: image[np.newaxis]} for image in material.calibration)
 
     class Reader(CalibrationDataReader):
         def get_next(self) -> dict[str, np.ndarray] | None:
@@ -108,13 +109,14 @@ def _ort_static(folder: Path, images: np.ndarray, given: Path) -> Path:
     return path
 
 
-def _nncf(folder: Path, images: np.ndarray, given: Path) -> Path:
+def _nncf(material: Material, given: Path) -> Path:
     import nncf
     import openvino
 
-    path, kind = folder / "nncf.xml", nncf.ModelType.TRANSFORMER
+    path, kind = material.folder / "nncf.xml", nncf.ModelType.TRANSFORMER
+    images = list(material.calibration[:, np.newaxis])
     model = openvino.Core().read_model(str(given))
     with redirect_stdout(sys.stderr):  # its progress
-        made = nncf.quantize(model, nncf.Dataset(list(images[:, np.newaxis])), model_type=kind, subset_size=len(images))
+        made = nncf.quantize(model, nncf.Dataset(images), model_type=kind, subset_size=len(images))
     openvino.save_model(made, str(path), compress_to_fp16=False)
     return path

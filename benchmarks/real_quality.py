@@ -1,6 +1,7 @@
 """How near a file's features are to the float model's: on photographs, and for a linear probe fitted to the latter."""
 
 import hashlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,8 @@ from vit_export.runtimes.process import RunnerProcess
 
 FITTED, JUDGED = 600, 300
 """Digits that the probe is fitted to, and others that it is judged on."""
+SLOW = 1.0
+"""Seconds an image of the photographs may take for digits to follow: 300 of them would be many minutes."""
 CHUNK = 16
 """Images that are normalized at a time."""
 
@@ -28,7 +31,7 @@ class Quality:
 
     The ratio of signal to quantization noise is that of one image, 10 log10(sum ref² / sum (ref - found)²). `same` is
     the share of digits for which the probe says the same as with the float model's features. The last two are None
-    without a probe.
+    without a probe, or where an image takes more than SLOW seconds.
     """
 
     sqnr_median: float
@@ -80,13 +83,17 @@ class Judge:
         Raises:
             RunnerError: it cannot be run.
         """
+        began = time.monotonic()
         found = self._features(process, self._photographs).astype(np.float64)
+        each = (time.monotonic() - began) / len(found)
         wanted = self._wanted.astype(np.float64)
         sqnr = sqnr_db(wanted, found)
         norms = np.linalg.norm(wanted, axis=1) * np.linalg.norm(found, axis=1)
         cosine = np.divide((wanted * found).sum(1), norms, out=np.zeros_like(norms), where=norms > 0)
         near = Quality(float(np.median(sqnr)), float(sqnr.min()), float(cosine.min()))
-        if not self._with_probe:
+        if each > SLOW:
+            self._tell(f"No probe: an image takes {each:.1f} s")
+        if not self._with_probe or each > SLOW:
             return near
         classifier, floats, _ = self.probe
         pixels, labels = self._digits
