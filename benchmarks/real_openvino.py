@@ -1,0 +1,64 @@
+"""OpenVINO as one more runtime of `vit_export.runtimes`, in processes that take turns with the others."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from vit_export.artifacts.layout import layout_of
+from vit_export.model.artifact import TensorSpec
+from vit_export.runtimes import process
+from vit_export.runtimes.process import RunnerProcess
+from vit_export.runtimes.runner import RUNNERS, Runner
+
+
+class OpenVinoRunner(Runner):
+    """An ONNX file, or one of OpenVINO's own, on the processor, in float32 where it is not quantized."""
+
+    runtime = "openvino"
+
+    @staticmethod
+    def import_runtime() -> None:
+        """Import OpenVINO."""
+        import openvino  # noqa: F401
+
+    def _open(self) -> None:
+        import openvino
+
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": self.threads or 0,
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": "f32",  # bfloat16 would be its default where the processor has it
+        }
+        compiled = openvino.Core().compile_model(str(self.path), "CPU", settings)
+        self._request = compiled.create_infer_request()
+        self.inputs = tuple(_spec(port, image=True) for port in compiled.inputs)
+        self.outputs = tuple(_spec(port) for port in compiled.outputs)
+
+    def _call(self, native: np.ndarray) -> np.ndarray:
+        self._request.infer({0: native}, share_inputs=True)
+        return np.array(self._request.get_output_tensor(self.outputs.index(self.output)).data)
+
+
+class OpenVinoProcess(RunnerProcess):
+    """A child process that runs a file by OpenVINO; it serves under the format 'onnx'."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        super().__init__(path, "onnx", threads)
+
+    def _launch(self) -> tuple[list[str], dict[str, str]]:
+        _, environment = super()._launch()
+        return [sys.executable, "-P", "-c", "from real_openvino import serve; serve()"], environment
+
+
+def serve() -> None:
+    """Answer the parent's requests; every ONNX file is OpenVINO's in this process."""
+    RUNNERS["onnx"] = OpenVinoRunner
+    process.serve()
+
+
+def _spec(port: object, *, image: bool = False) -> TensorSpec:
+    shape = tuple(port.get_partial_shape().to_shape())  # type: ignore[attr-defined]
+    dtype = np.dtype(port.get_element_type().to_dtype()).name  # type: ignore[attr-defined]
+    return TensorSpec(port.get_any_name(), shape, dtype, layout_of(shape, "NCHW") if image else "")  # type: ignore[attr-defined]
