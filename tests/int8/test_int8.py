@@ -1,6 +1,7 @@
 """What makes int8 keep the answer: exact rewrites, the simulation of its arithmetic, the choices made by images."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,8 @@ def simulated(source, modes, images, tuning=None):
     parameters = folded_parameters(tuning.apply(source), kept_norms=tuning.kept_norms)
     everything = modes == full_float(source.spec)
     weights = {n: p.read() if everything else rounded(n, p.read()) for n, p in parameters.items()}
+    if not everything:
+        weights |= {name: levels.values() for name, levels in tuning.kernels.items()}
     graph = Simulation(source.spec, weights, len(images), modes, tuning.clips)
     tokens = graph.embed(images)
     for index in range(source.spec.num_layers):
@@ -251,7 +254,7 @@ def test_bias_correction_takes_the_mean_error_away():
     images = images_for(SPEC, 8)
     tuning = tune(SOURCE, images, SCHEMES["dynamic"](SPEC))
     assert tuning.factors.corrections
-    plain = Tuning(Factors(**{**vars(tuning.factors), "corrections": {}}), tuning.clips)
+    plain = replace(tuning, factors=replace(tuning.factors, corrections={}))
     wanted = build(SOURCE).predict_output(images)
     with_it, without = (simulated(SOURCE, SCHEMES["dynamic"](SPEC), images, t) for t in (tuning, plain))
     assert np.abs((with_it - wanted).mean(0)).sum() < np.abs((without - wanted).mean(0)).sum()

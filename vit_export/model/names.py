@@ -80,7 +80,7 @@ SCHEME_NAMES = tuple(sorted({scheme.name for scheme in SCHEMES}))
 SEARCHED = "auto"
 """The int8 scheme that looks for the fastest mix within a budget."""
 
-DEFAULT_MIN_SQNR, DEFAULT_MIN_SQNR_UNTRAINED = 28.0, 12.0
+DEFAULT_MIN_SQNR, DEFAULT_MIN_SQNR_UNTRAINED = 31.0, 12.0
 """The budget of `SEARCHED` in dB where none is given; that of random weights, whose answers mean nothing, is the least
 that verification lets pass."""
 

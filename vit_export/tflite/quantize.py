@@ -43,7 +43,7 @@ class Rule:
 
     scope: str
     operator: str
-    mode: Literal["static", "dynamic"]
+    mode: Literal["static", "dynamic", "float"]
 
 
 FULL = "full"
@@ -76,7 +76,7 @@ def modes_of(scheme: str, spec: ViTSpec) -> Modes | None:
 def rules_of(modes: Modes | None) -> tuple[Rule, ...]:
     """The rules that make a file compute in `modes`; every operator in int8 when None."""
     if modes is None:
-        return (Rule(r".*", "*", "static"),)
+        return (Rule(r".*", "*", "static"), *(Rule(r".*", kind, "float") for kind in _STREAM))
     found = []
     for name, mode in (("patch_embedding", modes.patch), ("(pre_logits|logits|features)", modes.head)):
         if mode != "float":
@@ -103,6 +103,9 @@ def rules_of(modes: Modes | None) -> tuple[Rule, ...]:
 
 
 _MOVES = ("RESHAPE", "TRANSPOSE")
+_STREAM = ("ADD", "SUB", "MUL", "MEAN", "RSQRT")
+"""Residual stream and LayerNorm. A few of the stream's channels are a hundred times the others in trained models: one
+scale for all, and what a layer adds to it is a fraction of a level."""
 
 
 def _layers(indexes: list[int]) -> str:
@@ -265,6 +268,11 @@ def _quantizer(float_path: Path, rules: tuple[Rule, ...]) -> Any:
     modes = {"static": activations, "dynamic": None}
     made = open_quantizer(float_path)
     for rule in rules:
+        if rule.mode == "float":
+            made.update_quantization_recipe(
+                rule.scope, operators(rule.operator), algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE
+            )
+            continue
         operation = qtyping.OpQuantizationConfig(
             modes[rule.mode], weights, qtyping.ComputePrecision.INTEGER, explicit_dequantize=False
         )

@@ -1,0 +1,92 @@
+"""Weights rounded by the error of the output: less of it than plain rounding leaves, and these levels in the file."""
+
+import numpy as np
+import pytest
+from conftest import RandomParameters, toy_spec
+
+from vit_export.artifacts.flatbuffer import MappedModel
+from vit_export.int8 import arithmetic
+from vit_export.int8.equalize import EqualizedParameters, Factors
+from vit_export.int8.modes import LayerModes, uniform
+from vit_export.int8.recipe import Recipe
+from vit_export.int8.rounding import round_by_error
+from vit_export.int8.tune import tune
+from vit_export.model.keras_model import build_model
+from vit_export.model.preprocessing import Preprocessing
+from vit_export.model.record import ModelRecord
+from vit_export.model.saved_model import assign_parameters
+from vit_export.tflite.int8 import write_int8_tflite
+
+SPEC = toy_spec()
+SOURCE = RandomParameters(SPEC)
+
+
+def inputs(rows, channels, seed=0):
+    """Rows of which a few directions are loud, as tokens are."""
+    random = np.random.default_rng(seed)
+    return (random.standard_normal((rows, channels)) * 0.95 ** np.arange(channels)) @ np.linalg.qr(
+        random.standard_normal((channels, channels))
+    )[0]
+
+
+def noise(kernel, rounded, x):
+    return float(np.square(x @ (kernel - rounded).T).sum())
+
+
+def test_less_error_than_plain_rounding_on_rows_it_has_not_seen():
+    kernel = np.random.default_rng(1).standard_normal((48, 96)).astype(np.float32)
+    rows = inputs(2000, 96)
+    seen, unseen = rows[:1000], rows[1000:]
+    found = round_by_error(kernel, (seen.T @ seen).astype(np.float32)).values()
+    plain = arithmetic.weights(kernel, axis=1)
+    assert noise(kernel, found, unseen) < 0.5 * noise(kernel, plain, unseen)
+
+
+def test_the_largest_weight_of_each_output_stays_so_that_the_scale_is_found_again():
+    kernel = np.random.default_rng(2).standard_normal((16, 32)).astype(np.float32)
+    kernel[3] = 0
+    rows = inputs(200, 32).astype(np.float32)
+    found = round_by_error(kernel, rows.T @ rows)
+    alive = np.arange(16) != 3
+    assert (np.abs(found.levels[alive]).max(axis=1) == 127).all()
+    np.testing.assert_array_equal(found.scale[alive], np.abs(kernel[alive]).max(axis=1) / np.float32(127))
+    assert not found.levels[3].any()
+
+
+@pytest.mark.parametrize("gram", [np.zeros((8, 8), np.float32), np.ones((8, 8), np.float32)], ids=["dead", "rank one"])
+def test_inputs_that_say_little_round_as_well_as_any(gram):
+    kernel = np.random.default_rng(3).standard_normal((4, 8)).astype(np.float32)
+    found = round_by_error(kernel, gram).values()
+    scale = np.abs(kernel).max(axis=1, keepdims=True) / 127
+    assert np.isfinite(found).all()
+    assert (np.abs(found - kernel) < 4 * scale).all()
+
+
+def test_the_file_holds_the_levels_that_were_chosen_and_int8_scores_alone(tmp_path):
+    images = np.random.default_rng(0).standard_normal((8, SPEC.image_size, SPEC.image_size, 3)).astype(np.float32)
+    modes = uniform(SPEC, LayerModes("dynamic", "scores", "dynamic"), patch="dynamic", head="dynamic")
+    tuning = tune(SOURCE, images, modes)
+    assert tuning.kernels
+    path = tmp_path / "int8.tflite"
+    record = ModelRecord(SPEC, Preprocessing(SPEC.image_size))
+    write_int8_tflite(SOURCE, record, path, Recipe("auto", modes, tuning), list(images[:, np.newaxis]))
+    model = MappedModel(path)
+    tensors = {t.name.decode(): t for t in model.model.subgraphs[0].tensors}
+    for name, levels in tuning.kernels.items():
+        stored = model.data(tensors[name].buffer).view(np.int8).reshape(levels.levels.shape)
+        np.testing.assert_array_equal(stored, levels.levels, err_msg=name)
+    names = {name for name, t in tensors.items() if t.type == 9 and name.endswith(("/scores", "/mixed"))}  # INT8
+    assert names == {f"encoder/layer_{i}/attention/scores" for i in range(SPEC.num_layers)}
+
+
+def test_a_vector_off_every_key_changes_nothing():
+    images = np.random.default_rng(0).standard_normal((3, SPEC.image_size, SPEC.image_size, 3)).astype(np.float32)
+    vector = np.full(SPEC.hidden_size, 3, np.float32)
+    keys = {f"encoder/layer_{i}/attention": vector for i in range(SPEC.num_layers)}
+    queries = {"encoder/layer_0/attention": np.full(SPEC.hidden_size, 2, np.float32)}
+    answers = []
+    for factors in (Factors(), Factors(keys=keys, queries=queries)):
+        model = build_model(SPEC)
+        assign_parameters(model, EqualizedParameters(SOURCE, factors).read)
+        answers.append(model.predict_output(images))
+    np.testing.assert_allclose(answers[1], answers[0], rtol=1e-4, atol=1e-5)
