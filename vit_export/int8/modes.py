@@ -87,7 +87,7 @@ def dynamic(spec: ViTSpec) -> Modes:
 
 
 def full_float(spec: ViTSpec) -> Modes:
-    """Every component in float: nothing is rounded."""
+    """Every component in float: nothing is rounded but, where they are, weights."""
     return uniform(spec, LayerModes("float", "float", "float"), patch="float", head="float")
 
 
