@@ -14,7 +14,7 @@ from vit_export.artifacts.flatbuffer import MappedModel, operator_kinds
 from vit_export.base.quiet import import_tensorflow
 from vit_export.deployment.rewrites import folded_parameters
 from vit_export.int8 import arithmetic
-from vit_export.int8.equalize import DataFreeParameters, EqualizedParameters, Factors, norm_groups
+from vit_export.int8.equalize import DataFreeParameters, EqualizedParameters, Factors, folding, norm_groups
 from vit_export.int8.modes import SCHEMES, LayerModes, Modes, full_float, static, uniform
 from vit_export.int8.recipe import Recipe
 from vit_export.int8.simulate import Simulation, rounded
@@ -95,6 +95,24 @@ def test_data_free_rewrites_are_the_same_function(dead):
     found = DataFreeParameters(source)
     assert all(np.isfinite(found.read(p.name)).all() for p in parameter_specs(SPEC))
     assert relative(build(source).predict_output(images), build(found).predict_output(images)) < 1e-5
+
+
+def test_folding_is_the_same_function_and_gives_the_kernels_of_a_tflite_file():
+    scale = SOURCE.read("encoder/layer_1/mlp_norm/scale").copy()
+    scale[5] = 0
+    source = SOURCE.replaced("encoder/layer_1/mlp_norm/scale", scale)
+    kept = next(iter(NORMS))
+    factors = Factors(norms={kept: NORMS[kept]}, values=ATTENTIONS)
+    found = EqualizedParameters(source, folding(source, factors))
+    images = images_for(SPEC)
+    assert relative(build(source).predict_output(images), build(found).predict_output(images)) < 1e-5
+    tflite = folded_parameters(EqualizedParameters(source, factors), kept_norms=frozenset({kept}))
+    for norm, group in norm_groups(SPEC).items():
+        assert (np.isin(found.read(f"{norm}/scale"), (0, 1)).all()) == (norm != kept)
+        for dense in group:
+            wanted = tflite[f"{dense}/kernel"].read().T
+            if "/query/" not in f"{dense}/" and norm != "encoder/layer_1/mlp_norm":
+                np.testing.assert_allclose(found.read(f"{dense}/kernel"), wanted, rtol=1e-5)
 
 
 def test_data_free_rewrites_undo_outliers():
@@ -283,7 +301,7 @@ def digits():
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(("scheme", "least"), [("static", 38.0), ("dynamic", 42.5), ("full", 30.0)])
+@pytest.mark.parametrize(("scheme", "least"), [("static", 38.0), ("dynamic", 42.5), ("full", 30.0), ("w8a16", 41.0)])
 def test_outliers_cost_a_trained_model_nothing(scheme, least, digits, tmp_path):
     seen, unseen, wanted = digits
     source = Outliers(DigitsParameters(), 30)

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.thorough
 
 PREPROCESSING = Preprocessing(32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.3, 0.225))
 RECORD = ModelRecord(toy_spec(), PREPROCESSING, {"source": "test", "trained": False})
-INT8 = {"static": 27, "dynamic": 31, "full": 24}  # least signal to noise, dB
+INT8 = {"static": 27, "dynamic": 31, "full": 24, "w8a16": 33}  # least signal to noise, dB
 
 
 @pytest.fixture(scope="module")

@@ -289,9 +289,9 @@ def test_the_plan_knows_what_the_converters_know():
     from vit_export.onnx.write import _FORMS, MAX_OPSET, MIN_OPSET
     from vit_export.tflite import quantize as tflite_quantize
 
-    assert set(INT8_SCHEMES["tflite"]) == {*tflite_quantize.SCHEMES, tflite_quantize.FULL, SEARCHED}
+    assert set(INT8_SCHEMES["tflite"]) == {*tflite_quantize.SCHEMES, *tflite_quantize.EVERYWHERE, SEARCHED}
     assert all(needs_images("tflite", scheme) for scheme in INT8_SCHEMES["tflite"])
-    assert [scheme for scheme in INT8_SCHEMES["onnx"] if needs_images("onnx", scheme)] == ["qdq"]
+    assert [scheme for scheme in INT8_SCHEMES["onnx"] if needs_images("onnx", scheme)] == ["qdq", "w8a16"]
     assert not needs_images("tflite", None)
     assert set(INT8_SCHEMES["onnx"]) == {form.scheme for form in _FORMS if form.precision == "int8"}
     assert (OPSETS[0], OPSETS[-1]) == (MIN_OPSET, MAX_OPSET)

@@ -27,6 +27,7 @@ from vit_export.tflite.write import write_tflite
 import_tensorflow()
 
 LABELS = ("café", "crane", "crane", "a, b", "日本", "five", "six", "seven", "eight", "nine")
+INT8 = ("dynamic", "static", "full", "w8a16")
 IMAGENET = Preprocessing(
     32,
     mean=(0.485, 0.456, 0.406),
@@ -47,11 +48,11 @@ def labelled(record):
 def files(source, labelled, images, tmp_path_factory):
     """A file of each precision and scheme, of normalized images."""
     folder = tmp_path_factory.mktemp("metadata")
-    paths = {name: folder / f"{name}.tflite" for name in ("float32", "float16", "dynamic", "static", "full")}
+    paths = {name: folder / f"{name}.tflite" for name in ("float32", "float16", *INT8)}
     for name in ("float32", "float16"):
         write_tflite(source, labelled, paths[name], precision=name)
     ranges = calibrate(paths["float32"], images[:, np.newaxis], len(images))
-    for name in ("dynamic", "static", "full"):
+    for name in INT8:
         write_int8(paths["float32"], labelled, paths[name], scheme=name, ranges=ranges)
     return paths
 
@@ -191,7 +192,7 @@ def test_metadata_is_inline_and_aligned(limit, source, labelled, tmp_path, monke
 
 
 def test_quantization_leaves_no_earlier_record_behind(files):
-    for name in ("dynamic", "static", "full"):
+    for name in INT8:
         content = files[name].read_bytes()
         assert content.count(b'"record_version"') == 1
         assert content.count(b"M001") == 1
@@ -238,6 +239,11 @@ def test_damage_is_told(files, tmp_path):
         ("float16", "2.9.0", {"FULLY_CONNECTED": 1, "DEQUANTIZE": 3}),
         ("dynamic", "2.17.0", {"FULLY_CONNECTED": 12, "GELU": 1}),
         ("static", "2.17.0", {"FULLY_CONNECTED": 12, "BATCH_MATMUL": 2, "TRANSPOSE": 2, "DEQUANTIZE": 2}),
+        (
+            "w8a16",
+            "2.20.0",
+            {"FULLY_CONNECTED": 1, "GELU": 1, "BATCH_MATMUL": 3, "ADD": 3, "SUB": 5, "MUL": 4, "MEAN": 3},
+        ),
         ("full", "2.9.0", {"FULLY_CONNECTED": 4, "GELU": 2, "SOFTMAX": 2, "ADD": 2, "MEAN": 2, "STRIDED_SLICE": 2}),
     ],
 )

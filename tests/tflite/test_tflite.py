@@ -117,7 +117,7 @@ def test_float16_refuses_what_would_become_infinite():
         rounded_to_float16(np.float32([1, 1e5]), "head/kernel")
 
 
-@pytest.mark.parametrize(("scheme", "least"), [("dynamic", 28), ("static", 24), ("full", 10)])
+@pytest.mark.parametrize(("scheme", "least"), [("dynamic", 28), ("static", 24), ("full", 10), ("w8a16", 30)])
 def test_int8(scheme, least, float_file, record, ranges, images, expected, tmp_path):
     path = tmp_path / "int8.tflite"
     artifact = write_int8(float_file, record, path, scheme=scheme, ranges=ranges)
@@ -158,6 +158,44 @@ def test_static_int8_keeps_what_needs_float(float_file, record, ranges, spec, tm
     # Nothing between query, key, value and the output projection is quantized a second time.
     # A layer's four: both normed inputs, softmax, GELU. The other one: the last layer's single query.
     assert operators(path)["QUANTIZE"] == 4 * spec.num_layers + 1
+
+
+def test_w8a16_has_sixteen_bits_everywhere_but_around_rsqrt(float_file, record, ranges, spec, tmp_path):
+    path = tmp_path / "int8.tflite"
+    artifact = write_int8(float_file, record, path, scheme="w8a16", ranges=ranges)
+    assert any("accelerators" in note for note in artifact.notes)
+    model = MappedModel(path).model
+    graph, types = model.subgraphs[0], schema().TensorType
+    kinds = operator_kinds(model)
+    seen = Counter()
+    for operator in graph.operators:
+        kind = kinds[operator.opcodeIndex]
+        read, made = graph.tensors[operator.inputs[0]], graph.tensors[operator.outputs[0]]
+        seen[kind, read.type, made.type] += 1
+        if kind == "FULLY_CONNECTED":
+            kernel, bias = (graph.tensors[i] for i in operator.inputs[1:])
+            assert (kernel.type, bias.type) == (types.INT8, types.INT64)
+            assert len(kernel.quantization.scale) == kernel.shape[0]  # per channel
+        for tensor in (read, made):
+            assert tensor.type != types.INT16 or list(tensor.quantization.zeroPoint) == [0]
+    norms = 2 * spec.num_layers + 1
+    assert seen.pop(("RSQRT", types.FLOAT32, types.FLOAT32)) == norms
+    # One each for the image and the answer.
+    assert seen.pop(("QUANTIZE", types.FLOAT32, types.INT16)) == norms + 1
+    assert seen.pop(("DEQUANTIZE", types.INT16, types.FLOAT32)) == norms + 1
+    assert {(read, made) for _, read, made in seen} == {(types.INT16, types.INT16)}
+    assert {"FULLY_CONNECTED", "BATCH_MATMUL", "SOFTMAX", "GELU", "ADD", "SUB", "MUL", "MEAN"} <= {k for k, *_ in seen}
+
+
+def test_ranges_of_sixteen_bits_have_headroom(float_file, record, ranges, tmp_path):
+    write_int8(float_file, record, tmp_path / "int8.tflite", scheme="w8a16", ranges=ranges)
+    scales = {
+        tensor.name.decode(): float(tensor.quantization.scale[0])
+        for tensor in MappedModel(tmp_path / "int8.tflite").model.subgraphs[0].tensors
+        if tensor.type == schema().TensorType.INT16
+    }
+    name = "encoder/layer_1/mlp/dense_1"
+    assert scales[name] == pytest.approx(1.25 * max(map(abs, ranges[name])) / 32767, rel=1e-5)
 
 
 def test_ranges_are_the_true_minimum_and_maximum(float_file, images, ranges, tmp_path):
@@ -293,7 +331,7 @@ def test_not_a_tflite_file(content, tmp_path):
 
 def test_schemes_know_whether_they_need_ranges(spec):
     assert [s for s in SCHEMES if SCHEMES[s](spec).need_ranges] == ["static"]
-    assert modes_of("full", spec) is None  # every operator, so every range
+    assert modes_of("full", spec) is modes_of("w8a16", spec) is None  # every operator, so every range
 
 
 def test_nothing_that_the_gpu_delegate_refuses(float_file):
@@ -316,7 +354,7 @@ def test_nothing_that_the_gpu_delegate_refuses(float_file):
     assert seen["SOFTMAX"] == 3
 
 
-@pytest.mark.parametrize("scheme", [None, "static", "full"])
+@pytest.mark.parametrize("scheme", [None, "static", "full", "w8a16"])
 def test_the_signature_runs_by_name(scheme, float_file, record, ranges, images, expected, tmp_path):
     from ai_edge_litert.interpreter import Interpreter
 

@@ -25,6 +25,7 @@ GOOD = (
     ("onnx int8 dynamic", {}),
     ("onnx float32", {"input": "0..255"}),
     ("onnx int8 qdq", {}),
+    ("onnx int8 w8a16", {}),
     ("onnx float32", {"batch": 4}),
     ("onnx int8 dynamic", {"batch": 4}),
     ("onnx float32", {"input": "uint8"}),
@@ -34,6 +35,7 @@ GOOD = (
     ("tflite int8 dynamic", {}),
     ("tflite int8 static", {}),
     ("tflite int8 full", {}),
+    ("tflite int8 w8a16", {}),
     ("tflite float32", {"batch": 4}),
 )
 """Kinds of good files and their options; the SavedModel itself, whose batch is open, is verified too."""
@@ -44,6 +46,8 @@ GOOD_FEATURES = (("onnx float32", {}), ("tflite float32", {}), ("tflite int8 dyn
 MORE_GOOD = (
     ("tflite int8 static", {"tuned": True}),
     ("tflite int8 full", {"tuned": True}),
+    ("tflite int8 w8a16", {"tuned": True}),
+    ("onnx int8 w8a16", {"tuned": True}),
     ("tflite int8 static", {"input": "uint8"}),
     ("onnx float32", {"opset": 13}),
 )

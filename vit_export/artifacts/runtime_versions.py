@@ -33,6 +33,8 @@ _RELEASES = {  # operator: the release of version 1, 2, ...
     "FULLY_CONNECTED": "1.5.0 1.10.0 1.14.0 1.14.0 2.0.0 2.1.0 2.3.0 2.3.0 2.3.0 2.11.0 2.15.0 2.17.0 2.18.0",
     "GATHER": "1.6.0 1.14.0 1.15.0 2.4.0 2.5.0 2.13.0 2.15.0",
     "GELU": "2.9.0 2.9.0",
+    # TensorFlow gave the int16 kernel no version of its own; seen by running: 2.19 loads such a file and fails.
+    "GELU INT16": "2.20.0",
     "LOGISTIC": "1.14.0 1.14.0 2.3.0",
     "MEAN": "1.6.0 1.14.0 2.4.0",
     "MUL": "1.5.0 1.14.0 1.15.0 2.3.0 2.6.0 2.11.0 2.13.0",
@@ -69,6 +71,9 @@ _BY_OPSET = {
 }  # fmt: skip
 _BY_IR = {7: (1, 6), 8: (1, 9), 9: (1, 15), 10: (1, 18), 11: (1, 23)}
 """The first release of ONNX Runtime that reads an opset, and a version of the file format (its table of releases)."""
+
+WIDE_GELU = ("GELU INT16", 1)
+"""Stands among operators for a GELU of int16, which has no version of its own."""
 
 OFFSETS = "2.14.0"
 """The release that reads buffers outside the flatbuffer, as large files have them: 2.12 does not find them."""
@@ -108,7 +113,13 @@ def minimum_runtime(path: Path) -> str | None:
 
 
 def _operators(reader: Reader) -> Iterator[tuple[str, int]]:
-    """Name and version of each operator code of the file."""
+    """Name and version of each operator code of the file, and `WIDE_GELU` where there is one."""
+    names = [name for name, _, _ in reader.codes()]
+    for graph in reader.subgraphs:
+        for operator in reader.each(graph.Operators, graph.OperatorsLength()):
+            gelu = names[operator.OpcodeIndex()] == "GELU" and operator.InputsLength()
+            if gelu and reader.dtype(reader.tensor(graph, operator.Inputs(0))) == "int16":
+                yield WIDE_GELU
     for code in reader.each(reader.model.OperatorCodes, reader.model.OperatorCodesLength()):
         # Codes above 127 are in the newer field alone, the others in either.
         number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())

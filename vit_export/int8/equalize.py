@@ -106,6 +106,18 @@ class EqualizedParameters:
         return factors.queries.get(attention) if projection == "key" else None
 
 
+def folding(source: ParameterSource, factors: Factors) -> Factors:
+    """`factors` and those that fold every other LayerNorm's scale and shift into the Dense layers behind it.
+
+    That is what a .tflite file holds of them, so that what was tuned by its weights holds for others too.
+    """
+    left = [norm for norm in norm_groups(source.spec) if norm not in factors.norms]
+    scales = {norm: source.read(f"{norm}/scale") for norm in left}
+    # Nothing can be divided by a scale of 0: such a channel stays 0.
+    norms = {norm: np.where(scale == 0, np.float32(1), scale) for norm, scale in scales.items()}
+    return factors.also(norms=norms, centres={norm: source.read(f"{norm}/bias") for norm in left})
+
+
 def norm_groups(spec: ViTSpec) -> dict[str, tuple[str, ...]]:
     """Each LayerNorm of `spec` that feeds Dense layers, and those."""
     groups = {}

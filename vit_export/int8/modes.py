@@ -95,7 +95,7 @@ def quick(spec: ViTSpec) -> Modes:
 
 
 def full_float(spec: ViTSpec) -> Modes:
-    """Every component in float: nothing is rounded."""
+    """Every component in float: nothing is rounded but, where they are, weights."""
     return uniform(spec, LayerModes("float", "float", "float"), patch="float", head="float")
 
 

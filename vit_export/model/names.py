@@ -51,6 +51,7 @@ PRECISIONS: dict[Precision, PrecisionRow] = {
 }
 _DYNAMIC = "Weights are int8; activations are quantized by ranges found while running."
 _RANGES = "by ranges taken from a few images: images unlike those fall outside the ranges and lose more."
+_WIDE = "16-bit activations, for accelerators, slow on CPUs"
 SCHEMES: tuple[Scheme, ...] = (
     Scheme(
         "tflite",
@@ -62,10 +63,18 @@ SCHEMES: tuple[Scheme, ...] = (
     ),
     Scheme("tflite", "static", True, "ranges from images", f"Weights and most activations are int8, {_RANGES}"),
     Scheme("tflite", "dynamic", True, "ranges found while running", _DYNAMIC),
+    Scheme("tflite", "w8a16", True, _WIDE, f"Weights are int8, activations have 16 bits, {_RANGES}"),
     Scheme("tflite", "full", True, "integer in and out", f"Everything is int8, input and output too, {_RANGES}"),
     Scheme("onnx", "dynamic", False, "ranges found while running", _DYNAMIC),
     Scheme(
         "onnx", "qdq", True, "ranges in the graph, for accelerators", f"Dense layers and attention are int8 {_RANGES}"
+    ),
+    Scheme(
+        "onnx",
+        "w8a16",
+        True,
+        _WIDE,
+        f"Weights are int8; activations of Dense layers and attention have 16 bits, {_RANGES}",
     ),
 )
 """The first of a format is its default."""

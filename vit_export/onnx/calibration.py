@@ -17,7 +17,7 @@ from vit_export.model.input_kinds import kind_of, left_to_do
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.onnx.fusion import ATTENTION, fuse
-from vit_export.onnx.qdq import PIXELS, Ranges, fold_query_scale, qdq_parameters, sites, through_pairs
+from vit_export.onnx.qdq import PIXELS, QDQ, Numbers, Ranges, fold_query_scale, qdq_parameters, sites
 from vit_export.onnx.stream import write_model
 from vit_export.onnx.structure import onnx_structure
 from vit_export.onnx.write import QDQ_OPSET
@@ -38,10 +38,11 @@ def calibrate(
     batch: int = 1,
     input: InputKind = "normalized",
     clips: Clips | None = None,
+    numbers: Numbers = QDQ,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, tuple[float, float]]:
-    """Smallest and largest value over `images` of all that the "qdq" form of `source` rounds.
+    """Smallest and largest value over `images` of all that the form of `source` with these `numbers` rounds.
 
     Each of `images` is [batch, size, size, 3] in the numbers and dtype of the kind `input` (`input_kinds.feed`); one is
     in memory at a time. The float32 file, as large as the model, lies in `folder` meanwhile. Every range is drawn in to
@@ -52,8 +53,8 @@ def calibrate(
         OutputError: `folder` cannot be written.
     """
     spec, kind = source.spec, kind_of(input)
-    folded = FoldedInput(source, preprocessing, input, through_pairs)
-    parameters = qdq_parameters(folded)
+    folded = FoldedInput(source, preprocessing, input, numbers.through)
+    parameters = qdq_parameters(folded, numbers)
     model = onnx_structure(spec, plain_parameters(folded), opset=QDQ_OPSET, batch=batch, dtype=kind.dtype)
     fuse(model, spec, batch=batch, without=(ATTENTION,))
     fold_query_scale(model.graph, spec)

@@ -3,7 +3,7 @@
 from vit_export.base.reporting import Reporter
 from vit_export.images.pictures import Pictures
 from vit_export.int8.budget import Budget
-from vit_export.int8.modes import static
+from vit_export.int8.modes import full_float, static
 from vit_export.int8.tune import images_wanted, tune
 from vit_export.model.artifact import Artifact, FileOptions, PlannedFile
 from vit_export.model.names import needs_images
@@ -46,7 +46,8 @@ def convert(
     assert pictures is not None, "static int8 needs images: see names.needs_images"
     reporter.step(f"Tuning int8 ({file.scheme}) layer by layer")
     spec = record.spec
-    tuning = tune(source, pictures.normalized(images_wanted(spec)), static(spec), reporter.progress)
+    modes = full_float(spec) if file.scheme == "w8a16" else static(spec)
+    tuning = tune(source, pictures.normalized(images_wanted(spec)), modes, reporter.progress)
     reporter.step(f"Calibrating on {len(pictures)} images")
     return write_qdq_onnx(
         source,
@@ -54,6 +55,7 @@ def convert(
         file.path,
         tuning,
         pictures.batches(options.batch, options.input),
+        scheme=file.scheme or "qdq",
         opset=options.opset,
         batch=options.batch,
         input=options.input,

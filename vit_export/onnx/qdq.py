@@ -26,10 +26,15 @@ options, for a model trained on digits and for S/32 with heavy-tailed random wei
 
 What accelerators ask for is int8 with zero point 0. int8 activations are as exact, but of the Dense layers ONNX Runtime
 leaves those that share their input in float (52.9 ms).
+
+"w8a16" is the same graph with uint16 activations, for accelerators that have them (Qualcomm's HTP): 65536 levels, so
+that what is lost is lost by the rounded weights, and these need no care for 16-bit sums. ONNX Runtime's CPU provider
+has no integer operator for it and computes between the pairs in float.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -49,7 +54,7 @@ if TYPE_CHECKING:
 Ranges = Mapping[str, tuple[float, float]]
 """Site -> smallest and largest value, for every site of `sites`."""
 
-LEVELS, _LARGEST = 255, 127
+_LARGEST = 127
 _LARGEST_BIAS = 2**30
 _TINY = 1e-12
 
@@ -74,9 +79,9 @@ class _ScaledQueries:
         return values * np.float32(self.spec.head_size**-0.5) if "/attention/query/" in name else values
 
 
-def qdq_parameters(source: ParameterSource) -> Tensors:
+def qdq_parameters(source: ParameterSource, numbers: "Numbers") -> Tensors:
     """What the float graph that is calibrated and the integer one both hold."""
-    return plain_parameters(_ScaledQueries(DataFreeParameters(source)))
+    return plain_parameters(_ScaledQueries(DataFreeParameters(source) if numbers.equalized else source))
 
 
 def sites(graph: "onnx.GraphProto", spec: ViTSpec) -> dict[str, str]:
@@ -130,11 +135,14 @@ def fold_query_scale(graph: "onnx.GraphProto", spec: ViTSpec) -> None:
     drop_unused(graph)
 
 
-def qdq_int8(model: "onnx.ModelProto", source: ParameterSource, ranges: Ranges) -> list[LazyTensor]:
+def qdq_int8(
+    model: "onnx.ModelProto", source: ParameterSource, ranges: Ranges, numbers: "Numbers | None" = None
+) -> list[LazyTensor]:
     """Quantize `model` (weights as graph inputs, attention decomposed) in place; the weights it then wants.
 
     Each of its Dense has `x/kernel_quantized` int8 [in, out], `x/bias_quantized` int32 [out], and of both `…_scale`
-    float32 [out] and `…_zero_point`; each site a scale and a zero point, float32 and uint8 [].
+    float32 [out] and `…_zero_point`; each site a scale and a zero point, float32 and the type of `numbers` (those of
+    "qdq" unless given) [].
 
     Raises:
         InputError: not one range for every site, or one that is none.
@@ -142,10 +150,11 @@ def qdq_int8(model: "onnx.ModelProto", source: ParameterSource, ranges: Ranges) 
     """
     from onnx import helper
 
+    numbers = numbers or QDQ
     graph, spec = model.graph, source.spec
     fold_query_scale(graph, spec)
     values = sites(graph, spec)
-    steps = _Activations(values, ranges)
+    steps = _Activations(values, ranges, numbers)
     rounded = {value for site, value in values.items() if ":" not in site}
     nodes: list[onnx.NodeProto] = []
     dense = set()
@@ -167,13 +176,14 @@ def qdq_int8(model: "onnx.ModelProto", source: ParameterSource, ranges: Ranges) 
     del graph.node[:]
     graph.node.extend(nodes)
     weights: list[LazyTensor] = []
-    plain = qdq_parameters(source)
+    plain = qdq_parameters(source, numbers)
     for name, weight in plain.items():
         owner, _, part = name.rpartition("/")
         if owner not in dense:
             weights.append(weight)
         elif part == "kernel":
-            weights.extend(_quantized(owner, weight, plain[f"{owner}/bias"], steps.scale(f"{owner}:input")))
+            bias, scale = plain[f"{owner}/bias"], steps.scale(f"{owner}:input")
+            weights.extend(_quantized(owner, weight, bias, scale, numbers.kernel))
     weights.extend(steps.constants())
     declare_inputs(graph, weights)
     return weights
@@ -182,7 +192,7 @@ def qdq_int8(model: "onnx.ModelProto", source: ParameterSource, ranges: Ranges) 
 class _Activations:
     """The pair of every site: its scale and zero point from `ranges`, its nodes when they are first asked for."""
 
-    def __init__(self, values: Mapping[str, str], ranges: Ranges) -> None:
+    def __init__(self, values: Mapping[str, str], ranges: Ranges, numbers: "Numbers") -> None:
         if missing := [site for site in values if site not in ranges]:
             raise InputError(
                 f"The ranges lack {missing[0]} (and {len(missing) - 1} more), expected one for each of {len(values)} "
@@ -193,7 +203,7 @@ class _Activations:
         for site, value in values.items():
             self._site_of.setdefault(value, site)
         self._values = values
-        self._steps = {site: activation_step(site, *ranges[site]) for site in self._site_of.values()}
+        self._steps = {site: activation_step(site, *ranges[site], numbers) for site in self._site_of.values()}
         self._made: dict[str, str] = {}
 
     def scale(self, site: str) -> np.float32:
@@ -222,17 +232,18 @@ class _Activations:
         ]
 
 
-def activation_step(site: str, low: float, high: float) -> tuple[np.float32, np.uint8]:
-    """Scale and zero point with which 256 levels cover low..high and hold 0 exactly.
+def activation_step(site: str, low: float, high: float, numbers: "Numbers") -> tuple[np.float32, np.unsignedinteger]:
+    """Scale and zero point with which the levels of `numbers` cover low..high and hold 0 exactly.
 
     Raises:
         InputError: the range is not finite, or its ends are the wrong way round.
     """
     if not (np.isfinite([low, high]).all() and low <= high):
         raise InputError(f"The range of {site} is {low} to {high}, expected two finite numbers in order.")
-    low, high = min(low, 0.0), max(high, 0.0)
-    scale = max(high - low, _TINY) / LEVELS
-    return np.float32(scale), np.uint8(round(-low / scale))
+    headroom = 1.0 if site == PIXELS else numbers.headroom
+    low, high = min(low * headroom, 0.0), max(high * headroom, 0.0)
+    scale = max(high - low, _TINY) / np.iinfo(numbers.activations).max
+    return np.float32(scale), numbers.activations(round(-low / scale))
 
 
 def quantize_by_pairs(kernel: np.ndarray, least: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -248,7 +259,20 @@ def quantize_by_pairs(kernel: np.ndarray, least: np.ndarray | float = 0.0) -> tu
             part = kernel[member::2]
             np.maximum(sign * part, 0, out=pairs[member, : len(part)])
         largest = np.maximum(largest, np.maximum(pairs.sum(0).max(0) / _LARGEST, pairs.max((0, 1)) / _LARGEST))
-    scale = np.maximum(largest, least).astype(np.float32)
+    return _in_steps(kernel, np.maximum(largest, least))
+
+
+def quantize_by_channels(kernel: np.ndarray, least: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """`kernel` [in, out] as int8 [in, out] with zero point 0, and the float32 scale [out] of each output channel.
+
+    The largest weight of a channel is 127; no scale is below `least`.
+    """
+    return _in_steps(kernel, np.maximum(np.abs(kernel).max(axis=0) / _LARGEST, least))
+
+
+def _in_steps(kernel: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`kernel` [in, out] rounded to steps of `scale` [out], int8, and `scale` as it is stored, float32."""
+    scale = scale.astype(np.float32)
     # An output channel without weights: any scale will do, but for 0, which would make NaN of 0 / 0.
     scale[scale == 0] = 1.0
     levels = kernel / scale
@@ -256,19 +280,38 @@ def quantize_by_pairs(kernel: np.ndarray, least: np.ndarray | float = 0.0) -> tu
     return levels.astype(np.int8), scale
 
 
-def through_pairs(kernel: np.ndarray) -> np.ndarray:
-    """`kernel` [in, out] as `quantize_by_pairs` stores it, in float32 again (a `rewrites.Rounding`)."""
-    values, scale = quantize_by_pairs(kernel)
-    return values.astype(np.float32) * scale
+@dataclass(frozen=True)
+class Numbers:
+    """What one scheme stores: the type of activations, how kernels are rounded, and what is done before.
+
+    `headroom`: how much further than what images showed the ranges of activations reach. `equalized`: whether the
+    parameters are equalized from the weights alone (`equalize.DataFreeParameters`), for the sake of the activations.
+    """
+
+    activations: type[np.unsignedinteger]
+    kernel: Callable[..., tuple[np.ndarray, np.ndarray]]
+    headroom: float
+    equalized: bool
+
+    def through(self, kernel: np.ndarray) -> np.ndarray:
+        """`kernel` [in, out] as it is stored, in float32 again (a `rewrites.Rounding`)."""
+        values, scale = self.kernel(kernel)
+        return values.astype(np.float32) * scale
 
 
-def _quantized(name: str, kernel: LazyTensor, bias: LazyTensor, input_scale: np.float32) -> list[LazyTensor]:
+QDQ = Numbers(np.uint8, quantize_by_pairs, headroom=1.0, equalized=True)
+W8A16 = Numbers(np.uint16, quantize_by_channels, headroom=1.25, equalized=False)
+
+
+def _quantized(
+    name: str, kernel: LazyTensor, bias: LazyTensor, input_scale: np.float32, quantize: Callable[..., Any]
+) -> list[LazyTensor]:
     """What the Dense `name` holds, in the order of the file."""
 
     def compute() -> tuple[np.ndarray, ...]:
         shift = bias.read().astype(np.float64)
         # A channel of next to no weights gets a scale that its bias fits into.
-        values, scale = quantize_by_pairs(kernel.read(), np.abs(shift) / (float(input_scale) * _LARGEST_BIAS))
+        values, scale = quantize(kernel.read(), np.abs(shift) / (float(input_scale) * _LARGEST_BIAS))
         steps = (input_scale * scale).astype(np.float32)
         return values, scale, np.rint(shift / steps).astype(np.int32), steps
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.onnx.fusion import ATTENTION, fuse
 from vit_export.onnx.half import NOTE, to_float16
-from vit_export.onnx.qdq import Ranges, qdq_int8, through_pairs
+from vit_export.onnx.qdq import QDQ, W8A16, Ranges, qdq_int8
 from vit_export.onnx.quantize import dynamic_int8, through_int8
 from vit_export.onnx.stream import write_model
 from vit_export.onnx.structure import onnx_structure
@@ -45,11 +46,20 @@ _OUTPUT_DIMENSIONS = ("DATA_BATCH", "DATA_FEATURE")
 
 QDQ_OPSET = 20
 """The first opset with Gelu: accelerators' runtimes follow ONNX at a distance, and nothing later is needed."""
+WIDE_OPSET = 21
+"""The first opset whose QuantizeLinear has 16-bit types; before, they are ONNX Runtime's own (com.microsoft)."""
 
 
 def _float32(model: "onnx.ModelProto", source: ParameterSource, ranges: Ranges) -> list[LazyTensor]:
     del model, ranges
     return list(plain_parameters(source).values())
+
+
+WIDE_NOTE = (
+    "ONNX Runtime's CPU provider has no integer operators for 16-bit activations: on CPUs this file is no faster than "
+    "float32. It is for accelerators."
+)
+"""What an app has to know of a "w8a16" file."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,7 @@ class _Form:
     unfused: tuple[str, ...] = ()
     """Operators that stay decomposed at every opset."""
     takes_ranges: bool = False
+    first_opset: int = MIN_OPSET
 
 
 # The first form of a precision is the one meant when no scheme is asked for.
@@ -74,7 +85,18 @@ _FORMS = (
     _Form("float32", None, _float32),
     _Form("float16", None, to_float16, through_float16, (NOTE,)),
     _Form("int8", "dynamic", dynamic_int8, through_int8),
-    _Form("int8", "qdq", qdq_int8, through_pairs, opset=QDQ_OPSET, unfused=(ATTENTION,), takes_ranges=True),
+    _Form("int8", "qdq", qdq_int8, QDQ.through, opset=QDQ_OPSET, unfused=(ATTENTION,), takes_ranges=True),
+    _Form(
+        "int8",
+        "w8a16",
+        partial(qdq_int8, numbers=W8A16),
+        W8A16.through,
+        notes=(WIDE_NOTE,),
+        opset=WIDE_OPSET,
+        unfused=(ATTENTION,),
+        takes_ranges=True,
+        first_opset=WIDE_OPSET,
+    ),
 )
 
 
@@ -96,8 +118,9 @@ def write_onnx(
     Input `images`, [batch, size, size, 3] of the kind `input` (`input_kinds.KINDS`: float32, or uint8 for "uint8");
     output `logits` [batch, classes] or `features` [batch, width], in float32 whatever the precision. LayerNormalization
     (opset 17), Gelu (20) and Attention (23) are single operators where `opset` has them, and decomposed below; None is
-    20 for "qdq" and 23 for all others. `scheme` belongs to int8 only: "dynamic", or "qdq" (`onnx.qdq`), which leaves
-    Attention decomposed and needs `ranges` (`onnx.calibration.calibrate` of the same `source` and input).
+    20 for "qdq", 21 for "w8a16" and 23 for all others. `scheme` belongs to int8 only: "dynamic", or "qdq" and "w8a16"
+    (`onnx.qdq`), which leave Attention decomposed and need `ranges` (`onnx.calibration.calibrate` of the same `source`
+    and input).
 
     Raises:
         InputError: an opset, batch, precision, scheme or input that does not exist; ranges that are missing or belong
@@ -109,6 +132,11 @@ def write_onnx(
     form = _form(precision, scheme)
     opset = form.opset if opset is None else opset
     whole_number("opset", opset, MIN_OPSET, MAX_OPSET)
+    if opset < form.first_opset:
+        raise InputError(
+            f"The ONNX int8 scheme '{form.scheme}' needs opset {form.first_opset} or above, given {opset}: the 16-bit "
+            "types of QuantizeLinear came with it."
+        )
     whole_number("The batch size", batch, 1)
     if record.spec != spec:
         raise InputError(f"The record describes {record.spec}, the weights belong to {spec}: pass those of one model.")
@@ -118,7 +146,9 @@ def write_onnx(
             "(vit_export.onnx.write_qdq_onnx), or choose the scheme 'dynamic'."
         )
     if ranges is not None and not form.takes_ranges:
-        raise InputError(f"ONNX {precision} ({form.scheme or 'no scheme'}) takes no ranges: give them to 'qdq' alone.")
+        raise InputError(
+            f"ONNX {precision} ({form.scheme or 'no scheme'}) takes no ranges: give them to 'qdq' or 'w8a16'."
+        )
     dtype = kind_of(input).dtype
     refuse_existing(path, overwrite=overwrite)
 

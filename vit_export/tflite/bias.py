@@ -24,19 +24,20 @@ def correct_patch_bias(mapped: MappedModel, float_path: Path, centre: np.ndarray
     `centre` [3] is the value of red, green and blue that normalization makes 0 (`input_kinds.affine`).
 
     Raises:
-        StructureError: the patch embedding is not stored as int8 with an int32 or float32 bias.
+        StructureError: the patch embedding is not stored as int8 with an integer or float32 bias.
     """
     original = MappedModel(float_path)
     exact = original.data(_tensor(original.model, KERNEL).buffer).view(np.float32)
     kernel, bias = _tensor(mapped.model, KERNEL), _tensor(mapped.model, BIAS)
     types = schema().TensorType
-    if kernel.type != types.INT8 or bias.type not in (types.INT32, types.FLOAT32):
-        raise StructureError("TFLite quantization: the patch embedding is not int8 with an int32 or float32 bias.")
+    dtype = {types.INT32: np.int32, types.INT64: np.int64, types.FLOAT32: np.float32}.get(bias.type)
+    if kernel.type != types.INT8 or dtype is None:
+        raise StructureError("TFLite quantization: the patch embedding is not int8 with an integer or float32 bias.")
     scale = np.asarray(kernel.quantization.scale, np.float64)[:, np.newaxis]
     rounded = mapped.data(kernel.buffer).view(np.int8).reshape(kernel.shape) * scale
     shift = (exact.reshape(kernel.shape) - rounded) @ np.tile(centre, kernel.shape[1] // 3)
-    values = mapped.data(bias.buffer).view(np.int32 if bias.type == types.INT32 else np.float32)
-    if bias.type == types.INT32:
+    values = mapped.data(bias.buffer).view(dtype)
+    if dtype != np.float32:
         shift = np.rint(shift / np.asarray(bias.quantization.scale, np.float64))
     changed = (values + shift).astype(values.dtype)
     if sum(tensor.buffer == bias.buffer for tensor in mapped.model.subgraphs[0].tensors) > 1:

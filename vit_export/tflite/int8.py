@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_export.int8.modes import static
+from vit_export.int8.modes import Modes, full_float, static
 from vit_export.int8.recipe import Recipe
 from vit_export.int8.tune import images_wanted, tune
 from vit_export.model.artifact import Artifact, InputKind
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
+from vit_export.model.spec import ViTSpec
 from vit_export.tflite.quantize import Progress, Ranges, calibrate, modes_of, rules_of, write_int8
 from vit_export.tflite.write import write_tflite
 
@@ -36,10 +37,20 @@ def prepare(
     Raises:
         InputError: there is no such scheme.
     """
-    modes = modes_of(scheme, source.spec)
-    # Where every operator is int8 the Dense layers and products still are what equalization helps.
-    tuning = tune(source, images(images_wanted(source.spec)), modes or static(source.spec), progress)
-    return Recipe(scheme, modes, tuning)
+    tuning = tune(source, images(images_wanted(source.spec)), tuned_modes(scheme, source.spec), progress)
+    return Recipe(scheme, modes_of(scheme, source.spec), tuning)
+
+
+def tuned_modes(scheme: str, spec: ViTSpec) -> Modes:
+    """The modes that a file of `scheme` is tuned for.
+
+    Where every operator is int8 the Dense layers and products still are what equalization helps. With activations of 16
+    bits the noise is that of the rounded weights: what is tuned for is float with these.
+
+    Raises:
+        InputError: there is no such scheme.
+    """
+    return modes_of(scheme, spec) or (full_float if scheme == "w8a16" else static)(spec)
 
 
 def write_int8_tflite(
@@ -79,7 +90,7 @@ def write_int8_tflite(
             record,
             path,
             scheme=recipe.scheme,
-            rules=rules_of(recipe.modes),
+            rules=rules_of(recipe.scheme, recipe.modes),
             ranges=ranges,
             clips=tuned.clips,
             overwrite=overwrite,

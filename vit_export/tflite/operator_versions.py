@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vit_export.artifacts.flatbuffer import operator_kinds
-from vit_export.artifacts.runtime_versions import MIN_RUNTIME, runtime_of
+from vit_export.artifacts.runtime_versions import MIN_RUNTIME, WIDE_GELU, runtime_of
 from vit_export.base.adapters.litert import names_of
 from vit_export.tflite.structure import metadata_buffer
 
@@ -27,17 +27,20 @@ def set_versions(model: Any, *, inline: bool = True) -> None:
     """
     kinds = operator_kinds(model)
     needed: dict[int, int] = {}
+    unversioned = set()
     for graph in model.subgraphs:
         for operator in graph.operators:
             index = operator.opcodeIndex
             if (rule := RULES.get(kinds[index])) is not None:
                 inputs = [graph.tensors[i] if i >= 0 else None for i in operator.inputs]
                 outputs = [graph.tensors[i] for i in operator.outputs]
+                if kinds[index] == "GELU" and _type(inputs[0]) == "INT16":
+                    unversioned.add(WIDE_GELU)
                 needed[index] = max(needed.get(index, 1), rule(operator.builtinOptions, inputs, outputs))
     for index, version in needed.items():
         model.operatorCodes[index].version = version
-    codes = zip(kinds, model.operatorCodes, strict=True)
-    if runtime := runtime_of(((kind, code.version) for kind, code in codes), inline=inline):
+    codes = [(kind, code.version) for kind, code in zip(kinds, model.operatorCodes, strict=True)]
+    if runtime := runtime_of((*codes, *unversioned), inline=inline):
         text = runtime.encode().ljust(_RUNTIME_BYTES, b"\0")
         model.buffers[metadata_buffer(model, MIN_RUNTIME)].data = np.frombuffer(text, np.uint8)
 
@@ -60,9 +63,14 @@ def _any(options: Any, inputs: list[Any], outputs: list[Any]) -> int:
     return 1
 
 
-def _by_input(options: Any, inputs: list[Any], outputs: list[Any]) -> int:
-    del options, outputs
-    return 2 if _type(inputs[0]) == "INT8" else 1
+def _by_input(int8: int, int16: int) -> _Rule:
+    """The rule of an operator with these versions for int8 and int16, and version 1 for all others."""
+
+    def version(options: Any, inputs: list[Any], outputs: list[Any]) -> int:
+        del options, outputs
+        return {"INT8": int8, "INT16": int16}.get(_type(inputs[0]), 1)
+
+    return version
 
 
 def _fully_connected(options: Any, inputs: list[Any], outputs: list[Any]) -> int:
@@ -84,21 +92,28 @@ def _batch_matmul(options: Any, inputs: list[Any], outputs: list[Any]) -> int:
     types = _type(inputs[0]), _type(inputs[1]), _type(outputs[0])
     if types == ("FLOAT32", "INT8", "FLOAT32") and options.asymmetricQuantizeInputs:
         return 4
-    return 2 if types[0] == "INT8" else 1
+    return {"INT8": 2, "INT16": 3}.get(types[0], 1)
 
 
 def _mul(options: Any, inputs: list[Any], outputs: list[Any]) -> int:
+    if _type(inputs[0]) == "INT16":
+        return 4
     scales = [_scales(tensor) for tensor in (*inputs, outputs[0])]
     if all(scales) and scales[0][0] * scales[1][0] / scales[2][0] >= 1:
         return 3
-    return _by_input(options, inputs, outputs)
+    return 2 if _type(inputs[0]) == "INT8" else 1
 
 
 def _dequantize(options: Any, inputs: list[Any], outputs: list[Any]) -> int:
     del options, outputs
-    if _type(inputs[0]) == "FLOAT16":
+    if _type(inputs[0]) in ("FLOAT16", "INT16"):
         return 3
     return (5 if len(_scales(inputs[0])) > 1 else 2) if _type(inputs[0]) == "INT8" else 1
+
+
+def _quantize(options: Any, inputs: list[Any], outputs: list[Any]) -> int:
+    del options, inputs  # only per tensor
+    return 2 if _type(outputs[0]) == "INT16" else 1
 
 
 def _cast(options: Any, inputs: list[Any], outputs: list[Any]) -> int:
@@ -107,11 +122,14 @@ def _cast(options: Any, inputs: list[Any], outputs: list[Any]) -> int:
 
 
 RULES: dict[str, _Rule] = {
-    **dict.fromkeys(("ADD", "SUB", "CONCATENATION", "MEAN", "RSQRT", "SOFTMAX", "TANH", "GELU"), _by_input),
+    **dict.fromkeys(("CONCATENATION", "MEAN", "RSQRT", "SOFTMAX", "TANH"), _by_input(2, 3)),
+    # ADD and SUB of int16 have general scales, not powers of two (`potScaleInt16`).
+    **{"ADD": _by_input(2, 3), "SUB": _by_input(2, 5)},
     # Of rank 4 at most, without bool and text, and no slice adds an axis (`Structure.check`).
-    **dict.fromkeys(("TRANSPOSE", "STRIDED_SLICE", "SLICE"), _by_input),
-    # Only per tensor, and to int8.
-    **dict.fromkeys(("RESHAPE", "QUANTIZE"), _any),
+    **{"TRANSPOSE": _by_input(2, 5), "STRIDED_SLICE": _by_input(2, 1), "SLICE": _by_input(2, 4)},
+    "GELU": _by_input(2, 1),
+    "RESHAPE": _any,
+    "QUANTIZE": _quantize,
     "FULLY_CONNECTED": _fully_connected,
     "BATCH_MATMUL": _batch_matmul,
     "MUL": _mul,

@@ -33,6 +33,8 @@ class Limits:
 _EXACT = Limits(worst_difference=2e-5, cosine=0.999999, sqnr_db=85.0, agreement=0.99)
 _HALF = Limits(worst_difference=1e-2, cosine=0.9999, sqnr_db=35.0, agreement=0.99)
 _FULL = Limits(worst_difference=0.15, cosine=0.98, sqnr_db=17.0, agreement=0.95)
+# DINOv2-S/14 on 32 photographs that did not calibrate: 26.4 dB, cosine 0.9989 and 0.019 of the range at worst.
+_WIDE = Limits(worst_difference=0.05, cosine=0.998, sqnr_db=25.0, agreement=0.98)
 # What another tool quantized, nobody knows how.
 _FOREIGN = Limits(worst_difference=0.25, cosine=0.97, sqnr_db=12.0, agreement=0.95)
 
@@ -43,12 +45,14 @@ LIMITS: dict[tuple[Format, Precision, str | None], Limits] = {
     ("tflite", "int8", "dynamic"): Limits(worst_difference=0.05, cosine=0.998, sqnr_db=28.0, agreement=0.98),
     ("tflite", "int8", "static"): Limits(worst_difference=0.10, cosine=0.99, sqnr_db=20.0, agreement=0.98),
     ("tflite", "int8", "full"): _FULL,
+    ("tflite", "int8", "w8a16"): _WIDE,
     ("tflite", "int8", "auto"): Limits(worst_difference=0.10, cosine=0.99, sqnr_db=20.0, agreement=0.98),
     ("tflite", "int8", None): _FOREIGN,
     ("onnx", "float32", None): _EXACT,
     ("onnx", "float16", None): _HALF,
     ("onnx", "int8", "dynamic"): Limits(worst_difference=0.05, cosine=0.995, sqnr_db=25.0, agreement=0.98),
     ("onnx", "int8", "qdq"): Limits(worst_difference=0.10, cosine=0.99, sqnr_db=20.0, agreement=0.98),
+    ("onnx", "int8", "w8a16"): _WIDE,
     ("onnx", "int8", None): _FOREIGN,
 }
 """By format, precision and scheme (None in int8: of another tool), for trained weights; a file without a row fails."""
