@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from vit_export.int8.modes import Modes
+from vit_export.int8.rounding import Levels
 from vit_export.int8.tune import Tuning
 
 
@@ -13,6 +14,14 @@ class Recipe:
     scheme: str
     modes: Modes | None
     tuning: Tuning = field(default_factory=Tuning)
+
+    @property
+    def kernels(self) -> dict[str, Levels]:
+        """The kernels that were rounded by error, but for those that this file holds in float."""
+        if self.modes is None:
+            return dict(self.tuning.kernels)
+        rounded = self.tuning.kernels.items()
+        return {name: kernel for name, kernel in rounded if self.modes.dense(name.removesuffix("/kernel")) != "float"}
 
     @property
     def calibrates(self) -> bool:

@@ -22,7 +22,6 @@ import numpy as np
 
 from vit_export.deployment.graph import TFLITE, Graph
 from vit_export.deployment.rewrites import folded_parameters
-from vit_export.int8.arithmetic import Mode
 from vit_export.int8.equalize import EqualizedParameters, Factors, geometric, norm_groups
 from vit_export.int8.modes import Modes
 from vit_export.int8.rounding import Levels, round_by_error
@@ -239,7 +238,7 @@ class _Layer:
             error = self._clip(f"{attention}/mixed", "both", self._attention_branch, error)
         if layer.attention == "static":
             error = self._clip(f"{attention}/output", "both", self._attention_branch, error)
-        self._round(layer.attention, "query", "key", "value", "output", part=attention)
+        self._round(attention, "query", "key", "value", "output")
         self._correct(f"{attention}/output", self._attention_branch)
         self.errors["attention"] = before, self._error(self._attention_branch)
         before = error = self._error(self._mlp_branch)
@@ -248,7 +247,7 @@ class _Layer:
             error = self._clip(f"{mlp}/dense_1", "low", self._mlp_branch, error)
             error = self._clip(f"{mlp}/dense_2:input", "high", self._mlp_branch, error)
             error = self._clip(f"{mlp}/dense_2", "both", self._mlp_branch, error)
-        self._round(layer.mlp, "dense_1", "dense_2", part=mlp)
+        self._round(mlp, "dense_1", "dense_2")
         self._correct(f"{mlp}/dense_2", self._mlp_branch)
         self.errors["mlp"] = before, self._error(self._mlp_branch)
 
@@ -263,10 +262,8 @@ class _Layer:
             self.errors["mlp"],
         )
 
-    def _round(self, mode: Mode, *names: str, part: str) -> None:
+    def _round(self, part: str, *names: str) -> None:
         """Round the kernels of some Dense of attention or MLP by the error of their outputs."""
-        if mode == "float":
-            return
         reads = _Reads(self.source, self.factors)
         grams = Grams(self.spec, reads, self.seen_images)
         if part.endswith("/attention"):

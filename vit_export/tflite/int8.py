@@ -80,7 +80,7 @@ def write_int8_tflite(
         tuned = recipe.tuning
         write_tflite(
             tuned.apply(source), record, exact,
-            batch=batch, input=input, kept_norms=tuned.kept_norms, kernels=tuned.kernels,
+            batch=batch, input=input, kept_norms=tuned.kept_norms, kernels=recipe.kernels,
         )  # fmt: skip
         ranges, seen = None, list[Ranges]()
         if recipe.calibrates:
