@@ -36,7 +36,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 CALIBRATION, HELD_OUT = 128, 64
 
-TARGETS = {"static": 38.0, "dynamic": 43.0, "full": 28.0, "onnx dynamic": 35.0, "onnx qdq": 35.0}
+TARGETS = {
+    "static": 38.0,
+    "dynamic": 43.0,
+    "full": 28.0,
+    "w8a16": 41.0,
+    "onnx dynamic": 35.0,
+    "onnx qdq": 35.0,
+    "onnx w8a16": 41.0,
+}
 """dB that the trained model should keep, whatever its outliers."""
 
 
@@ -102,19 +110,25 @@ def files_of(source: Any, seen: np.ndarray, folder: Path, *, stock: bool) -> dic
         write_onnx(source, record, path, precision="int8", scheme="dynamic")
         return path
 
-    def onnx_qdq() -> Path:
-        path = folder / "qdq.onnx"
-        write_qdq_onnx(source, record, path, prepare(source, "static", pick).tuning, batches)
+    def onnx_static(scheme: str, tuned_for: str) -> Path:
+        path = folder / f"{scheme}.onnx"
+        write_qdq_onnx(source, record, path, prepare(source, tuned_for, pick).tuning, batches, scheme=scheme)
         return path
 
     plain = Recipe("static", static(source.spec), Tuning())
     made = {
-        scheme: lambda s=scheme: tflite(s, lambda: prepare(source, s, pick)) for scheme in ("static", "dynamic", "full")
+        scheme: lambda s=scheme: tflite(s, lambda: prepare(source, s, pick))
+        for scheme in ("static", "dynamic", "full", "w8a16")
     }
     made["plain"] = lambda: tflite("plain", lambda: plain)
     if stock:
         made["stock"] = lambda: stock_of(source, folder, seen)
-    return {**made, "onnx dynamic": onnx_dynamic, "onnx qdq": onnx_qdq}
+    return {
+        **made,
+        "onnx dynamic": onnx_dynamic,
+        "onnx qdq": lambda: onnx_static("qdq", "static"),
+        "onnx w8a16": lambda: onnx_static("w8a16", "w8a16"),
+    }
 
 
 def stock_of(source: Any, folder: Path, images: np.ndarray) -> Path:

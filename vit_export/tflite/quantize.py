@@ -68,7 +68,7 @@ EVERYWHERE = {
 """Schemes that quantize operators by their kind, wherever they are: no `Modes` say it."""
 
 WIDE_NOTE = (
-    "CPUs run 16-bit activations on TFLite's plain kernels, tens of times slower than float32: this file is for "
+    "CPUs run 16-bit activations on TFLite's plain kernels, about 20 times slower than float32: this file is for "
     "accelerators."
 )
 """What an app has to know of a `w8a16` file."""
