@@ -17,7 +17,8 @@ from vit_export.model.input_kinds import kind_of, left_to_do
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.onnx.fusion import ATTENTION, fuse
-from vit_export.onnx.qdq import PIXELS, Ranges, fold_query_scale, qdq_parameters, sites, through_pairs
+from vit_export.onnx.pairs import through_pairs
+from vit_export.onnx.qdq import PIXELS, Ranges, fold_query_scale, qdq_parameters, sites
 from vit_export.onnx.stream import write_model
 from vit_export.onnx.structure import onnx_structure
 from vit_export.onnx.write import QDQ_OPSET

@@ -11,10 +11,8 @@ products of the single operator; 1/√d is in the query's weights.
 Activations are uint8 with a zero point, weights int8 per output channel with zero point 0, biases int32 with the
 product of both scales.
 
-int8 weights meet the 16-bit sums described in `quantize`: 255·w₀ + 255·w₁ of two adjacent inputs must stay within
-±32,768. So an output channel's scale is made for its largest pair of weights, not only for its largest weight: no sum
-of a pair exceeds 128 levels, and the product is exact on every processor. Heavy-tailed weights lose little by it, the
-neighbour of a large weight being small. Signal to noise of the logits, in dB, on Zen 3 with default session
+Weights are exact by pairs (`onnx.pairs`), which with heavy-tailed weights costs little, the neighbour of a large weight
+being small. Signal to noise of the logits, in dB, on Zen 3 with default session
 options, for a model trained on digits and for S/32 with heavy-tailed random weights, and latency of S/32 on one thread
 (float32 36.4 ms, "dynamic" 26.3 ms); outputs of Dense layers in float, which are worth 0.5 dB on the digits:
 
@@ -41,6 +39,7 @@ from vit_export.model.parameters import ParameterSource, layer_name
 from vit_export.model.spec import ViTSpec
 from vit_export.onnx.editing import Editor, drop_unused
 from vit_export.onnx.fusion import dense_layers
+from vit_export.onnx.pairs import PairedParameters, quantize_by_pairs
 from vit_export.onnx.stream import declare_inputs
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
 Ranges = Mapping[str, tuple[float, float]]
 """Site -> smallest and largest value, for every site of `sites`."""
 
-LEVELS, _LARGEST = 255, 127
+LEVELS = 255
 _LARGEST_BIAS = 2**30
 _TINY = 1e-12
 
@@ -76,7 +75,7 @@ class _ScaledQueries:
 
 def qdq_parameters(source: ParameterSource) -> Tensors:
     """What the float graph that is calibrated and the integer one both hold."""
-    return plain_parameters(_ScaledQueries(DataFreeParameters(source)))
+    return plain_parameters(PairedParameters(_ScaledQueries(DataFreeParameters(source))))
 
 
 def sites(graph: "onnx.GraphProto", spec: ViTSpec) -> dict[str, str]:
@@ -233,33 +232,6 @@ def activation_step(site: str, low: float, high: float) -> tuple[np.float32, np.
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max(high - low, _TINY) / LEVELS
     return np.float32(scale), np.uint8(round(-low / scale))
-
-
-def quantize_by_pairs(kernel: np.ndarray, least: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """`kernel` [in, out] as int8 [in, out] with zero point 0, and the float32 scale [out] of each output channel.
-
-    No scale is below `least`. Inputs 2i and 2i + 1 make a pair; the levels of one sign in a pair never exceed 128,
-    for 255·128 is what 16 bits hold.
-    """
-    pairs = np.zeros((2, -(-kernel.shape[0] // 2), kernel.shape[1]), np.float32)
-    largest = np.zeros(kernel.shape[1], np.float32)
-    for sign in (1, -1):
-        for member in (0, 1):
-            part = kernel[member::2]
-            np.maximum(sign * part, 0, out=pairs[member, : len(part)])
-        largest = np.maximum(largest, np.maximum(pairs.sum(0).max(0) / _LARGEST, pairs.max((0, 1)) / _LARGEST))
-    scale = np.maximum(largest, least).astype(np.float32)
-    # An output channel without weights: any scale will do, but for 0, which would make NaN of 0 / 0.
-    scale[scale == 0] = 1.0
-    levels = kernel / scale
-    np.rint(levels, out=levels)
-    return levels.astype(np.int8), scale
-
-
-def through_pairs(kernel: np.ndarray) -> np.ndarray:
-    """`kernel` [in, out] as `quantize_by_pairs` stores it, in float32 again (a `rewrites.Rounding`)."""
-    values, scale = quantize_by_pairs(kernel)
-    return values.astype(np.float32) * scale
 
 
 def _quantized(name: str, kernel: LazyTensor, bias: LazyTensor, input_scale: np.float32) -> list[LazyTensor]:

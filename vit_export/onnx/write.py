@@ -21,7 +21,8 @@ from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.onnx.fusion import ATTENTION, fuse
 from vit_export.onnx.half import NOTE, to_float16
-from vit_export.onnx.qdq import Ranges, qdq_int8, through_pairs
+from vit_export.onnx.pairs import through_pairs
+from vit_export.onnx.qdq import Ranges, qdq_int8
 from vit_export.onnx.quantize import dynamic_int8, through_int8
 from vit_export.onnx.stream import write_model
 from vit_export.onnx.structure import onnx_structure
