@@ -274,7 +274,8 @@ def test_int8_names_and_types(exported):
     path, _ = exported("int8")
     found = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
     kernel, scale = (found[f"encoder/layer_0/mlp/dense_1/kernel_{part}"] for part in ("quantized", "scale"))
-    assert (kernel.data_type, tuple(kernel.dims)) == (onnx.TensorProto.UINT8, (48, 96))
+    assert (kernel.data_type, tuple(kernel.dims)) == (onnx.TensorProto.INT8, (48, 96))
+    assert found["patch_embedding/kernel_quantized"].data_type == onnx.TensorProto.UINT8
     assert (scale.data_type, tuple(scale.dims)) == (onnx.TensorProto.FLOAT, (96,))
     assert "encoder/layer_0/mlp/dense_1/kernel" not in found
 

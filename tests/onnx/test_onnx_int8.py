@@ -21,7 +21,7 @@ from vit_export.model.input_kinds import KINDS, feed
 from vit_export.model.parameters import ParameterSource, layer_name, parameter_specs
 from vit_export.model.preprocessing import normalize
 from vit_export.model.record import ModelRecord
-from vit_export.onnx import qdq, write_onnx, write_qdq_onnx
+from vit_export.onnx import pairs, qdq, write_onnx, write_qdq_onnx
 from vit_export.onnx import stream as weights
 from vit_export.onnx.calibration import calibrate, clipped
 
@@ -341,7 +341,7 @@ def test_pairs_of_weights_stay_within_sixteen_bits():
     kernel[:, 0] = 0
     kernel[:2, 1], kernel[2:, 1] = (3, 3), 0  # the worst pair: both at the end of the range
     kernel[1:3, 2], kernel[3:, 2], kernel[0, 2] = (3, 3), 0, 0  # neighbours, but of two pairs
-    values, scale = qdq.quantize_by_pairs(kernel)
+    values, scale = pairs.quantize_by_pairs(kernel)
     assert values.dtype == np.int8
     assert np.isfinite(scale).all()
     assert np.abs(values * scale - kernel).max() <= scale.max() / 2 + 1e-6
@@ -351,6 +351,46 @@ def test_pairs_of_weights_stay_within_sixteen_bits():
     assert values[:2, 1].tolist() == [64, 64]
     assert values[1:3, 2].tolist() == [127, 127]
     np.testing.assert_array_equal(qdq.QDQ.through(kernel), values.astype(np.float32) * scale)
+
+
+@pytest.mark.parametrize("scheme", ["dynamic", "qdq"])
+def test_no_sum_of_two_products_leaves_sixteen_bits(source, record, exported, scheme, tmp_path):
+    path = exported()[0] if scheme == "qdq" else tmp_path / "toy.onnx"
+    if scheme == "dynamic":
+        write_onnx(source, record, path, precision="int8")
+    tensors = [t for t in onnx.load(path).graph.initializer if t.name.endswith("/kernel_quantized")]
+    kernels = [onnx.numpy_helper.to_array(t).astype(int) for t in tensors if t.data_type == onnx.TensorProto.INT8]
+    assert len(kernels) == len(tensors) - (scheme == "dynamic")  # the patch embedding is uint8, which is exact
+    for kernel in kernels:
+        for part in (np.maximum(kernel, 0), np.maximum(-kernel, 0)):
+            assert 255 * (part[::2] + part[1::2]).max() < 2**15
+
+
+def test_reordered_channels_are_the_same_model_with_finer_levels(source, record, images, reference, tmp_path):
+    reordered = pairs.PairedParameters(source)
+    write_onnx(reordered, record, tmp_path / "toy.onnx")
+    assert signal_to_noise(run(tmp_path / "toy.onnx", images), reference) > 100
+    for index in range(source.spec.num_layers):
+        for name in ("attention/output", "mlp/dense_2"):
+            kernel = f"{layer_name(index)}/{name}/kernel"
+            before, after = (pairs.quantize_by_pairs(p.read(kernel))[1] for p in (source, reordered))
+            assert np.square(after).mean() < np.square(before).mean()
+
+
+@pytest.mark.parametrize(("channels", "group"), [(7, 7), (200, 200), (24, 8)])
+def test_order_of_pairs_keeps_every_channel_in_its_group(channels, group):
+    kernel = np.random.default_rng(0).standard_t(3, (channels, 5)).astype(np.float32)
+    order = pairs.order_of_pairs(kernel, group)
+    for start in range(0, channels, group):
+        assert sorted(order[start : start + group]) == list(range(start, start + group))
+
+
+def test_large_weights_of_one_sign_are_kept_apart():
+    kernel = np.ones((6, 1), np.float32) * [[1], [1], [0.1], [0.1], [-1], [0.1]]
+    pairs_of = {frozenset(pair) for pair in pairs.order_of_pairs(kernel, 6).reshape(3, 2).tolist()}
+    assert frozenset((0, 1)) not in pairs_of
+    assert pairs.quantize_by_pairs(kernel)[1] > 1.5 / 127
+    assert pairs.quantize_by_pairs(kernel[pairs.order_of_pairs(kernel, 6)])[1] < 1.2 / 127
 
 
 def test_integer_products_are_exact_on_this_processor(exported, images):

@@ -11,10 +11,8 @@ products of the single operator; 1/√d is in the query's weights.
 Activations are uint8 with a zero point, weights int8 per output channel with zero point 0, biases int32 with the
 product of both scales.
 
-int8 weights meet the 16-bit sums described in `quantize`: 255·w₀ + 255·w₁ of two adjacent inputs must stay within
-±32,768. So an output channel's scale is made for its largest pair of weights, not only for its largest weight: no sum
-of a pair exceeds 128 levels, and the product is exact on every processor. Heavy-tailed weights lose little by it, the
-neighbour of a large weight being small. Signal to noise of the logits, in dB, on Zen 3 with default session
+Weights are exact by pairs (`onnx.pairs`), which with heavy-tailed weights costs little, the neighbour of a large weight
+being small. Signal to noise of the logits, in dB, on Zen 3 with default session
 options, for a model trained on digits and for S/32 with heavy-tailed random weights, and latency of S/32 on one thread
 (float32 36.4 ms, "dynamic" 26.3 ms); outputs of Dense layers in float, which are worth 0.5 dB on the digits:
 
@@ -46,6 +44,7 @@ from vit_export.model.parameters import ParameterSource, layer_name
 from vit_export.model.spec import ViTSpec
 from vit_export.onnx.editing import Editor, drop_unused
 from vit_export.onnx.fusion import dense_layers
+from vit_export.onnx.pairs import PairedParameters, quantize_by_pairs
 from vit_export.onnx.stream import declare_inputs
 
 if TYPE_CHECKING:
@@ -81,7 +80,8 @@ class _ScaledQueries:
 
 def qdq_parameters(source: ParameterSource, numbers: "Numbers") -> Tensors:
     """What the float graph that is calibrated and the integer one both hold."""
-    return plain_parameters(_ScaledQueries(DataFreeParameters(source) if numbers.equalized else source))
+    scaled = _ScaledQueries(DataFreeParameters(source) if numbers.equalized else source)
+    return plain_parameters(PairedParameters(scaled) if numbers.kernel is quantize_by_pairs else scaled)
 
 
 def sites(graph: "onnx.GraphProto", spec: ViTSpec) -> dict[str, str]:
@@ -244,22 +244,6 @@ def activation_step(site: str, low: float, high: float, numbers: "Numbers") -> t
     low, high = min(low * headroom, 0.0), max(high * headroom, 0.0)
     scale = max(high - low, _TINY) / np.iinfo(numbers.activations).max
     return np.float32(scale), numbers.activations(round(-low / scale))
-
-
-def quantize_by_pairs(kernel: np.ndarray, least: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """`kernel` [in, out] as int8 [in, out] with zero point 0, and the float32 scale [out] of each output channel.
-
-    No scale is below `least`. Inputs 2i and 2i + 1 make a pair; the levels of one sign in a pair never exceed 128,
-    for 255·128 is what 16 bits hold.
-    """
-    pairs = np.zeros((2, -(-kernel.shape[0] // 2), kernel.shape[1]), np.float32)
-    largest = np.zeros(kernel.shape[1], np.float32)
-    for sign in (1, -1):
-        for member in (0, 1):
-            part = kernel[member::2]
-            np.maximum(sign * part, 0, out=pairs[member, : len(part)])
-        largest = np.maximum(largest, np.maximum(pairs.sum(0).max(0) / _LARGEST, pairs.max((0, 1)) / _LARGEST))
-    return _in_steps(kernel, np.maximum(largest, least))
 
 
 def quantize_by_channels(kernel: np.ndarray, least: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray]:

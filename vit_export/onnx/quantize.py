@@ -4,12 +4,24 @@
 from the tensor itself (DynamicQuantizeLinear), so that nothing has to be calibrated. Written in standard operators
 (MatMulInteger and what surrounds it), which ONNX Runtime fuses into DynamicQuantizeMatMul and MatMulIntegerToFloat.
 
-Weights are symmetric and stored as uint8 with zero point 128, not as int8. On x86 without VNNI, ONNX Runtime
-multiplies uint8 activations with int8 weights by vpmaddubsw, which adds two products in 16 bits and saturates;
-uint8 weights take an exact kernel there, and the same kernel as int8 where VNNI, AMX or ARM's dot product exists.
-Measured on such a processor (Zen 3), signal to noise of the logits of a trained model, and latency on one thread
-against float32's: int8 12.4 dB; int8 with 7-bit weights 37.1 dB, 1.9 and 1.7 times as fast (S/32, S/16); uint8
-39.5 dB, 1.5 and 1.3 times as fast. With heavy-tailed weights 7 bits cost up to 5 dB, on every processor.
+Weights are int8 with zero point 0, with scales by pairs (`onnx.pairs`): exact on every processor, and for the kernels
+that multiply uint8 by int8, which are the fast ones where VNNI exists. The patch embedding's weights are uint8 with
+zero point 128: neighbouring inputs are colours of one pixel, whose weights have one sign, so that pairs cost nearly
+twice the scale there (1.69 times on DINOv2-S/14). uint8 is exact everywhere, slower with VNNI, and this kernel is 1 % of
+the products.
+
+DINOv2-S/14 on 32 photographs: signal to noise of the class token's features in dB, and latency on one thread of an
+x86 processor with AVX-512 VNNI and without AMX, as a part of float32's (interleaved, medians of 20 on a busy machine):
+
+    weights                                  median  worst  latency
+    uint8 with zero point 128                  26.8   16.9     0.76
+    int8                                       26.8   16.9     0.40
+    int8 with 7 bits                           23.4   18.6     0.41
+    int8 by pairs                              26.1   20.3     0.41
+    int8 by pairs, reordered, patches uint8    26.7   20.3     0.41
+
+With AVX2 and without VNNI (Zen 3) uint8 weights were 1.5 and 1.3 times as fast as float32 (S/32, S/16), int8 with 7
+bits 1.9 and 1.7 times; plain int8 saturates there: 12.4 dB where uint8 has 39.5, on a model trained on digits.
 
 The structure is quantized, tens of KB of it; each tensor becomes integers when its turn to be written comes.
 """
@@ -25,6 +37,7 @@ from vit_export.int8.equalize import DataFreeParameters
 from vit_export.model.parameters import ParameterSource
 from vit_export.onnx.editing import count
 from vit_export.onnx.fusion import dense_layers
+from vit_export.onnx.pairs import PairedParameters, quantize_by_pairs
 from vit_export.onnx.qdq import Ranges
 from vit_export.onnx.stream import declare_inputs
 
@@ -33,6 +46,9 @@ if TYPE_CHECKING:
 
 _ZERO_POINT = 128
 _LEVELS = 127
+_ZERO_POINT_NAME = "patch_embedding/kernel_zero_point"
+_PATCHES = "patch_embedding/kernel"
+"""The kernel whose weights are uint8."""
 
 
 def dynamic_int8(model: "onnx.ModelProto", source: ParameterSource, ranges: Ranges) -> list[LazyTensor]:
@@ -40,7 +56,8 @@ def dynamic_int8(model: "onnx.ModelProto", source: ParameterSource, ranges: Rang
 
     No `ranges` are looked at: the runtime finds its own.
 
-    Input `x/kernel` float32 [in, out] becomes `x/kernel_quantized` uint8 [in, out] and `x/kernel_scale` float32 [out].
+    Input `x/kernel` float32 [in, out] becomes `x/kernel_quantized` int8 [in, out] (uint8 for the patch embedding) and
+    `x/kernel_scale` float32 [out].
 
     Raises:
         StructureError: the number of Dense layers found is not the spec's.
@@ -53,7 +70,7 @@ def dynamic_int8(model: "onnx.ModelProto", source: ParameterSource, ranges: Rang
     if found != expected or count(graph, "Gemm"):
         raise StructureError(f"ONNX quantization: {found} Dense layers became integer, expected {expected}.")
     weights = []
-    for name, weight in plain_parameters(DataFreeParameters(source)).items():
+    for name, weight in plain_parameters(PairedParameters(DataFreeParameters(source))).items():
         weights.extend(_quantized(weight) if name in kernels else [weight])
     declare_inputs(graph, weights)
     return weights
@@ -79,7 +96,6 @@ def through_int8(kernel: np.ndarray) -> np.ndarray:
 def _replace_dense(graph: "onnx.GraphProto", kernels: set[str]) -> None:
     from onnx import helper, numpy_helper
 
-    zero_point = "kernel_zero_point"
     quantized_inputs: dict[str, list[str]] = {}
     nodes = []
     for node in graph.node:
@@ -93,9 +109,10 @@ def _replace_dense(graph: "onnx.GraphProto", kernels: set[str]) -> None:
             quantized_inputs[x] = [f"{x}:{part}" for part in ("quantized", "scale", "zero_point")]
             nodes.append(helper.make_node("DynamicQuantizeLinear", [x], quantized_inputs[x]))
         values, scale, offset = quantized_inputs[x]
+        zero_points = [offset, _ZERO_POINT_NAME] if kernel == _PATCHES else [offset]
         # In this order of operations ONNX Runtime recognises the whole as one operator.
         nodes += [
-            helper.make_node("MatMulInteger", [values, f"{kernel}_quantized", offset, zero_point], [f"{y}:sum"]),
+            helper.make_node("MatMulInteger", [values, f"{kernel}_quantized", *zero_points], [f"{y}:sum"]),
             helper.make_node("Cast", [f"{y}:sum"], [f"{y}:float"], to=1),
             helper.make_node("Mul", [scale, f"{kernel}_scale"], [f"{y}:scale"]),
             helper.make_node("Mul", [f"{y}:float", f"{y}:scale"], [f"{y}:product"]),
@@ -103,15 +120,13 @@ def _replace_dense(graph: "onnx.GraphProto", kernels: set[str]) -> None:
         ]
     del graph.node[:]
     graph.node.extend(nodes)
-    graph.initializer.append(numpy_helper.from_array(np.array(_ZERO_POINT, np.uint8), zero_point))
+    graph.initializer.append(numpy_helper.from_array(np.array(_ZERO_POINT, np.uint8), _ZERO_POINT_NAME))
 
 
 def _quantized(weight: LazyTensor) -> list[LazyTensor]:
     """The integer kernel and its scale."""
+    dtype, quantize = (np.uint8, quantize_kernel) if weight.name == _PATCHES else (np.int8, quantize_by_pairs)
     return computed_together(
-        [
-            (f"{weight.name}_quantized", weight.shape, np.uint8),
-            (f"{weight.name}_scale", weight.shape[1:], np.float32),
-        ],
-        lambda: quantize_kernel(weight.read()),
+        [(f"{weight.name}_quantized", weight.shape, dtype), (f"{weight.name}_scale", weight.shape[1:], np.float32)],
+        lambda: quantize(weight.read()),
     )
