@@ -13,7 +13,7 @@ from vit_export.base.reporting import Reporter
 from vit_export.images.photographs import write_photographs
 from vit_export.images.split import DataSplit, split
 from vit_export.model.artifact import Format, Precision
-from vit_export.model.names import FORMATS, SCHEMES, SEARCHED
+from vit_export.model.names import FORMATS, SCHEMES
 from vit_export.model.record import ModelRecord, read_record
 from vit_export.pipeline.request import ExportRequest
 from vit_export.pipeline.steps import export
@@ -21,8 +21,6 @@ from vit_export.pipeline.steps import export
 Runtime = Literal["tflite", "onnx", "openvino"]
 
 CALIBRATION_IMAGES, HELD_OUT_IMAGES = 128, 32
-MIN_SQNR = 28.0
-"""The budget in dB that the scheme `auto` is given."""
 
 
 @dataclass(frozen=True)
@@ -129,14 +127,12 @@ def ours(material: Material) -> list[File]:
         for format, precision in floats
     ]
     for row in SCHEMES:
-        budget = {"min_sqnr": MIN_SQNR} if row.name == SEARCHED else {}
-        told = f" {MIN_SQNR:g} dB" if budget else ""
         rows.append(
             File(
-                f"{row.format} int8 {row.name}{told}",
+                f"{row.format} int8 {row.name}",
                 row.format,
                 basis(row.format),
-                lambda row=row, budget=budget: material.exported(row.format, "int8", row.name, **budget),
+                lambda row=row: material.exported(row.format, "int8", row.name),
             )
         )
     return sorted(rows, key=lambda row: list(FORMATS).index(row.runtime))

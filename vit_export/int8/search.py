@@ -84,6 +84,17 @@ class Choice:
             }
         )
 
+    def summary(self) -> str:
+        """One sentence for people: what was chosen, and what it costs."""
+        if not self.steps:
+            return "; ".join(self.explained())
+        paid = f"time {100 * self.steps[-1].price:+.0f} % of the int8 Dense layers', estimated"
+        missed = "" if self.met else f"; {self.explained()[-1]}"
+        return (
+            f"everything static keeps {self.start}, so {len(self.steps)} parts of the model compute more exactly "
+            f"({paid}; report.json tells each): {self.measured} measured, {self.budget} wanted{missed}"
+        )
+
     def explained(self) -> list[str]:
         """Sentences for people: what was measured, each step with its price, how it ended."""
         met = "which is enough" if self.met and not self.steps else f"{self.budget} wanted"

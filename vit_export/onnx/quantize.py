@@ -7,8 +7,8 @@ from the tensor itself (DynamicQuantizeLinear), so that nothing has to be calibr
 Weights are int8 with zero point 0, with scales by pairs (`onnx.pairs`): exact on every processor, and for the kernels
 that multiply uint8 by int8, which are the fast ones where VNNI exists. The patch embedding's weights are uint8 with
 zero point 128: neighbouring inputs are colours of one pixel, whose weights have one sign, so that pairs cost nearly
-twice the scale there (1.69 times on DINOv2-S/14). uint8 is exact everywhere, slower with VNNI, and this kernel is 1 % of
-the products.
+twice the scale there (1.69 times on DINOv2-S/14). uint8 is exact everywhere, slower with VNNI, and this kernel is 1 %
+of the products.
 
 DINOv2-S/14 on 32 photographs: signal to noise of the class token's features in dB, and latency on one thread of an
 x86 processor with AVX-512 VNNI and without AMX, as a part of float32's (interleaved, medians of 20 on a busy machine):

@@ -92,8 +92,7 @@ def write_within(
         choice = search(source, images, tuning, measure, budget, measuring, retune)
         chosen = tried[choice.modes]
         move_into(path.parent, [Path(chosen.path).rename(Path(work) / path.name)])
-    for text in choice.explained():
-        reporter.note(f"{path.name}: {text}.")
+    reporter.note(f"{path.name}: {choice.summary()}.")
     told = {**(chosen.quantization or {}), "search": choice.to_dict()}
     return replace(chosen, path=str(path), quantization=told)
 
