@@ -121,7 +121,7 @@ def test_the_quantizer_writes_buffers_outside_the_flatbuffer(tmp_path):
     floating, raw, ours = tmp_path / "float.tflite", tmp_path / "raw.tflite", tmp_path / "ours.tflite"
     write_tflite(RandomParameters(spec), record_of(spec), floating)
     with quiet():
-        made = _quantizer(floating, rules_of(modes_of("dynamic", spec)))
+        made = _quantizer(floating, rules_of("dynamic", modes_of("dynamic", spec)))
         made.quantize(serialize_to_path=str(raw), enable_progress_bar=False, enable_progress_report=False)
     write_int8(floating, record_of(spec), ours, scheme="dynamic")
     assert outside(raw) > 10
@@ -145,7 +145,7 @@ def _recipe(float_file):
     from vit_export.tflite.quantize import _quantizer, rules_of
 
     recipe = RecipeManager()
-    recipe.load_quantization_recipe(_quantizer(float_file, rules_of(None)).get_quantization_recipe())
+    recipe.load_quantization_recipe(_quantizer(float_file, rules_of("full", None)).get_quantization_recipe())
     return recipe
 
 
