@@ -14,7 +14,7 @@ from vit_export.deployment.rewrites import rounded_to_float16
 from vit_export.int8.modes import SCHEMES
 from vit_export.tflite import stream as writer
 from vit_export.tflite import structure
-from vit_export.tflite.quantize import calibrate, modes_of, write_int8
+from vit_export.tflite.quantize import HEADROOM, calibrate, modes_of, write_int8
 from vit_export.tflite.structure import get_metadata
 from vit_export.tflite.write import write_tflite
 
@@ -195,7 +195,7 @@ def test_ranges_of_sixteen_bits_have_headroom(float_file, record, ranges, tmp_pa
         if tensor.type == schema().TensorType.INT16
     }
     name = "encoder/layer_1/mlp/dense_1"
-    assert scales[name] == pytest.approx(1.25 * max(map(abs, ranges[name])) / 32767, rel=1e-5)
+    assert scales[name] == pytest.approx(HEADROOM * max(map(abs, ranges[name])) / 32767, rel=1e-5)
 
 
 def test_ranges_are_the_true_minimum_and_maximum(float_file, images, ranges, tmp_path):

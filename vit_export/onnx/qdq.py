@@ -284,7 +284,7 @@ class Numbers:
 
 
 QDQ = Numbers(np.uint8, quantize_by_pairs, headroom=1.0, equalized=True)
-W8A16 = Numbers(np.uint16, quantize_by_channels, headroom=1.25, equalized=False)
+W8A16 = Numbers(np.uint16, quantize_by_channels, headroom=2.0, equalized=False)
 
 
 def _quantized(

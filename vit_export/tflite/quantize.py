@@ -73,8 +73,11 @@ WIDE_NOTE = (
 )
 """What an app has to know of a `w8a16` file."""
 
-_HEADROOM = 1.25
-"""How much further than what images showed the ranges of 16-bit activations reach: levels are not what they lack."""
+HEADROOM = 2.0
+"""How much further than what images showed the ranges of 16-bit activations reach: one bit, which they can spare.
+
+An image that leaves the ranges loses more: of toys with random weights the worst went from 19 to 31 dB (1.25 to 2).
+"""
 
 # Tensors whose zero point is 0. XNNPACK takes an int8 BATCH_MATMUL only when that of its right side is; with the whole
 # path from query, key and value to the output projection alike, nothing on it has to be requantized. The softmax is
@@ -164,7 +167,7 @@ def write_int8(
         raise InputError(
             f"The int8 scheme '{scheme}' needs a representative dataset: give images, or choose 'dynamic'."
         )
-    headroom = _HEADROOM if wide else 1.0
+    headroom = HEADROOM if wide else 1.0
     statistics = _statistics(float_path, ranges, clips or {}, headroom) if ranges and needed else None
     _quantize(float_path, rules, statistics, record, path, scheme, overwrite=overwrite)
     artifact = describe_tflite(path, "int8", scheme)
