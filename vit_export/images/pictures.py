@@ -128,16 +128,11 @@ class Pictures:
 class Batches(Sequence[np.ndarray]):
     """Pictures in batches [batch, size, size, 3], made when they are asked for; the last is filled up."""
 
-    def __init__(self, pictures: Pictures, batch: int, kind: str, count: int | None = None) -> None:
+    def __init__(self, pictures: Pictures, batch: int, kind: str) -> None:
         self._pictures, self._batch, self._kind = pictures, batch, kind
-        self._count = math.ceil(len(pictures) / batch) if count is None else count
-
-    def first(self, count: int) -> "Batches":
-        """The first `count` of them alone."""
-        return Batches(self._pictures, self._batch, self._kind, min(count, self._count))
 
     def __len__(self) -> int:
-        return self._count
+        return math.ceil(len(self._pictures) / self._batch)
 
     def __getitem__(self, index: Any) -> Any:
         if not 0 <= index < len(self):

@@ -42,7 +42,8 @@ def write_within(
     """Write the fastest int8 file that keeps `budget`, or the best that was found, and tell how it was found.
 
     `pictures` are the representative dataset. Files are judged on the end of it, against the float file, so that what
-    they were tuned by does not flatter them. Every mix that is tried is written once, in a folder beside `path`; the
+    they were tuned by does not flatter them; their ranges come from all of it, since a range that lacks an image costs
+    more than it flatters. Every mix that is tried is written once, in a folder beside `path`; the
     one that is chosen becomes the file.
 
     Raises:
@@ -52,8 +53,6 @@ def write_within(
     batches = pictures.batches(batch, options.input)
     count = min(-(-images_judged(spec) // batch), max(1, len(batches) // 2))
     judged = np.concatenate([batches[i] for i in range(len(batches) - count, len(batches))])
-    # Ranges too: a file that has seen an image does not saturate on it.
-    seen = batches.first(max(1, len(batches) - count))
     reporter.step("Tuning int8 (static) layer by layer")
     images = pictures.normalized(tune.images_wanted(spec), count * batch)
     tuning = tune.tune(source, images, static(spec), reporter.progress)
@@ -66,7 +65,7 @@ def write_within(
         def measure(modes: Modes, tuned: Tuning) -> Measured:
             reporter.step("Writing and measuring a mix of int8 modes")
             tried[modes] = write_int8_tflite(
-                source, record, Path(work) / f"{len(tried)}.tflite", Recipe(named(modes), modes, tuned), seen,
+                source, record, Path(work) / f"{len(tried)}.tflite", Recipe(named(modes), modes, tuned), batches,
                 batch=batch, input=options.input, progress=reporter.progress,
             )  # fmt: skip
             found = _answers(Path(tried[modes].path), judged)
