@@ -11,11 +11,13 @@ from vit_export.int8.modes import Modes
 from vit_export.int8.sensitivity import Component, Option, components
 from vit_export.model.spec import ViTSpec
 
-INT8_MS, FLOAT_MS, DYNAMIC_MS, PRODUCTS_MS = 6.8, 60.0, 1.65, 2.5
-"""S/16 on one core of an x86 processor with AMX, milliseconds for all its encoder layers: the Dense in int8; in float;
-what dynamic Dense take more than static ones; what attention's products take more in float than in int8.
+INT8_MS, FLOAT_MS, DYNAMIC_MS, PRODUCTS_MS = 15.0, 69.0, 0.7, 4.9
+"""S/16 on one core of an x86 processor with AVX-512 VNNI and without AMX, milliseconds for all its encoder layers: the
+Dense in int8; in float; what dynamic Dense take more than static ones; what attention's products take more in float
+than in int8. Scaled from files of DINOv2-S/14 that differ in one of them.
 
-With AVX2 alone, all but float weights take the same to about a tenth.
+With AMX the Dense take less, so that the others weigh more; with AVX2 alone, all but float weights take the same to
+about a tenth.
 """
 
 
