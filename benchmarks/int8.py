@@ -90,8 +90,7 @@ def files_of(source: Any, seen: np.ndarray, folder: Path, *, stock: bool) -> dic
     """How each file is made, by its name in the table."""
     from vit_export.int8.recipe import Recipe
     from vit_export.int8.tune import Tuning
-    from vit_export.onnx.int8 import write_qdq_onnx
-    from vit_export.onnx.write import write_onnx
+    from vit_export.onnx.int8 import write_int8_onnx
     from vit_export.tflite.int8 import prepare, write_int8_tflite
 
     record = ModelRecord(source.spec, Preprocessing(source.spec.image_size))
@@ -105,14 +104,10 @@ def files_of(source: Any, seen: np.ndarray, folder: Path, *, stock: bool) -> dic
         write_int8_tflite(source, record, path, recipe(), batches)
         return path
 
-    def onnx_dynamic() -> Path:
-        path = folder / "dynamic.onnx"
-        write_onnx(source, record, path, precision="int8", scheme="dynamic")
-        return path
-
-    def onnx_static(scheme: str, tuned_for: str) -> Path:
+    def onnx(scheme: str) -> Path:
         path = folder / f"{scheme}.onnx"
-        write_qdq_onnx(source, record, path, prepare(source, tuned_for, pick).tuning, batches, scheme=scheme)
+        tuning = prepare(source, scheme, pick).tuning if scheme == "w8a16" else None
+        write_int8_onnx(source, record, path, batches, tuning, scheme=scheme)
         return path
 
     plain = Recipe("static", static(source.spec), Tuning())
@@ -125,9 +120,7 @@ def files_of(source: Any, seen: np.ndarray, folder: Path, *, stock: bool) -> dic
         made["stock"] = lambda: stock_of(source, folder, seen)
     return {
         **made,
-        "onnx dynamic": onnx_dynamic,
-        "onnx qdq": lambda: onnx_static("qdq", "static"),
-        "onnx w8a16": lambda: onnx_static("w8a16", "w8a16"),
+        **{f"onnx {scheme}": lambda s=scheme: onnx(s) for scheme in ("dynamic", "qdq", "w8a16")},
     }
 
 

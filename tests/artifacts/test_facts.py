@@ -27,10 +27,9 @@ from vit_export.artifacts.onnx_file import load_structure
 from vit_export.artifacts.read import artifact_of, precision_found, read_facts
 from vit_export.base.adapters import litert
 from vit_export.base.errors import InputError
-from vit_export.int8.tune import Tuning
 from vit_export.model.artifact import TensorSpec
 from vit_export.onnx import stream as onnx_weights
-from vit_export.onnx import write_onnx, write_qdq_onnx
+from vit_export.onnx import write_int8_onnx, write_onnx
 from vit_export.runtimes.runner import open_runner
 from vit_export.tflite import stream as writer
 from vit_export.tflite.quantize import calibrate, write_int8
@@ -66,7 +65,7 @@ def ours(source, record, images, tmp_path_factory):
     found["uint8.onnx"] = write_onnx(source, record, folder / "uint8.onnx", input="uint8", batch=2)
     found["int8.onnx"] = write_onnx(source, record, folder / "int8.onnx", precision="int8")
     batches = [image[None] for image in images]
-    found["qdq.onnx"] = write_qdq_onnx(source, record, folder / "qdq.onnx", Tuning(), batches)
+    found["qdq.onnx"] = write_int8_onnx(source, record, folder / "qdq.onnx", batches, scheme="qdq")
     exact = folder / "float32.tflite"
     ranges = calibrate(exact, batches, len(batches))
     for scheme in ("dynamic", "static", "full"):

@@ -111,31 +111,32 @@ class Bench:
         **options,
     ) -> Artifact:
         """A file of `kind` by the converter that a user's export runs."""
+        from vit_export.int8.modes import TUNED_FOR
         from vit_export.int8.recipe import Recipe
         from vit_export.int8.tune import Tuning, images_wanted, tune
-        from vit_export.onnx import write_onnx, write_qdq_onnx
-        from vit_export.tflite.int8 import tuned_modes, write_int8_tflite
+        from vit_export.onnx import write_int8_onnx, write_onnx
+        from vit_export.tflite.int8 import write_int8_tflite
         from vit_export.tflite.quantize import modes_of
         from vit_export.tflite.write import write_tflite
 
         format, precision, scheme = (*kind.split(), None)[:3]
         source, record = source or self.source, record or self.record
         common = {"batch": batch, "input": input, **options}
-        if (format, precision) == ("tflite", "int8") or scheme in ("qdq", "w8a16"):
+        if precision == "int8":
             shown = self.calibration if calibration is None else calibration
             tuning = Tuning(clips=clips or {})
             if tuned:
                 some = normalize(shown[: images_wanted(source.spec)], record.preprocessing)
-                tuning = tune(source, some, tuned_modes("static" if scheme == "qdq" else scheme, source.spec))
+                tuning = tune(source, some, TUNED_FOR[scheme](source.spec))
             fed = feed(shown, input, record.preprocessing)
             batches = [fed[i : i + batch] for i in range(0, len(fed) - batch + 1, batch)]
             if format == "onnx":
-                return write_qdq_onnx(source, record, path, tuning, batches, scheme=scheme, **common)
+                return write_int8_onnx(source, record, path, batches, tuning, scheme=scheme, **common)
             recipe = Recipe(scheme, modes_of(scheme, source.spec), tuning)
             return write_int8_tflite(source, record, path, recipe, batches, **common)
         if format == "tflite":
             return write_tflite(source, record, path, precision=precision, **common)
-        return write_onnx(source, record, path, precision=precision, scheme=scheme, **common)
+        return write_onnx(source, record, path, precision=precision, **common)
 
 
 def _model_of(source: ParameterSource) -> Any:

@@ -14,7 +14,7 @@ from vit_export.artifacts.flatbuffer import MappedModel, operator_kinds
 from vit_export.base.quiet import import_tensorflow
 from vit_export.deployment.rewrites import folded_parameters
 from vit_export.int8 import arithmetic
-from vit_export.int8.equalize import DataFreeParameters, EqualizedParameters, Factors, folding, norm_groups
+from vit_export.int8.equalize import EqualizedParameters, Factors, folding, norm_groups
 from vit_export.int8.modes import SCHEMES, LayerModes, Modes, full_float, static, uniform
 from vit_export.int8.recipe import Recipe
 from vit_export.int8.simulate import Simulation, rounded
@@ -83,20 +83,6 @@ def test_a_rewrite_that_is_only_half_done_is_another_function():
     assert relative(build(SOURCE).predict_output(images), found) > 1e-2
 
 
-@pytest.mark.parametrize("dead", [False, True])
-def test_data_free_rewrites_are_the_same_function(dead):
-    source = SOURCE
-    if dead:  # channels that are 0 everywhere
-        for name, value in (("mlp_norm/scale", 0), ("attention/value/kernel", 0), ("attention/value/bias", 0)):
-            values = source.read(f"encoder/layer_1/{name}").copy()
-            values[..., 5] = value
-            source = source.replaced(f"encoder/layer_1/{name}", values)
-    images = images_for(SPEC)
-    found = DataFreeParameters(source)
-    assert all(np.isfinite(found.read(p.name)).all() for p in parameter_specs(SPEC))
-    assert relative(build(source).predict_output(images), build(found).predict_output(images)) < 1e-5
-
-
 def test_folding_is_the_same_function_and_gives_the_kernels_of_a_tflite_file():
     scale = SOURCE.read("encoder/layer_1/mlp_norm/scale").copy()
     scale[5] = 0
@@ -113,15 +99,6 @@ def test_folding_is_the_same_function_and_gives_the_kernels_of_a_tflite_file():
             wanted = tflite[f"{dense}/kernel"].read().T
             if "/query/" not in f"{dense}/" and norm != "encoder/layer_1/mlp_norm":
                 np.testing.assert_allclose(found.read(f"{dense}/kernel"), wanted, rtol=1e-5)
-
-
-def test_data_free_rewrites_undo_outliers():
-    """With and without channels 100 times as large much the same weights come out."""
-    clean, outliers = DataFreeParameters(SOURCE), DataFreeParameters(Outliers(SOURCE, 100))
-    for name in ("attention/value/kernel", "attention/output/kernel"):
-        wanted, found = (p.read(f"encoder/layer_1/{name}") for p in (clean, outliers))
-        ratio = found / wanted
-        np.testing.assert_allclose(ratio, np.median(ratio), rtol=0.5)
 
 
 def test_outliers_are_the_same_function_and_large():
@@ -269,7 +246,7 @@ def test_tuning_is_exact_but_for_its_corrections():
 
 def test_bias_correction_takes_the_mean_error_away():
     """A kernel whose rounding errors all point one way, and an input that is never 0 on average."""
-    images = images_for(SPEC, 8)
+    images = images_for(SPEC, 32)
     tuning = tune(SOURCE, images, SCHEMES["dynamic"](SPEC))
     assert tuning.factors.corrections
     plain = replace(tuning, factors=replace(tuning.factors, corrections={}))

@@ -79,14 +79,20 @@ def test_the_file_holds_the_levels_that_were_chosen_and_int8_scores_alone(tmp_pa
     assert names == {f"encoder/layer_{i}/attention/scores" for i in range(SPEC.num_layers)}
 
 
-def test_a_vector_off_every_key_changes_nothing():
+def test_a_vector_off_every_key_and_value_changes_nothing():
     images = np.random.default_rng(0).standard_normal((3, SPEC.image_size, SPEC.image_size, 3)).astype(np.float32)
-    vector = np.full(SPEC.hidden_size, 3, np.float32)
-    keys = {f"encoder/layer_{i}/attention": vector for i in range(SPEC.num_layers)}
-    queries = {"encoder/layer_0/attention": np.full(SPEC.hidden_size, 2, np.float32)}
+    attentions = [f"encoder/layer_{i}/attention" for i in range(SPEC.num_layers)]
+    means = {attention: np.linspace(-3, 3, SPEC.hidden_size, dtype=np.float32) for attention in attentions}
+    halved = {attentions[0]: np.full(SPEC.hidden_size, 2, np.float32)}
     answers = []
-    for factors in (Factors(), Factors(keys=keys, queries=queries)):
+    for factors in (
+        Factors(),
+        Factors(key_means=means, queries=halved),
+        Factors(value_means=means),
+        Factors(value_means=means, values=halved),
+    ):
         model = build_model(SPEC)
         assign_parameters(model, EqualizedParameters(SOURCE, factors).read)
         answers.append(model.predict_output(images))
-    np.testing.assert_allclose(answers[1], answers[0], rtol=1e-4, atol=1e-5)
+    for answer in answers[1:]:
+        np.testing.assert_allclose(answer, answers[0], rtol=1e-4, atol=1e-5)

@@ -20,7 +20,6 @@ import tensorflow as tf
 
 from vit_export.base.errors import InputError, OutputError, StructureError
 from vit_export.deployment import graph, rewrites
-from vit_export.int8.equalize import DataFreeParameters
 from vit_export.model.parameters import parameter_specs
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import ModelRecord
@@ -520,41 +519,6 @@ def test_quantize_kernel():
     np.testing.assert_allclose((values - 128.0) * scale, kernel, atol=float(scale.max()) / 2)
     assert values.tolist() == [[192, 128, 1], [1, 128, 192]]
     assert np.isfinite(scale).all()
-
-
-def test_balanced_parameters_are_the_same_model_and_survive_outliers(source, tmp_path):
-    images = images_for(TOY)
-    wanted = reference(source, images)
-    balanced = DataFreeParameters(source)
-    assert difference(reference(balanced, images), wanted) < 1e-5
-
-    outliers = RandomParameters(TOY)
-    for name, group in {"attention_norm": ("query", "key", "value"), "mlp_norm": ("dense_1",)}.items():
-        for index in range(TOY.num_layers):
-            prefix = f"encoder/layer_{index}"
-            for part in ("scale", "bias"):
-                outliers.values[f"{prefix}/{name}/{part}"][[3, 20]] *= 100
-            block = "attention" if len(group) == 3 else "mlp"
-            for dense in group:
-                outliers.values[f"{prefix}/{block}/{dense}/kernel"][[3, 20]] /= 100
-    assert difference(reference(outliers, images), wanted) < 1e-4
-    quality = {}
-    for label, parameters in (("clean", source), ("outliers", outliers)):
-        export(parameters, tmp_path / f"{label}.onnx", precision="int8")
-        quality[label] = signal_to_noise(run(tmp_path / f"{label}.onnx", images), wanted)
-    assert quality["outliers"] > quality["clean"] - 3
-
-
-def test_dead_channels_balance_to_finite_numbers():
-    source = RandomParameters(TOY)
-    source.values["encoder/layer_0/mlp_norm/scale"][5] = 0
-    source.values["encoder/layer_0/mlp/dense_1/kernel"][7] = 0
-    source.values["encoder/layer_1/mlp_norm/scale"][:] = 0
-    balanced = DataFreeParameters(source)
-    for parameter in parameter_specs(TOY):
-        assert np.isfinite(balanced.read(parameter.name)).all()
-    images = images_for(TOY)
-    assert difference(reference(balanced, images), reference(source, images)) < 1e-5
 
 
 def test_runtime_fuses_the_integer_products(exported, tmp_path):

@@ -11,10 +11,11 @@ from vit_export.base.adapters.litert import schema, table_of
 from vit_export.base.errors import InputError, OutputError, StructureError
 from vit_export.base.quiet import import_tensorflow
 from vit_export.deployment.rewrites import rounded_to_float16
+from vit_export.int8.arithmetic import HEADROOM
 from vit_export.int8.modes import SCHEMES
 from vit_export.tflite import stream as writer
 from vit_export.tflite import structure
-from vit_export.tflite.quantize import HEADROOM, calibrate, modes_of, write_int8
+from vit_export.tflite.quantize import calibrate, modes_of, write_int8
 from vit_export.tflite.structure import get_metadata
 from vit_export.tflite.write import write_tflite
 

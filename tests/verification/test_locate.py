@@ -12,12 +12,11 @@ from onnx import helper, numpy_helper
 
 from vit_export.base.errors import InputError, StructureError
 from vit_export.int8.recipe import Recipe
-from vit_export.int8.tune import Tuning
 from vit_export.model.artifact import Artifact
 from vit_export.model.input_kinds import feed
 from vit_export.model.saved_model import write_saved_model
 from vit_export.onnx import stream as weights
-from vit_export.onnx import write_onnx, write_qdq_onnx
+from vit_export.onnx import write_int8_onnx, write_onnx
 from vit_export.runtimes.runner import RunnerError
 from vit_export.tflite.int8 import write_int8_tflite
 from vit_export.tflite.quantize import modes_of
@@ -76,7 +75,7 @@ def files(tmp_path_factory, images):
             recipe = Recipe(kind, modes_of(kind, source.spec))
             return write_int8_tflite(source, record, path, recipe, batches, **options)
         if kind == "qdq":
-            return write_qdq_onnx(source, record, path, Tuning(), batches, **options)
+            return write_int8_onnx(source, record, path, batches, **options, scheme="qdq")
         return write_onnx(source, record, path, precision="int8", scheme="dynamic", **options)
 
     return written

@@ -96,14 +96,10 @@ class Pictures:
         chosen = self.rows if indices is None else [self.rows[i] for i in indices]
         return self.store[list(chosen)]
 
-    def normalized(self, count: int | None = None, leaving: int = 0) -> npt.NDArray[np.float32]:
-        """Return at most `count` images, spread over all but the last `leaving`: float32 [n, size, size, 3].
-
-        At least one, whatever is left.
-        """
-        there = max(1, len(self) - leaving)
-        count = there if count is None else min(count, there)
-        return normalize(self.pixels([i * there // count for i in range(count)]), self.preprocessing)
+    def normalized(self, count: int | None = None, among: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
+        """Return at most `count` images, spread over those `among` which to choose: float32 [n, size, size, 3]."""
+        there = range(len(self)) if among is None else among
+        return normalize(self.pixels(spread(there, len(there) if count is None else count)), self.preprocessing)
 
     def fed(self, kind: str, count: int | None = None) -> npt.NDArray[Any]:
         """Return the first `count` images (None: all) as a file of the input kind `kind` takes them: float32, or uint8.
@@ -112,9 +108,9 @@ class Pictures:
         """
         return feed(self.pixels(range(len(self))[:count]), kind or "normalized", self.preprocessing)
 
-    def batches(self, batch: int, kind: str) -> "Batches":
-        """Return the images in static batches, as a file of the input kind `kind` takes them."""
-        return Batches(self, batch, kind)
+    def batches(self, batch: int, kind: str, among: Sequence[int] | None = None) -> "Batches":
+        """Return the images, or those `among` them, in static batches, as files of the input kind `kind` take them."""
+        return Batches(self, batch, kind, range(len(self)) if among is None else among)
 
     def labelled(self, labels: Sequence[str] | None, *, required: bool = False) -> Self:
         """Return the same pictures with the classes that their folders name (`classes_of`)."""
@@ -128,18 +124,24 @@ class Pictures:
 class Batches(Sequence[np.ndarray]):
     """Pictures in batches [batch, size, size, 3], made when they are asked for; the last is filled up."""
 
-    def __init__(self, pictures: Pictures, batch: int, kind: str) -> None:
-        self._pictures, self._batch, self._kind = pictures, batch, kind
+    def __init__(self, pictures: Pictures, batch: int, kind: str, among: Sequence[int]) -> None:
+        self._pictures, self._batch, self._kind, self._among = pictures, batch, kind, among
 
     def __len__(self) -> int:
-        return math.ceil(len(self._pictures) / self._batch)
+        return math.ceil(len(self._among) / self._batch)
 
     def __getitem__(self, index: Any) -> Any:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        first, count = index * self._batch, len(self._pictures)
-        pixels = self._pictures.pixels([i % count for i in range(first, first + self._batch)])
+        first = index * self._batch
+        pixels = self._pictures.pixels([self._among[i % len(self._among)] for i in range(first, first + self._batch)])
         return feed(pixels, self._kind, self._pictures.preprocessing)
+
+
+def spread(positions: Sequence[int], count: int) -> list[int]:
+    """At most `count` of `positions`, evenly spread over them."""
+    count = min(count, len(positions))
+    return [positions[i * len(positions) // count] for i in range(count)]
 
 
 def encoded(name: str) -> bytes:

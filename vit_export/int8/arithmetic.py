@@ -10,6 +10,12 @@ import numpy as np
 LEVELS, LARGEST = 255, 127
 _TINY = 1e-12
 
+HEADROOM = 2.0
+"""How much further than what images showed the ranges of 16-bit activations reach: one bit, which they can spare.
+
+An image that leaves the ranges loses more: of toys with random weights the worst went from 19 to 31 dB (1.25 to 2).
+"""
+
 Mode = Literal["float", "static", "dynamic"]
 """How a Dense computes. static: ranges known beforehand, input and output rounded; dynamic: the range of each row of
 the input found while running, output float; float: not quantized, but for the weights if they are."""
@@ -19,18 +25,15 @@ def asymmetric(x: Any, low: float, high: float) -> Any:
     """`x` in 256 levels that cover low..high and hold 0 exactly; what lies outside is clipped."""
     import tensorflow as tf
 
-    low, high = min(low, 0.0), max(high, 0.0)
-    scale = max(high - low, _TINY) / LEVELS
-    zero = round(-128 - low / scale)
-    return (tf.clip_by_value(tf.round(x / scale) + zero, -128, 127) - zero) * scale
+    return tf.quantization.fake_quant_with_min_max_vars(x, min(low, 0.0), max(high, _TINY))
 
 
 def symmetric(x: Any, largest: float) -> Any:
     """`x` in the 255 levels of -largest..largest, zero point 0; what lies outside is clipped."""
     import tensorflow as tf
 
-    scale = max(largest, _TINY) / LARGEST
-    return tf.clip_by_value(tf.round(x / scale), -LARGEST, LARGEST) * scale
+    largest = max(largest, _TINY)
+    return tf.quantization.fake_quant_with_min_max_vars(x, -largest, largest, narrow_range=True)
 
 
 def per_row(x: Any) -> Any:

@@ -9,10 +9,12 @@ anything nonlinear between, its factor can move:
 * from the value projection into the rows of attention's output projection: softmax(QKᵀ)(V/c)·diag(c)W;
 * from query to key: (Q/c)(K·c)ᵀ = QKᵀ.
 
-And a vector can be taken off every key at no cost: Q(K - c)ᵀ lowers all scores of a row alike, which the softmax does
-not see.
+And a vector can be taken off every key, and off every value, at no cost: Q(K - c)ᵀ lowers all scores of a row alike,
+which the softmax does not see; the rows of a softmax sum to 1, so that softmax(QKᵀ)(V - c) = softmax(QKᵀ)V - c, and cW
+goes into the bias of the output projection. What rounding does to a softmax of small values, whose rows sum to 1 no
+longer, then meets values without a mean.
 
-It does not hold through GELU. `DataFreeParameters` needs no images; `vit_export.int8.tune` chooses by images.
+It does not hold through GELU. `vit_export.int8.tune` and `vit_export.onnx.smoothing` choose the factors by images.
 """
 
 from collections.abc import Mapping
@@ -34,16 +36,17 @@ class Factors:
     """What moves where, by the prefix of the parameters concerned; each vector is float32 [width].
 
     `norms` and `centres`: a LayerNorm's output y becomes (y - centre) / factor. `values`: the value projection of an
-    attention (`…/attention`) is divided by it. `queries`: so is the query projection. `keys` are taken off the key
-    projection. `corrections` are added to the bias of a Dense; they alone change the function, by what quantization
-    would (`vit_export.int8.tune`).
+    attention (`…/attention`) is divided by it. `queries`: so is the query projection. `key_means` are taken off the key
+    projection, `value_means` off the value projection, before it is divided. `corrections` are added to the bias of a
+    Dense; they alone change the function, by what quantization would (`vit_export.int8.tune`).
     """
 
     norms: Vectors = field(default_factory=dict)
     centres: Vectors = field(default_factory=dict)
     values: Vectors = field(default_factory=dict)
     queries: Vectors = field(default_factory=dict)
-    keys: Vectors = field(default_factory=dict)
+    key_means: Vectors = field(default_factory=dict)
+    value_means: Vectors = field(default_factory=dict)
     corrections: Vectors = field(default_factory=dict)
 
     def also(self, **more: Vectors) -> "Factors":
@@ -82,8 +85,13 @@ class EqualizedParameters:
             if norm is not None and norm in factors.centres:
                 centre = factors.centres[norm].astype(np.float64)
                 values = (values + centre @ self._source.read(f"{owner}/kernel")).astype(np.float32)
-            if projection == "key" and attention in factors.keys:
-                values = values - factors.keys[attention]
+            if projection == "key" and attention in factors.key_means:
+                values = values - factors.key_means[attention]
+            if projection == "value" and attention in factors.value_means:
+                values = values - factors.value_means[attention]
+            if projection == "output" and attention in factors.value_means:
+                mean = factors.value_means[attention].astype(np.float64)
+                values = (values + mean @ self._source.read(f"{owner}/kernel")).astype(np.float32)
             columns = self._columns(attention, projection)
             values = values if columns is None else values * columns
             if owner in factors.corrections:
@@ -131,59 +139,6 @@ def norm_groups(spec: ViTSpec) -> dict[str, tuple[str, ...]]:
     elif spec.num_classes is not None:
         groups["encoder/norm"] = ("head",)
     return groups
-
-
-class DataFreeParameters:
-    """A `ParameterSource` equal to `source` in float, equalized from the weights alone, a layer when it is read.
-
-    What images would tell is estimated: a LayerNorm's output before scale and shift has unit variance in every channel,
-    so that |scale| is the size of a channel behind it, and the norm of a value projection's column that of its output.
-    The LayerNorm's shift goes into the next bias altogether, its scale half-way (equation 4 with alpha 0.5).
-
-    Signal to quantization noise of the logits of ONNX's dynamic int8, on a model trained on digits and on S/32 with
-    heavy-tailed random weights: 39.5 and 23.3 dB stay 39.3 and 24.3; with four LayerNorm channels scaled 30-fold, 18.3
-    and 9.5 dB become the same 39.3 and 24.3.
-    """
-
-    def __init__(self, source: ParameterSource) -> None:
-        self._source = source
-        self._groups = norm_groups(source.spec)
-        self._norm_of = {dense: norm for norm, group in self._groups.items() for dense in group}
-        self._factors = Factors()
-
-    @property
-    def spec(self) -> ViTSpec:
-        """The model the parameters belong to."""
-        return self._source.spec
-
-    def read(self, name: str) -> np.ndarray:
-        """The parameter called `name`, float32, in its canonical shape."""
-        owner = name.rpartition("/")[0]
-        attention, _, projection = owner.rpartition("/")
-        if projection in ("value", "output") and attention.endswith("/attention"):
-            self._equalize_value(attention)
-        norm = owner if owner in self._groups else self._norm_of.get(owner)
-        if norm is not None:
-            self._equalize_norm(norm)
-        return EqualizedParameters(self._source, self._factors).read(name)
-
-    def _equalize_norm(self, norm: str) -> None:
-        if norm in self._factors.norms:
-            return
-        if norm.endswith("attention_norm"):
-            self._equalize_value(norm.removesuffix("_norm"))
-        plain = EqualizedParameters(self._source, Factors(values=self._factors.values))
-        weight = np.max([np.abs(plain.read(f"{d}/kernel")).max(axis=1) for d in self._groups[norm]], axis=0)
-        factor = geometric(np.abs(self._source.read(f"{norm}/scale")), weight, 0.5)
-        self._factors = self._factors.also(norms={norm: factor}, centres={norm: self._source.read(f"{norm}/bias")})
-
-    def _equalize_value(self, attention: str) -> None:
-        if attention in self._factors.values:
-            return
-        scale, shift = (self._source.read(f"{attention}_norm/{part}") for part in ("scale", "bias"))
-        kernel, bias = (self._source.read(f"{attention}/value/{part}") for part in ("kernel", "bias"))
-        size = np.sqrt(np.square(scale[:, np.newaxis] * kernel).sum(0)) + np.abs(shift @ kernel + bias)
-        self._factors = self._factors.also(values={attention: geometric(size, np.ones_like(size), 1.0)})
 
 
 def geometric(activation: np.ndarray, weight: np.ndarray, strength: float) -> np.ndarray:

@@ -101,3 +101,10 @@ def full_float(spec: ViTSpec) -> Modes:
 
 SCHEMES: dict[str, Callable[[ViTSpec], Modes]] = {"static": static, "dynamic": dynamic}
 """Modes by the name of their scheme."""
+
+TUNED_FOR: dict[str, Callable[[ViTSpec], Modes]] = {**SCHEMES, "full": static, "w8a16": full_float}
+"""The modes that a file of each scheme is tuned for.
+
+Where every operator is int8 the Dense layers and products still are what equalization helps. With activations of 16
+bits the noise is that of the rounded weights: what is tuned for is float with these.
+"""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_export.deployment.graph import TFLITE, Graph
+from vit_export.deployment.graph import TFLITE, Dialect, Graph
 from vit_export.int8 import arithmetic
 from vit_export.int8.modes import Modes
 from vit_export.model.spec import ViTSpec
@@ -85,26 +85,33 @@ class Extremes(Graph):
 
 
 class Grams(Graph):
-    """A deployment graph in float that keeps XᵀX of each Dense's input X [rows, channels], by the name of the Dense.
+    """A deployment graph in float that keeps XᵀX of the inputs X [rows, channels] of Dense layers, by the Dense's name.
 
-    The class token's row is the one that is read in the end, and looks like no other: it counts as much as all others
-    together, but for keys and values, of which it reads every row's.
+    That of an attention's query stands for its key and value too. The class token's row is the one that is read in the
+    end, and looks like no other: it counts as much as all others together, but for them, of which it reads every row's.
     """
 
-    def __init__(self, spec: ViTSpec, weights: Mapping[str, Any], batch: int) -> None:
-        super().__init__(spec, weights, TFLITE, batch)
+    def __init__(self, spec: ViTSpec, weights: Mapping[str, Any], batch: int, dialect: Dialect = TFLITE) -> None:
+        super().__init__(spec, weights, dialect, batch)
         self.found: dict[str, np.ndarray] = {}
 
     def visit(self, site: str, x: Any) -> Any:
         """`x` as it is, all rows of it."""
         name, _, side = site.partition(":")
-        if side == "input":
+        # Query, key and value read one tensor.
+        if side == "input" and not name.endswith(("/key", "/value")):
             gram = self.tf.matmul(x, x, transpose_a=True)
-            if not name.endswith(("/key", "/value")):
+            if not name.endswith("/query"):
                 alone = x[:: self.spec.num_tokens]
                 gram += self.spec.num_tokens * self.tf.matmul(alone, alone, transpose_a=True)
             self.found[name] = gram.numpy()
         return x
+
+    @staticmethod
+    def readers(name: str) -> tuple[str, ...]:
+        """The Dense layers that read what `name` reads."""
+        attention, _, last = name.rpartition("/")
+        return tuple(f"{attention}/{part}" for part in ("query", "key", "value")) if last == "query" else (name,)
 
 
 def rounded(name: str, values: np.ndarray) -> np.ndarray:

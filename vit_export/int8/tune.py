@@ -3,8 +3,8 @@
 Layer by layer on the float model's own tokens, so that one layer's weights are in memory at a time (steps 1, 2 and 4
 are in Nagel et al., 2021, "A White Paper on Neural Network Quantization"):
 
-1. the mean key is taken off all keys; how strongly value and query projections and LayerNorms are equalized
-   (`vit_export.int8.equalize`);
+1. the mean key is taken off all keys and the mean value off all values; how strongly value and query projections and
+   LayerNorms are equalized (`vit_export.int8.equalize`);
 2. how far the range of an activation is clipped: what is rare is cut off where finer levels for the rest are worth it;
 3. weights are rounded by the error of the output (`vit_export.int8.rounding`);
 4. bias correction: the mean of what rounding changed is taken off the bias at the end of the branch.
@@ -24,7 +24,7 @@ from vit_export.deployment.graph import TFLITE, Graph
 from vit_export.deployment.rewrites import folded_parameters
 from vit_export.int8.equalize import EqualizedParameters, Factors, geometric, norm_groups
 from vit_export.int8.modes import Modes
-from vit_export.int8.rounding import Levels, round_by_error
+from vit_export.int8.rounding import Levels, round_together
 from vit_export.int8.simulate import Clips, Extremes, Grams, Simulation, rounded
 from vit_export.model.parameters import ParameterSource, layer_name
 from vit_export.model.spec import ViTSpec
@@ -225,10 +225,11 @@ class _Layer:
         layer = self.modes.layers[int(self.prefix.rpartition("_")[2])]
         before = error = self._error(self._attention_branch)
         error = self._equalize_norm(f"{attention}_norm", self._attention_branch, error)
+        means = {f"{name}_means": {attention: self.seen.means[f"{attention}/{name}"]} for name in ("key", "value")}
+        self.factors = self.factors.also(**means)
+        error = self._error(self._attention_branch)
         error = self._equalize("values", f"{attention}/value", None, self._attention_branch, error)
         if layer.products != "float":
-            self.factors = self.factors.also(keys={attention: self.seen.means[f"{attention}/key"]})
-            error = self._error(self._attention_branch)
             error = self._equalize("queries", f"{attention}/query", f"{attention}/key", self._attention_branch, error)
         if layer.products == "int8":
             error = self._clip(f"{attention}/scores/softmax", "high", self._attention_branch, error)
@@ -238,7 +239,7 @@ class _Layer:
             error = self._clip(f"{attention}/mixed", "both", self._attention_branch, error)
         if layer.attention == "static":
             error = self._clip(f"{attention}/output", "both", self._attention_branch, error)
-        self._round(attention, "query", "key", "value", "output")
+        self._round(attention)
         self._correct(f"{attention}/output", self._attention_branch)
         self.errors["attention"] = before, self._error(self._attention_branch)
         before = error = self._error(self._mlp_branch)
@@ -247,7 +248,7 @@ class _Layer:
             error = self._clip(f"{mlp}/dense_1", "low", self._mlp_branch, error)
             error = self._clip(f"{mlp}/dense_2:input", "high", self._mlp_branch, error)
             error = self._clip(f"{mlp}/dense_2", "both", self._mlp_branch, error)
-        self._round(mlp, "dense_1", "dense_2")
+        self._round(mlp)
         self._correct(f"{mlp}/dense_2", self._mlp_branch)
         self.errors["mlp"] = before, self._error(self._mlp_branch)
 
@@ -262,18 +263,18 @@ class _Layer:
             self.errors["mlp"],
         )
 
-    def _round(self, part: str, *names: str) -> None:
-        """Round the kernels of some Dense of attention or MLP by the error of their outputs."""
+    def _round(self, part: str) -> None:
+        """Round the kernels of attention or MLP by the error of their outputs."""
         reads = _Reads(self.source, self.factors)
         grams = Grams(self.spec, reads, self.seen_images)
         if part.endswith("/attention"):
             grams.attention_branch(self.every_row, self.prefix, last=False)
         else:
             grams.mlp_branch(self.every_middle, self.prefix)
-        for name in names:
-            kernel, gram = reads[f"{part}/{name}/kernel"], grams.found[f"{part}/{name}"]
+        for dense, gram in grams.found.items():
             if len(self.every_row) >= ROWS * len(gram):
-                self.kernels[f"{part}/{name}/kernel"] = round_by_error(kernel, gram)
+                names = [f"{reader}/kernel" for reader in grams.readers(dense)]
+                self.kernels |= round_together({name: reads[name] for name in names}, gram)
 
     def _attention_branch(self, simulation: Graph) -> tuple[Any, Any]:
         return simulation.attention_branch(self.tokens, self.prefix, last=False), self.attention
@@ -304,8 +305,8 @@ class _Layer:
     def _equalize(self, kind: str, first: str, second: str | None, branch: Any, error: float) -> float:
         """Try `kind` of factors at every strength, from the sizes of the channels at one or two sites."""
         attention = first.rpartition("/")[0]
-        size = self.seen.largest(first)
-        other = np.ones_like(size) if second is None else self.seen.largest(second, self.factors.keys.get(attention))
+        size = self.seen.largest(first, self.factors.value_means[attention] if second is None else None)
+        other = np.ones_like(size) if second is None else self.seen.largest(second, self.factors.key_means[attention])
         for strength in STRENGTHS:
             factors = self.factors.also(**{kind: {attention: geometric(size, other, strength)}})
             error = self._keep_if_better(factors, kind, strength, branch, error, ENOUGH)

@@ -27,14 +27,13 @@ class PrecisionRow:
 
 @dataclass(frozen=True)
 class Scheme:
-    """One way to int8 in one format; `needs_images` where images of the representative dataset choose or calibrate.
+    """One way to int8 in one format.
 
     `about` says it in a few words, `caution` in the sentence that a model card has: what is int8, and what that costs.
     """
 
     format: Format
     name: str
-    needs_images: bool
     about: str
     caution: str
 
@@ -56,23 +55,19 @@ SCHEMES: tuple[Scheme, ...] = (
     Scheme(
         "tflite",
         "auto",
-        True,
         "the fastest mix within a budget",
         "A mix of int8 and more exact layers, chosen by a budget and by a few images: images unlike those may lose "
         "more.",
     ),
-    Scheme("tflite", "static", True, "ranges from images", f"Weights and most activations are int8, {_RANGES}"),
-    Scheme("tflite", "dynamic", True, "ranges found while running", _DYNAMIC),
-    Scheme("tflite", "w8a16", True, _WIDE, f"Weights are int8, activations have 16 bits, {_RANGES}"),
-    Scheme("tflite", "full", True, "integer in and out", f"Everything is int8, input and output too, {_RANGES}"),
-    Scheme("onnx", "dynamic", False, "ranges found while running", _DYNAMIC),
-    Scheme(
-        "onnx", "qdq", True, "ranges in the graph, for accelerators", f"Dense layers and attention are int8 {_RANGES}"
-    ),
+    Scheme("tflite", "static", "ranges from images", f"Weights and most activations are int8, {_RANGES}"),
+    Scheme("tflite", "dynamic", "ranges found while running", _DYNAMIC),
+    Scheme("tflite", "w8a16", _WIDE, f"Weights are int8, activations have 16 bits, {_RANGES}"),
+    Scheme("tflite", "full", "integer in and out", f"Everything is int8, input and output too, {_RANGES}"),
+    Scheme("onnx", "dynamic", "ranges found while running", _DYNAMIC),
+    Scheme("onnx", "qdq", "ranges in the graph, for accelerators", f"Dense layers and attention are int8 {_RANGES}"),
     Scheme(
         "onnx",
         "w8a16",
-        True,
         _WIDE,
         f"Weights are int8; activations of Dense layers and attention have 16 bits, {_RANGES}",
     ),
@@ -89,7 +84,7 @@ SCHEME_NAMES = tuple(sorted({scheme.name for scheme in SCHEMES}))
 SEARCHED = "auto"
 """The int8 scheme that looks for the fastest mix within a budget."""
 
-DEFAULT_MIN_SQNR, DEFAULT_MIN_SQNR_UNTRAINED = 31.0, 12.0
+DEFAULT_MIN_SQNR, DEFAULT_MIN_SQNR_UNTRAINED = 30.0, 12.0
 """The budget of `SEARCHED` in dB where none is given; that of random weights, whose answers mean nothing, is the least
 that verification lets pass."""
 
@@ -108,12 +103,6 @@ TIME_LIMIT = 20.0
 def scheme_of(format: Format, scheme: str | None) -> Scheme | None:
     """The row of an int8 scheme, None where the table has none."""
     return next((row for row in SCHEMES if (row.format, row.name) == (format, scheme)), None)
-
-
-def needs_images(format: Format, scheme: str | None) -> bool:
-    """Whether a file is chosen by images of the representative dataset, or takes ranges from them."""
-    row = scheme_of(format, scheme)
-    return row is not None and row.needs_images
 
 
 def file_name(model: str, format: Format, precision: Precision, scheme: str | None) -> str:

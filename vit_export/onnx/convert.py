@@ -3,13 +3,12 @@
 from vit_export.base.reporting import Reporter
 from vit_export.images.pictures import Pictures
 from vit_export.int8.budget import Budget
-from vit_export.int8.modes import full_float, static
+from vit_export.int8.modes import TUNED_FOR
 from vit_export.int8.tune import images_wanted, tune
 from vit_export.model.artifact import Artifact, FileOptions, PlannedFile
-from vit_export.model.names import needs_images
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
-from vit_export.onnx.int8 import write_qdq_onnx
+from vit_export.onnx.int8 import write_int8_onnx
 from vit_export.onnx.write import write_onnx
 
 
@@ -22,7 +21,7 @@ def convert(
     options: FileOptions,
     reporter: Reporter,
 ) -> Artifact:
-    """Write `file`; `pictures` are the representative dataset, which static int8 is tuned and calibrated on.
+    """Write `file`; `pictures` are the representative dataset, which int8 is calibrated on.
 
     No scheme of this format searches for a `budget`.
 
@@ -31,31 +30,31 @@ def convert(
         OutputError: the file cannot be written.
     """
     assert budget is None, f"ONNX has no int8 scheme with a budget, {file.scheme} was asked for"
-    if not needs_images(file.format, file.scheme):
+    if file.precision != "int8":
         reporter.step(f"Converting to {file.label}")
         return write_onnx(
             source,
             record,
             file.path,
             precision=file.precision,
-            scheme=file.scheme,
             opset=options.opset,
             batch=options.batch,
             input=options.input,
         )
-    assert pictures is not None, "static int8 needs images: see names.needs_images"
-    reporter.step(f"Tuning int8 ({file.scheme}) layer by layer")
-    spec = record.spec
-    modes = full_float(spec) if file.scheme == "w8a16" else static(spec)
-    tuning = tune(source, pictures.normalized(images_wanted(spec)), modes, reporter.progress)
+    assert pictures is not None, "int8 is calibrated on images: see pipeline.choice"
+    scheme, tuning = file.scheme or "dynamic", None
+    if scheme == "w8a16":
+        reporter.step(f"Tuning int8 ({scheme}) layer by layer")
+        images = pictures.normalized(images_wanted(record.spec))
+        tuning = tune(source, images, TUNED_FOR[scheme](record.spec), reporter.progress)
     reporter.step(f"Calibrating on {len(pictures)} images")
-    return write_qdq_onnx(
+    return write_int8_onnx(
         source,
         record,
         file.path,
-        tuning,
         pictures.batches(options.batch, options.input),
-        scheme=file.scheme or "qdq",
+        tuning,
+        scheme=scheme,
         opset=options.opset,
         batch=options.batch,
         input=options.input,

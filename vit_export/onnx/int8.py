@@ -1,62 +1,77 @@
-"""A statically quantized .onnx file from parameters: calibrated in float, then written as `onnx.qdq` says."""
+"""An int8 .onnx file from parameters and images: observed in float, then written as `quantize` and `qdq` say."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from vit_export.base.files import refuse_existing
+from vit_export.deployment.rewrites import FoldedInput
 from vit_export.int8.equalize import EqualizedParameters, folding
-from vit_export.int8.tune import Tuning
+from vit_export.int8.rounding import Levels
+from vit_export.int8.tune import Tuning, images_wanted
 from vit_export.model.artifact import Artifact, InputKind
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
-from vit_export.onnx.calibration import calibrate
+from vit_export.model.spec import ViTSpec
+from vit_export.onnx.calibration import clipped, observe
 from vit_export.onnx.qdq import QDQ, W8A16
+from vit_export.onnx.rounding import rounded_kernels
+from vit_export.onnx.smoothing import Smoothing, ranges_of, smooth
 from vit_export.onnx.write import write_onnx
 
 
-def write_qdq_onnx(
+def write_int8_onnx(
     source: ParameterSource,
     record: ModelRecord,
     path: Path,
-    tuning: Tuning,
     batches: Sequence[np.ndarray],
+    tuning: Tuning | None = None,
     *,
-    scheme: str = "qdq",
+    scheme: str,
     opset: int | None = None,
     batch: int = 1,
     input: InputKind = "normalized",
     progress: Callable[[int, int], None] | None = None,
     overwrite: bool = False,
 ) -> Artifact:
-    """Write the file of `source` by `scheme`, "qdq" or "w8a16", equalized, corrected and clipped as `tuning` says.
+    """Write the int8 file of `source` by `scheme`.
 
-    `batches` are the representative dataset as the file takes it (`input_kinds.feed`), each [batch, size, size, 3];
-    read one at a time. A `tuning` that was made for a TFLite file serves this one too: what TFLite folds away, the
-    scale and shift of LayerNorms, is equalized from the weights (`int8.equalize.DataFreeParameters`). On a model
-    trained on digits a tuning made for "qdq" is 0.3 to 0.6 dB better, and none at all 0.7 dB worse. For "w8a16" they
-    are folded here too, so that the kernels are those of the .tflite file, which biases were corrected for.
+    `batches` are images as the file takes them (`input_kinds.feed`), each [batch, size, size, 3]; read one at a time,
+    but for those that weights are rounded by. "dynamic" and "qdq" are smoothed (`onnx.smoothing`) and rounded
+    (`onnx.rounding`) by them. "w8a16" is what `tuning` says, its kernels too: LayerNorms are folded as TFLite does, so
+    that both formats hold the same levels. Where it is given to the others, it equalizes, corrects and clips them.
 
     Raises:
         InputError: there are no images, or not such as the file takes; see also `write_onnx`.
         OutputError: `path` exists (and `overwrite` is false) or cannot be written.
     """
     refuse_existing(path, overwrite=overwrite)
-    wide = scheme == "w8a16"
+    spec, wide, tuning = source.spec, scheme == "w8a16", tuning or Tuning()
     tuned = EqualizedParameters(source, folding(source, tuning.factors)) if wide else tuning.apply(source)
-    ranges = calibrate(
+    observed = observe(
         tuned,
-        record.preprocessing,
         batches,
         len(batches),
         path.parent,
+        preprocessing=record.preprocessing,
         batch=batch,
         input=input,
-        clips=tuning.clips,
         numbers=W8A16 if wide else QDQ,
         progress=progress,
     )
+    if wide:
+        smoothing = Smoothing(kernels=_as_onnx_holds_them(tuning.kernels, spec))
+    else:
+        smoothing = smooth(observed, spec)
+        count = min(len(batches), -(-images_wanted(spec) // len(batches[0])))
+        some = [batches[i * len(batches) // count] for i in range(count)]
+        folded = FoldedInput(tuned, record.preprocessing, input)
+        smoothing = replace(smoothing, kernels=rounded_kernels(folded, smoothing, some, progress))
+    ranges = None
+    if scheme != "dynamic":
+        ranges = clipped(ranges_of(observed, None if wide else smoothing, spec), tuning.clips)
     return write_onnx(
         tuned,
         record,
@@ -67,5 +82,15 @@ def write_qdq_onnx(
         batch=batch,
         input=input,
         ranges=ranges,
+        smoothing=smoothing,
         overwrite=overwrite,
     )
+
+
+def _as_onnx_holds_them(kernels: Mapping[str, Levels], spec: ViTSpec) -> dict[str, Levels]:
+    """`kernels` of the TFLite dialect, whose queries have 1/√d in their scales, without it."""
+    root = np.float32(spec.head_size**0.5)
+    return {
+        name: replace(levels, scale=levels.scale * root) if "/attention/query/" in name else levels
+        for name, levels in kernels.items()
+    }

@@ -88,7 +88,8 @@ class PairedParameters:
         self._reader_of = dict[str, str]()
         for index in range(source.spec.num_layers):
             prefix = layer_name(index)
-            self._reader_of[f"{prefix}/mlp/dense_1"] = f"{prefix}/mlp/dense_2"
+            for writer in ("dense_1", "hidden"):  # hidden/scale: see `smoothing`
+                self._reader_of[f"{prefix}/mlp/{writer}"] = f"{prefix}/mlp/dense_2"
             self._reader_of[f"{prefix}/attention/value"] = f"{prefix}/attention/output"
         self._readers = frozenset(self._reader_of.values())
 
@@ -105,6 +106,10 @@ class PairedParameters:
         if owner in self._readers and part == "kernel":
             return self._source.read(name)[self._order(owner)]
         return self._source.read(name)
+
+    def order(self, reader: str) -> np.ndarray | None:
+        """The order of the channels that the Dense `reader` reads, int [in]; None where it is the checkpoint's."""
+        return self._order(reader) if reader in self._readers else None
 
     def _order(self, reader: str) -> np.ndarray:
         if reader not in self._orders:

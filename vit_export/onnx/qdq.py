@@ -1,12 +1,15 @@
 """int8 for accelerators: QuantizeLinear/DequantizeLinear pairs with ranges from calibration ("qdq").
 
-The standard form of a statically quantized model: every Dense reads its input and its weights through a pair and
-writes its output through one, and both products of attention read theirs so; LayerNorm, softmax, GELU and the residual
-stream stay float, and so do the logits. Runtimes turn each pattern into their integer operator: ONNX Runtime's CPU
-provider into QGemm, MatMulIntegerToFloat and QLinearMatMul, OpenVINO into integer FullyConnected, Qualcomm's HTP into
-FullyConnected and MatMul. The last takes no FullyConnected with a float output: for its sake outputs are rounded, and
-the head runs elsewhere there. Attention is left decomposed at every opset, because nothing can stand between the
-products of the single operator; 1/√d is in the query's weights.
+The standard form of a statically quantized model: every Dense reads its input and its weights through a pair, and QKᵀ
+its operands; all else is float. So are the outputs of Dense layers, which the residual stream takes: a few of its
+channels are a hundred times the others in trained models, and 8 bits lose what a layer adds to the rest. And so is
+softmax·V, because over many tokens the softmax's values are of the size of one level. On DINOv2-S/14 (docs/
+quantization.md) the two are worth more than 10 dB, and cost no time: the CPU's integer Dense writes float as quickly.
+
+Runtimes turn each pattern into their integer operator: ONNX Runtime's CPU provider into QGemm and
+MatMulIntegerToFloat, OpenVINO into integer FullyConnected. Qualcomm's HTP takes no FullyConnected with a float output:
+for it there is "w8a16". Attention is left decomposed at every opset, because nothing can stand between the products of
+the single operator; 1/√d is in the query's weights.
 
 Activations are uint8 with a zero point, weights int8 per output channel with zero point 0, biases int32 with the
 product of both scales.
@@ -25,13 +28,13 @@ options, for a model trained on digits and for S/32 with heavy-tailed random wei
 What accelerators ask for is int8 with zero point 0. int8 activations are as exact, but of the Dense layers ONNX Runtime
 leaves those that share their input in float (52.9 ms).
 
-"w8a16" is the same graph with uint16 activations, for accelerators that have them (Qualcomm's HTP): 65536 levels, so
-that what is lost is lost by the rounded weights, and these need no care for 16-bit sums. ONNX Runtime's CPU provider
-has no integer operator for it and computes between the pairs in float.
+"w8a16" has uint16 activations, for accelerators that have them (Qualcomm's HTP): 65536 levels, so that every output
+can be rounded too and what is lost is lost by the rounded weights, which need no care for 16-bit sums. ONNX Runtime's
+CPU provider has no integer operator for it and computes between the pairs in float.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,19 +42,21 @@ import numpy as np
 from vit_export.base.errors import InputError, StructureError
 from vit_export.base.lazy import LazyTensor, Tensors, computed_together
 from vit_export.deployment.rewrites import plain_parameters
-from vit_export.int8.equalize import DataFreeParameters
+from vit_export.int8.arithmetic import HEADROOM
+from vit_export.int8.rounding import Levels
 from vit_export.model.parameters import ParameterSource, layer_name
 from vit_export.model.spec import ViTSpec
 from vit_export.onnx.editing import Editor, drop_unused
 from vit_export.onnx.fusion import dense_layers
-from vit_export.onnx.pairs import PairedParameters, quantize_by_pairs
+from vit_export.onnx.pairs import quantize_by_pairs
+from vit_export.onnx.smoothing import int8_parameters, levels_of
 from vit_export.onnx.stream import declare_inputs
 
 if TYPE_CHECKING:
     import onnx
 
 Ranges = Mapping[str, tuple[float, float]]
-"""Site -> smallest and largest value, for every site of `sites`."""
+"""Site -> smallest and largest value, for every site of `sites` that is rounded."""
 
 _LARGEST = 127
 _LARGEST_BIAS = 2**30
@@ -61,27 +66,23 @@ PIXELS = "patch_embedding:input"
 """The site whose range is known without looking."""
 
 
-class _ScaledQueries:
-    """A `ParameterSource` equal to `source` with 1/√d in the query projections, which is exact in every channel."""
+def qdq_parameters(source: ParameterSource, numbers: "Numbers | None" = None) -> Tensors:
+    """What the graph holds before it is rounded to `numbers`: the parameters, 1/√d in the query projections.
 
-    def __init__(self, source: ParameterSource) -> None:
-        self._source = source
+    That is exact in every channel. With `numbers` in pairs, channels are in the order that suits them.
+    """
+    factor = np.float32(_query_factor(source.spec))
 
-    @property
-    def spec(self) -> ViTSpec:
-        """The model the parameters belong to."""
-        return self._source.spec
+    def scaled(tensor: LazyTensor) -> LazyTensor:
+        return replace(tensor, read=lambda: tensor.read() * factor)
 
-    def read(self, name: str) -> np.ndarray:
-        """The parameter called `name`, float32, in its canonical shape."""
-        values = self._source.read(name)
-        return values * np.float32(self.spec.head_size**-0.5) if "/attention/query/" in name else values
+    paired = numbers is not None and numbers.kernel is quantize_by_pairs
+    parameters = int8_parameters(source) if paired else plain_parameters(source)
+    return {name: scaled(t) if "/attention/query/" in name else t for name, t in parameters.items()}
 
 
-def qdq_parameters(source: ParameterSource, numbers: "Numbers") -> Tensors:
-    """What the float graph that is calibrated and the integer one both hold."""
-    scaled = _ScaledQueries(DataFreeParameters(source) if numbers.equalized else source)
-    return plain_parameters(PairedParameters(scaled) if numbers.kernel is quantize_by_pairs else scaled)
+def _query_factor(spec: ViTSpec) -> float:
+    return float(spec.head_size**-0.5)
 
 
 def sites(graph: "onnx.GraphProto", spec: ViTSpec) -> dict[str, str]:
@@ -153,9 +154,9 @@ def qdq_int8(
     numbers = numbers or QDQ
     graph, spec = model.graph, source.spec
     fold_query_scale(graph, spec)
-    values = sites(graph, spec)
+    values = {site: value for site, value in sites(graph, spec).items() if numbers.rounds(site)}
     steps = _Activations(values, ranges, numbers)
-    rounded = {value for site, value in values.items() if ":" not in site}
+    operands = {value for site, value in values.items() if ":" not in site}
     nodes: list[onnx.NodeProto] = []
     dense = set()
     for original in graph.node:
@@ -163,7 +164,7 @@ def qdq_int8(
         node.CopyFrom(original)
         for index, value in enumerate(node.input):
             # What a Dense reads may be read in float as well: the last layer takes the class token's row out of it.
-            if value in rounded or (node.op_type == "Gemm" and index == 0):
+            if value in operands or (node.op_type == "Gemm" and index == 0):
                 node.input[index] = steps.rounded(value, nodes)
         if node.op_type == "Gemm":
             name = node.input[1].removesuffix("/kernel")
@@ -176,14 +177,16 @@ def qdq_int8(
     del graph.node[:]
     graph.node.extend(nodes)
     weights: list[LazyTensor] = []
-    plain = qdq_parameters(source, numbers)
+    plain, levels = qdq_parameters(source, numbers), levels_of(source)
     for name, weight in plain.items():
         owner, _, part = name.rpartition("/")
         if owner not in dense:
             weights.append(weight)
         elif part == "kernel":
             bias, scale = plain[f"{owner}/bias"], steps.scale(f"{owner}:input")
-            weights.extend(_quantized(owner, weight, bias, scale, numbers.kernel))
+            factor = _query_factor(spec) if "/attention/query/" in name else 1.0
+            quantize = _rounding(levels.get(name), numbers, factor)
+            weights.extend(_quantized(owner, weight, bias, scale, quantize))
     weights.extend(steps.constants())
     declare_inputs(graph, weights)
     return weights
@@ -266,16 +269,15 @@ def _in_steps(kernel: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.nda
 
 @dataclass(frozen=True)
 class Numbers:
-    """What one scheme stores: the type of activations, how kernels are rounded, and what is done before.
+    """What one scheme stores: the type of activations, where they are rounded, and how kernels are.
 
-    `headroom`: how much further than what images showed the ranges of activations reach. `equalized`: whether the
-    parameters are equalized from the weights alone (`equalize.DataFreeParameters`), for the sake of the activations.
+    `rounds` says which of `sites`; `headroom` how much further than what images showed their ranges reach.
     """
 
     activations: type[np.unsignedinteger]
     kernel: Callable[..., tuple[np.ndarray, np.ndarray]]
-    headroom: float
-    equalized: bool
+    rounds: Callable[[str], bool]
+    headroom: float = 1.0
 
     def through(self, kernel: np.ndarray) -> np.ndarray:
         """`kernel` [in, out] as it is stored, in float32 again (a `rewrites.Rounding`)."""
@@ -283,8 +285,29 @@ class Numbers:
         return values.astype(np.float32) * scale
 
 
-QDQ = Numbers(np.uint8, quantize_by_pairs, headroom=1.0, equalized=True)
-W8A16 = Numbers(np.uint16, quantize_by_channels, headroom=2.0, equalized=False)
+def _integer_operand(site: str) -> bool:
+    """Whether a Dense or QKᵀ reads the values of `site`."""
+    return site.endswith((":input", "/attention/query", "/attention/key"))
+
+
+def _anywhere(site: str) -> bool:
+    del site
+    return True
+
+
+QDQ = Numbers(np.uint8, quantize_by_pairs, _integer_operand)
+W8A16 = Numbers(np.uint16, quantize_by_channels, _anywhere, headroom=HEADROOM)
+
+
+def _rounding(levels: Levels | None, numbers: Numbers, factor: float) -> Callable[..., Any]:
+    """How a kernel becomes integer: by `levels` times `factor` where it has them, unless its bias asks for more."""
+
+    def given(kernel: np.ndarray, least: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        assert levels is not None
+        scale = (levels.scale * np.float32(factor)).astype(np.float32)
+        return numbers.kernel(kernel, least) if (scale < least).any() else (levels.levels.T, scale)
+
+    return numbers.kernel if levels is None else given
 
 
 def _quantized(

@@ -32,13 +32,13 @@ import numpy as np
 
 from vit_export.base.errors import StructureError
 from vit_export.base.lazy import LazyTensor, computed_together
-from vit_export.deployment.rewrites import plain_parameters
-from vit_export.int8.equalize import DataFreeParameters
+from vit_export.int8.rounding import Levels
 from vit_export.model.parameters import ParameterSource
 from vit_export.onnx.editing import count
 from vit_export.onnx.fusion import dense_layers
-from vit_export.onnx.pairs import PairedParameters, quantize_by_pairs
+from vit_export.onnx.pairs import quantize_by_pairs
 from vit_export.onnx.qdq import Ranges
+from vit_export.onnx.smoothing import int8_parameters, levels_of
 from vit_export.onnx.stream import declare_inputs
 
 if TYPE_CHECKING:
@@ -69,9 +69,9 @@ def dynamic_int8(model: "onnx.ModelProto", source: ParameterSource, ranges: Rang
     found, expected = count(graph, "MatMulInteger"), dense_layers(source.spec)
     if found != expected or count(graph, "Gemm"):
         raise StructureError(f"ONNX quantization: {found} Dense layers became integer, expected {expected}.")
-    weights = []
-    for name, weight in plain_parameters(PairedParameters(DataFreeParameters(source))).items():
-        weights.extend(_quantized(weight) if name in kernels else [weight])
+    weights, levels = [], levels_of(source)
+    for name, weight in int8_parameters(source).items():
+        weights.extend(_quantized(weight, levels.get(name)) if name in kernels else [weight])
     declare_inputs(graph, weights)
     return weights
 
@@ -123,10 +123,10 @@ def _replace_dense(graph: "onnx.GraphProto", kernels: set[str]) -> None:
     graph.initializer.append(numpy_helper.from_array(np.array(_ZERO_POINT, np.uint8), _ZERO_POINT_NAME))
 
 
-def _quantized(weight: LazyTensor) -> list[LazyTensor]:
-    """The integer kernel and its scale."""
+def _quantized(weight: LazyTensor, levels: Levels | None) -> list[LazyTensor]:
+    """The integer kernel and its scale: `levels`, where there are any."""
     dtype, quantize = (np.uint8, quantize_kernel) if weight.name == _PATCHES else (np.int8, quantize_by_pairs)
     return computed_together(
         [(f"{weight.name}_quantized", weight.shape, dtype), (f"{weight.name}_scale", weight.shape[1:], np.float32)],
-        lambda: quantize(weight.read()),
+        lambda: quantize(weight.read()) if levels is None else (levels.levels.T, levels.scale),
     )

@@ -24,6 +24,7 @@ from vit_export.onnx.fusion import ATTENTION, fuse
 from vit_export.onnx.half import NOTE, to_float16
 from vit_export.onnx.qdq import QDQ, W8A16, Ranges, qdq_int8
 from vit_export.onnx.quantize import dynamic_int8, through_int8
+from vit_export.onnx.smoothing import SmoothedParameters, Smoothing
 from vit_export.onnx.stream import write_model
 from vit_export.onnx.structure import onnx_structure
 from vit_export.onnx.value_names import name_nodes
@@ -85,7 +86,15 @@ _FORMS = (
     _Form("float32", None, _float32),
     _Form("float16", None, to_float16, through_float16, (NOTE,)),
     _Form("int8", "dynamic", dynamic_int8, through_int8),
-    _Form("int8", "qdq", qdq_int8, QDQ.through, opset=QDQ_OPSET, unfused=(ATTENTION,), takes_ranges=True),
+    _Form(
+        "int8",
+        "qdq",
+        qdq_int8,
+        QDQ.through,
+        opset=QDQ_OPSET,
+        unfused=(ATTENTION,),
+        takes_ranges=True,
+    ),
     _Form(
         "int8",
         "w8a16",
@@ -111,6 +120,7 @@ def write_onnx(
     batch: int = 1,
     input: InputKind = "normalized",
     ranges: Ranges | None = None,
+    smoothing: Smoothing | None = None,
     overwrite: bool = False,
 ) -> Artifact:
     """Write the ONNX file of `source` with a static batch; above 1.9 GB its weights go to `<path>.data` beside it.
@@ -119,8 +129,8 @@ def write_onnx(
     output `logits` [batch, classes] or `features` [batch, width], in float32 whatever the precision. LayerNormalization
     (opset 17), Gelu (20) and Attention (23) are single operators where `opset` has them, and decomposed below; None is
     20 for "qdq", 21 for "w8a16" and 23 for all others. `scheme` belongs to int8 only: "dynamic", or "qdq" and "w8a16"
-    (`onnx.qdq`), which leave Attention decomposed and need `ranges` (`onnx.calibration.calibrate` of the same `source`
-    and input).
+    (`onnx.qdq`), which leave Attention decomposed and need `ranges`. What images showed of channels and weights may be
+    given to int8 as `smoothing` (`onnx.calibration`, `onnx.smoothing`, `onnx.rounding`; `onnx.int8` does all of it).
 
     Raises:
         InputError: an opset, batch, precision, scheme or input that does not exist; ranges that are missing or belong
@@ -128,7 +138,7 @@ def write_onnx(
         OutputError: a file exists (and `overwrite` is false) or cannot be written.
         StructureError: a step of the conversion did not leave what it promises.
     """
-    spec = source.spec
+    spec: ViTSpec = source.spec
     form = _form(precision, scheme)
     opset = form.opset if opset is None else opset
     whole_number("opset", opset, MIN_OPSET, MAX_OPSET)
@@ -143,18 +153,24 @@ def write_onnx(
     if form.takes_ranges and ranges is None:
         raise InputError(
             f"The ONNX int8 scheme '{form.scheme}' needs the ranges of a representative dataset: give images "
-            "(vit_export.onnx.write_qdq_onnx), or choose the scheme 'dynamic'."
+            "(vit_export.onnx.write_int8_onnx), or choose the scheme 'dynamic'."
         )
     if ranges is not None and not form.takes_ranges:
         raise InputError(
             f"ONNX {precision} ({form.scheme or 'no scheme'}) takes no ranges: give them to 'qdq' or 'w8a16'."
         )
+    if smoothing is not None and precision != "int8":
+        raise InputError(f"ONNX {precision} takes no smoothing, which is for int8.")
     dtype = kind_of(input).dtype
     refuse_existing(path, overwrite=overwrite)
 
     source = FoldedInput(source, record.preprocessing, input, form.stored)
+    if smoothing is not None:
+        source = SmoothedParameters(source, smoothing)
     model = onnx_structure(spec, plain_parameters(source), opset=opset, batch=batch, dtype=dtype)
     fuse(model, spec, batch=batch, without=(*form.unfused, *_unsafe(precision, spec)))
+    if smoothing is not None:
+        smoothing.scale_hidden(model.graph)
     weights = form.apply(model, source, ranges or {})
     name_nodes(model.graph)
     _describe(model, record, form, input)

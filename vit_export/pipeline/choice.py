@@ -8,7 +8,6 @@ from vit_export.base.files import input_errors
 from vit_export.base.reporting import Reporter
 from vit_export.images.photographs import write_photographs
 from vit_export.images.split import DataSplit, split
-from vit_export.model.names import needs_images
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.spec import ViTSpec
 from vit_export.pipeline.plan import PlannedFile
@@ -28,7 +27,7 @@ def choose_images(
     say: Reporter,
 ) -> DataSplit | None:
     """The representative dataset and the images that verify, each decoded here and nowhere else; None if unused."""
-    calibrates = any(needs_images(file.format, file.scheme) for file in files)
+    calibrates = any(file.precision == "int8" for file in files)
     if not calibrates and not (request.verify and files):
         return None
     say.step("Choosing and reading images")

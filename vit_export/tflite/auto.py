@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_export.base.files import move_into
 from vit_export.base.quiet import quiet
 from vit_export.base.reporting import Reporter
 from vit_export.base.signal import overall_sqnr_db
-from vit_export.images.pictures import Pictures
+from vit_export.images.pictures import Batches, Pictures, spread
 from vit_export.int8 import sensitivity, tune
 from vit_export.int8.budget import Budget, Measured
 from vit_export.int8.modes import Modes, quick, static
@@ -23,7 +22,8 @@ from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.runtimes.runner import open_runner
-from vit_export.tflite.int8 import write_int8_tflite
+from vit_export.tflite.int8 import ranges_of_each, write_int8_tflite
+from vit_export.tflite.quantize import Ranges
 from vit_export.tflite.write import write_tflite
 
 MOST_JUDGED, FEWEST_JUDGED, MACS = 64, 4, 1e11
@@ -41,59 +41,67 @@ def write_within(
 ) -> Artifact:
     """Write the fastest int8 file that keeps `budget`, or the best that was found, and tell how it was found.
 
-    `pictures` are the representative dataset. Files are judged on the end of it, against the float file, so that what
-    they were tuned by does not flatter them; their ranges come from all of it, since a range that lacks an image costs
-    more than it flatters. Every mix that is tried is written once, in a folder beside `path`; the
-    one that is chosen becomes the file.
+    `pictures` are the representative dataset. Files are judged on a part of it that is spread over the whole, against
+    the float file, with tuning and ranges that know the rest alone: what is measured is to hold for images that nobody
+    has seen. The mix that is chosen then takes its ranges from all. Mixes are written to a folder beside `path`.
 
     Raises:
         InputError: a budget that cannot be judged; see also `write_int8_tflite`.
     """
     spec, batch = source.spec, options.batch
-    batches = pictures.batches(batch, options.input)
-    count = min(-(-images_judged(spec) // batch), max(1, len(batches) // 2))
-    judged = np.concatenate([batches[i] for i in range(len(batches) - count, len(batches))])
-    reporter.step("Tuning int8 (static) layer by layer")
-    images = pictures.normalized(tune.images_wanted(spec), count * batch)
-    tuning = tune.tune(source, images, static(spec), reporter.progress)
-    tried: dict[Modes, Artifact] = {}
+    judging = spread(range(len(pictures)), min(images_judged(spec), max(1, len(pictures) // 2)))
+    others = [i for i in range(len(pictures)) if i not in set(judging)] or judging
+    judged, known = (pictures.batches(batch, options.input, among) for among in (judging, others))
+    shown = np.concatenate(list(judged))
+    ranges = dict[int, list[Ranges]]()
+    recipes = dict[Modes, Recipe]()
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def tuned_for(modes: Modes, name: str) -> Tuning:
+        reporter.step(f"Tuning int8 ({name}) layer by layer")
+        images = pictures.normalized(tune.images_wanted(spec), others)
+        return tune.tune(source, images, modes, reporter.progress)
+
+    def ranges_in(batches: Batches, recipe: Recipe) -> list[Ranges]:
+        reporter.step(f"Calibrating on {len(batches) * batch} images")
+        return ranges_of_each(
+            source, record, path.parent, recipe, batches, batch=batch, input=options.input, progress=reporter.progress
+        )
+
+    tuning = tuned_for(static(spec), "static")
     with tempfile.TemporaryDirectory(prefix=".auto-", dir=path.parent) as work:
-        exact = Path(work) / "float32.tflite"
+        exact, mix = Path(work) / "float32.tflite", Path(work) / "mix.tflite"
         write_tflite(source, record, exact, batch=batch, input=options.input)
-        wanted = _answers(exact, judged)
+        wanted = _answers(exact, shown)
 
         def measure(modes: Modes, tuned: Tuning) -> Measured:
+            recipe = recipes[modes] = Recipe("static" if modes == static(spec) else SEARCHED, modes, tuned)
+            # Bias corrections are all that mixes of one tuning differ by.
+            if id(tuned.clips) not in ranges:
+                ranges[id(tuned.clips)] = ranges_in(known, recipe)
             reporter.step("Writing and measuring a mix of int8 modes")
-            tried[modes] = write_int8_tflite(
-                source, record, Path(work) / f"{len(tried)}.tflite", Recipe(named(modes), modes, tuned), batches,
-                batch=batch, input=options.input, progress=reporter.progress,
+            write_int8_tflite(
+                source, record, mix, recipe, seen=ranges[id(tuned.clips)], batch=batch, input=options.input,
+                overwrite=True,
             )  # fmt: skip
-            found = _answers(Path(tried[modes].path), judged)
+            found = _answers(mix, shown)
             agreement = None
             if spec.num_classes is not None:
                 agreement = float((found.argmax(1) == wanted.argmax(1)).mean())
             return Measured(overall_sqnr_db(wanted, found), agreement)
-
-        def retune() -> tune.Tuning:
-            reporter.step("Tuning int8 (mixes) layer by layer")
-            chosen = pictures.normalized(tune.images_wanted(spec), count * batch)
-            return tune.tune(source, chosen, quick(spec), reporter.progress)
-
-        def named(modes: Modes) -> str:
-            return "static" if modes == static(spec) else SEARCHED
 
         def measuring(done: int, total: int) -> None:
             if done == 0:
                 reporter.step("Measuring what each layer costs")
             reporter.progress(done, total)
 
-        images = pictures.normalized(sensitivity.images_wanted(spec), count * batch)
-        choice = search(source, images, tuning, measure, budget, measuring, retune)
-        chosen = tried[choice.modes]
-        move_into(path.parent, [Path(chosen.path).rename(Path(work) / path.name)])
+        images = pictures.normalized(sensitivity.images_wanted(spec), others)
+        choice = search(source, images, tuning, measure, budget, measuring, lambda: tuned_for(quick(spec), "mixes"))
+    chosen = recipes[choice.modes]
+    seen = [*ranges[id(chosen.tuning.clips)], *ranges_in(judged, chosen)]
+    artifact = write_int8_tflite(source, record, path, chosen, seen=seen, batch=batch, input=options.input)
     reporter.note(f"{path.name}: {choice.summary()}.")
-    told = {**(chosen.quantization or {}), "search": choice.to_dict()}
-    return replace(chosen, path=str(path), quantization=told)
+    return replace(artifact, quantization={**(artifact.quantization or {}), "search": choice.to_dict()})
 
 
 def images_judged(spec: ViTSpec) -> int:

@@ -33,7 +33,7 @@ def convert(
         return write_tflite(
             source, record, file.path, precision=file.precision, batch=options.batch, input=options.input
         )
-    assert pictures is not None, "int8 needs images: see names.needs_images"
+    assert pictures is not None, "int8 is calibrated on images: see pipeline.choice"
     if budget is not None:
         return write_within(budget, source, record, file.path, pictures, options, reporter)
     scheme = file.scheme or "static"

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_export.int8.modes import Modes, full_float, static
+from vit_export.int8.modes import TUNED_FOR
 from vit_export.int8.recipe import Recipe
 from vit_export.int8.tune import images_wanted, tune
 from vit_export.model.artifact import Artifact, InputKind
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
-from vit_export.model.spec import ViTSpec
-from vit_export.tflite.quantize import Progress, Ranges, calibrate, modes_of, rules_of, write_int8
+from vit_export.tflite.quantize import Progress, Ranges, calibrate, modes_of, rules_of, together, write_int8
 from vit_export.tflite.write import write_tflite
 
 STEADY = 0.8
@@ -37,20 +36,34 @@ def prepare(
     Raises:
         InputError: there is no such scheme.
     """
-    tuning = tune(source, images(images_wanted(source.spec)), tuned_modes(scheme, source.spec), progress)
-    return Recipe(scheme, modes_of(scheme, source.spec), tuning)
+    spec = source.spec
+    modes = modes_of(scheme, spec)
+    return Recipe(scheme, modes, tune(source, images(images_wanted(spec)), TUNED_FOR[scheme](spec), progress))
 
 
-def tuned_modes(scheme: str, spec: ViTSpec) -> Modes:
-    """The modes that a file of `scheme` is tuned for.
-
-    Where every operator is int8 the Dense layers and products still are what equalization helps. With activations of 16
-    bits the noise is that of the rounded weights: what is tuned for is float with these.
+def ranges_of_each(
+    source: ParameterSource,
+    record: ModelRecord,
+    folder: Path,
+    recipe: Recipe,
+    batches: Sequence[np.ndarray],
+    *,
+    batch: int = 1,
+    input: InputKind = "normalized",
+    progress: Progress | None = None,
+) -> list[Ranges]:
+    """The ranges of every activation in each of `batches`, as `write_int8_tflite` takes them; `folder` is for scratch.
 
     Raises:
-        InputError: there is no such scheme.
+        InputError: images that the file does not take.
+        OutputError: `folder` cannot be written to.
     """
-    return modes_of(scheme, spec) or (full_float if scheme == "w8a16" else static)(spec)
+    folder.mkdir(parents=True, exist_ok=True)
+    seen = list[Ranges]()
+    with tempfile.TemporaryDirectory(prefix=".calibration.", dir=folder) as scratch:
+        exact = _exact(source, record, Path(scratch), recipe, batch, input)
+        calibrate(exact, batches, len(batches), progress=progress, each=seen.append)
+    return seen
 
 
 def write_int8_tflite(
@@ -58,8 +71,9 @@ def write_int8_tflite(
     record: ModelRecord,
     path: Path,
     recipe: Recipe,
-    batches: Sequence[np.ndarray],
+    batches: Sequence[np.ndarray] = (),
     *,
+    seen: Sequence[Ranges] | None = None,
     batch: int = 1,
     input: InputKind = "normalized",
     progress: Progress | None = None,
@@ -68,34 +82,30 @@ def write_int8_tflite(
     """Write the int8 file of `source` by `recipe`.
 
     `batches` are the representative dataset as the file takes it (`input_kinds.feed`), each [batch, size, size, 3];
-    read one at a time, and not at all by a recipe that needs no ranges.
+    read one at a time, and not at all by a recipe that needs no ranges, or where they are known: `seen` is what
+    `ranges_of_each` found, with a recipe that differs in modes and bias corrections at most.
 
     Raises:
         InputError: images are needed and there are none, or not such as the file takes.
         OutputError: `path` exists (and `overwrite` is false) or cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    tuned, each = recipe.tuning, list(seen or ())
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        exact = Path(folder) / "float32.tflite"
-        tuned = recipe.tuning
-        write_tflite(
-            tuned.apply(source), record, exact,
-            batch=batch, input=input, kept_norms=tuned.kept_norms, kernels=recipe.kernels,
-        )  # fmt: skip
-        ranges, seen = None, list[Ranges]()
-        if recipe.calibrates:
-            ranges = calibrate(exact, batches, len(batches), progress=progress, each=seen.append)
+        exact = _exact(source, record, Path(folder), recipe, batch, input)
+        if recipe.calibrates and seen is None:
+            calibrate(exact, batches, len(batches), progress=progress, each=each.append)
         artifact = write_int8(
             exact,
             record,
             path,
             scheme=recipe.scheme,
             rules=rules_of(recipe.scheme, recipe.modes),
-            ranges=ranges,
+            ranges=together(each) if recipe.calibrates else None,
             clips=tuned.clips,
             overwrite=overwrite,
         )
-    halves = agreement_of_halves(seen)
+    halves = agreement_of_halves(each) if recipe.calibrates else None
     told = {
         "modes": None if recipe.modes is None else recipe.modes.to_dict(),
         "tuning": tuned.to_dict(),
@@ -109,6 +119,18 @@ def write_int8_tflite(
             "alike those the app will see, make int8 more reliable.",
         )
     return replace(artifact, notes=notes, quantization=told)
+
+
+def _exact(
+    source: ParameterSource, record: ModelRecord, folder: Path, recipe: Recipe, batch: int, input: InputKind
+) -> Path:
+    """The float32 file that is quantized, in `folder`."""
+    path, tuned = folder / "float32.tflite", recipe.tuning
+    write_tflite(
+        tuned.apply(source), record, path,
+        batch=batch, input=input, kept_norms=tuned.kept_norms, kernels=recipe.kernels,
+    )  # fmt: skip
+    return path
 
 
 def agreement_of_halves(seen: Sequence[Ranges]) -> dict[str, float] | None:

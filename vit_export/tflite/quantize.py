@@ -16,7 +16,7 @@ and 57.7 for Dense layers alone. Of the other 20 dB softmax, whose exponentials 
 
 import re
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from vit_export.base.errors import InputError
 from vit_export.base.machine import usable_cores
 from vit_export.base.quiet import quiet
 from vit_export.deployment.graph import INPUT_NAME
+from vit_export.int8.arithmetic import HEADROOM
 from vit_export.int8.modes import SCHEMES, Modes
 from vit_export.int8.simulate import Clips
 from vit_export.model.artifact import Artifact
@@ -72,12 +73,6 @@ WIDE_NOTE = (
     "accelerators."
 )
 """What an app has to know of a `w8a16` file."""
-
-HEADROOM = 2.0
-"""How much further than what images showed the ranges of 16-bit activations reach: one bit, which they can spare.
-
-An image that leaves the ranges loses more: of toys with random weights the worst went from 19 to 31 dB (1.25 to 2).
-"""
 
 # Tensors whose zero point is 0. XNNPACK takes an int8 BATCH_MATMUL only when that of its right side is; with the whole
 # path from query, key and value to the output projection alike, nothing on it has to be requantized. The softmax is
@@ -206,8 +201,7 @@ def calibrate(
         )
         interpreter.allocate_tensors()
     (entry,) = interpreter.get_input_details()
-    lowest: dict[str, float] = {}
-    highest: dict[str, float] = {}
+    seen = list[Ranges]()
     for done, image in enumerate(images):
         if progress:
             progress(done, total)
@@ -217,15 +211,20 @@ def calibrate(
                 f"{np.dtype(entry['dtype'])} {entry['shape'].tolist()}."
             )
         interpreter.set_tensor(entry["index"], image)
-        ranges = invoke_for_ranges(interpreter)
+        seen.append(invoke_for_ranges(interpreter))
         if each:
-            each(ranges)
-        for name, (low, high) in ranges.items():
-            lowest[name] = min(lowest.get(name, np.inf), low)
-            highest[name] = max(highest.get(name, -np.inf), high)
+            each(seen[-1])
     if progress:
         progress(total, total)
-    return {name: (low, highest[name]) for name, low in lowest.items()}
+    return together(seen)
+
+
+def together(seen: Sequence[Ranges]) -> Ranges:
+    """The ranges of all batches, `seen` being those of each."""
+    return {
+        name: (min(ranges[name][0] for ranges in seen), max(ranges[name][1] for ranges in seen))
+        for name in (seen[0] if seen else ())
+    }
 
 
 def _statistics(float_path: Path, ranges: Ranges, clips: Clips, headroom: float) -> dict[str, dict[str, np.ndarray]]:
