@@ -32,10 +32,15 @@ class Limits:
 
 _EXACT = Limits(worst_difference=2e-5, cosine=0.999999, sqnr_db=85.0, agreement=0.99)
 _HALF = Limits(worst_difference=1e-2, cosine=0.9999, sqnr_db=35.0, agreement=0.99)
-_FULL = Limits(worst_difference=0.15, cosine=0.98, sqnr_db=17.0, agreement=0.95)
-# DINOv2-S/14 on 32 photographs that did not calibrate, its positions resampled by two rules: 24.9 dB and 0.029 of the
-# range at worst; it is the int8 weights that lose it.
-_WIDE = Limits(worst_difference=0.05, cosine=0.997, sqnr_db=22.0, agreement=0.98)
+# The three below: small Vision Transformers of 4 and 6 layers, trained on 5 classes, 300 labelled images each, whose
+# logits are near 0 where they are undecided: as right as in float to 0.7 points, the same class on 98 % and more. The
+# worst of 20 such files with ranges has 15.2 dB and a cosine of 0.988 (medians 41 and above); the mildest of 258 faults
+# that cost a point or agreement has 14.0 dB. Of "full" 13.3 dB, and one with 6.0 that is no worse by its classes: it
+# fails. Of "w8a16" 18.2 dB and 0.993. DINOv2-S/14 (docs/quantization.md) is above all of them, its "full" and "static"
+# apart.
+_RANGED = Limits(worst_difference=0.10, cosine=0.98, sqnr_db=15.0, agreement=0.98)
+_FULL = Limits(worst_difference=0.15, cosine=0.97, sqnr_db=12.0, agreement=0.95)
+_WIDE = Limits(worst_difference=0.05, cosine=0.99, sqnr_db=17.0, agreement=0.98)
 # What another tool quantized, nobody knows how.
 _FOREIGN = Limits(worst_difference=0.25, cosine=0.97, sqnr_db=12.0, agreement=0.95)
 
@@ -44,15 +49,15 @@ LIMITS: dict[tuple[Format, Precision, str | None], Limits] = {
     ("tflite", "float32", None): _EXACT,
     ("tflite", "float16", None): _HALF,
     ("tflite", "int8", "dynamic"): Limits(worst_difference=0.05, cosine=0.995, sqnr_db=22.0, agreement=0.98),
-    ("tflite", "int8", "static"): Limits(worst_difference=0.10, cosine=0.99, sqnr_db=20.0, agreement=0.98),
+    ("tflite", "int8", "static"): _RANGED,
     ("tflite", "int8", "full"): _FULL,
     ("tflite", "int8", "w8a16"): _WIDE,
-    ("tflite", "int8", "auto"): Limits(worst_difference=0.10, cosine=0.98, sqnr_db=17.0, agreement=0.98),
+    ("tflite", "int8", "auto"): _RANGED,
     ("tflite", "int8", None): _FOREIGN,
     ("onnx", "float32", None): _EXACT,
     ("onnx", "float16", None): _HALF,
     ("onnx", "int8", "dynamic"): Limits(worst_difference=0.10, cosine=0.98, sqnr_db=17.0, agreement=0.98),
-    ("onnx", "int8", "qdq"): Limits(worst_difference=0.10, cosine=0.99, sqnr_db=20.0, agreement=0.98),
+    ("onnx", "int8", "qdq"): _RANGED,
     ("onnx", "int8", "w8a16"): _WIDE,
     ("onnx", "int8", None): _FOREIGN,
 }
@@ -75,7 +80,7 @@ def label(artifact: Artifact) -> str:
     return " ".join(part for part in (artifact.format, artifact.precision, artifact.scheme) if part)
 
 
-UNTRAINED_DB, UNTRAINED_ERROR = 8.0, 1.5
+UNTRAINED_DB, UNTRAINED_ERROR = 5.0, 1.5
 """How much more noise, and how many times the error, an int8 file of untrained weights may have.
 
 Random weights have no directions that matter more than others, so rounding costs them more than weights that were
@@ -216,7 +221,8 @@ def figures(comparison: Comparison, limits: Limits, names: Sequence[str], *, tra
             bool(sqnr.min() >= limits.sqnr_db),
             limits.sqnr_db,
             float(sqnr.min()),
-            f"SQNR {sqnr.min():.2f} dB on {names[int(sqnr.argmin())]}, limit {limits.sqnr_db:g} dB",
+            f"SQNR {sqnr.min():.2f} dB on {names[int(sqnr.argmin())]}, limit {limits.sqnr_db:g} dB "
+            f"({(sqnr < limits.sqnr_db).sum()} of {len(sqnr)} images below, median {np.median(sqnr):.1f} dB)",
         ),
     ]
     if trained and comparison.top1_agrees is not None:
