@@ -22,8 +22,13 @@ def absolute_difference(reference: np.ndarray, candidate: np.ndarray) -> np.ndar
 
 
 def sqnr_db(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
-    """Signal to quantization noise per image, 10 log10(sum r^2 / sum (r - x)^2) in dB, float64 [n]."""
+    """Signal to quantization noise per image, 10 log10(s / sum (r - x)^2) in dB, float64 [n].
+
+    s is sum r^2 of the image, or the mean of it over all images where that is more: an image that a classifier is
+    undecided about has logits near 0, and noise that is small beside all others' is no fault.
+    """
     signal = np.square(reference.astype(np.float64)).sum(axis=1)
+    signal = np.maximum(signal, signal.mean())
     noise = np.square(absolute_difference(reference, candidate)).sum(axis=1)
     return np.array([_decibel(s, n) for s, n in zip(signal, noise, strict=True)])
 
