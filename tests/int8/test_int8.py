@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import RandomParameters, build, record_of, toy_spec
 from helpers.digits import PREPROCESSING, DigitsParameters, held_out, pictures
-from helpers.outliers import Outliers
+from helpers.outliers import Outliers, StreamOutliers
 
 from vit_export.artifacts.flatbuffer import MappedModel, operator_kinds
 from vit_export.base.quiet import import_tensorflow
@@ -24,6 +24,8 @@ from vit_export.model.preprocessing import normalize
 from vit_export.model.spec import ViTSpec
 from vit_export.runtimes.runner import open_runner
 from vit_export.tflite.int8 import agreement_of_halves, prepare, write_int8_tflite
+from vit_export.tflite.quantize import Rule, calibrate, write_int8
+from vit_export.tflite.write import write_tflite
 
 import_tensorflow()
 
@@ -294,6 +296,26 @@ def test_without_rewrites_the_same_model_fails(digits, tmp_path):
     source = Outliers(DigitsParameters(), 30)
     found = outputs(file_of(source, Recipe("static", static(source.spec)), seen, tmp_path), unseen)
     assert sqnr(wanted, found) < 25
+
+
+@pytest.mark.parametrize(("scheme", "least"), [("static", 28), ("dynamic", 33), ("full", 23), ("w8a16", 32)])
+def test_channels_of_the_residual_stream_far_above_the_rest(scheme, least, tmp_path):
+    source, images = StreamOutliers(SOURCE), images_for(SPEC, 16)
+    wanted = build(source).predict_output(images)
+    recipe = prepare(source, scheme, lambda count: images[:count])
+    found = outputs(file_of(source, recipe, images, tmp_path), images)
+    assert sqnr(wanted, found) > least
+
+
+def test_a_residual_stream_in_int8_loses_such_channels(tmp_path):
+    """The control: `full` once was that, and good on every toy without them."""
+    source, images = StreamOutliers(SOURCE), images_for(SPEC, 16)
+    exact = tmp_path / "float32.tflite"
+    write_tflite(source, record_of(SPEC), exact)
+    every = tmp_path / "every.tflite"
+    ranges = calibrate(exact, images[:, np.newaxis], len(images))
+    write_int8(exact, record_of(SPEC), every, scheme="full", rules=(Rule(r".*", "*", "static"),), ranges=ranges)
+    assert sqnr(build(source).predict_output(images), outputs(every, images)) < 20
 
 
 def test_failure_leaves_nothing(tmp_path):

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from conftest import RandomParameters, record_of, toy_spec
 from helpers.digits import PREPROCESSING, SPEC, DigitsParameters, held_out, pictures
+from helpers.outliers import Outliers, StreamOutliers
 
 from vit_export.base.errors import InputError, OutputError
 from vit_export.int8.equalize import Factors
@@ -19,7 +20,7 @@ from vit_export.int8.modes import full_float
 from vit_export.int8.rounding import round_by_error
 from vit_export.int8.tune import Tuning, tune
 from vit_export.model.input_kinds import KINDS, feed
-from vit_export.model.parameters import ParameterSource, layer_name, parameter_specs
+from vit_export.model.parameters import layer_name, parameter_specs
 from vit_export.model.preprocessing import normalize
 from vit_export.model.record import ModelRecord
 from vit_export.onnx import pairs, qdq, write_int8_onnx, write_onnx
@@ -28,30 +29,6 @@ from vit_export.onnx.calibration import clipped, observe
 from vit_export.onnx.smoothing import ranges_of
 
 OPSETS = (13, 20, 23)
-
-
-class Outliers:
-    """The same function as `source`, with four channels of every LayerNorm and value projection `factor` times larger.
-
-    What reads them is as much smaller: in float nothing changes.
-    """
-
-    channels = (3, 20, 33, 41)
-
-    def __init__(self, source: ParameterSource, factor: float) -> None:
-        self.spec, self._source, self._factor = source.spec, source, factor
-
-    def read(self, name):
-        values = self._source.read(name).copy()
-        chosen = list(self.channels)
-        owner, _, part = name.rpartition("/")
-        if owner.endswith(("attention_norm", "mlp_norm")) or (owner.endswith("/value") and part == "bias"):
-            values[chosen] *= self._factor
-        if owner.endswith("attention/value") and part == "kernel":
-            values[:, chosen] *= self._factor
-        if part == "kernel" and owner.endswith(("/query", "/key", "/value", "/dense_1", "attention/output")):
-            values[chosen] /= self._factor
-        return values
 
 
 def session(path, level=None, optimized=None):
@@ -130,34 +107,9 @@ def test_outliers_that_change_nothing_in_float_cost_nothing(
     assert signal_to_noise(run(path, images), reference) > (30 if scheme == "qdq" else 31.5)
 
 
-class Stream:
-    """A model whose tokens have channels 100 and 1000 times the rest, LayerNorms having learnt to undo it.
-
-    The two are nearly the same in every token, as attention's sinks and the like are in trained models.
-    """
-
-    channels = ((3, 100.0), (20, 1000.0))
-
-    def __init__(self, source: ParameterSource) -> None:
-        self.spec, self._source = source.spec, source
-        self._gain = np.sqrt(sum(size**2 for _, size in self.channels) / self.spec.hidden_size)
-
-    def read(self, name):
-        values = self._source.read(name).copy()
-        owner, _, part = name.rpartition("/")
-        if name == "position_embedding":
-            for channel, size in self.channels:
-                values[..., channel] += size
-        if owner.endswith("norm"):
-            values *= self._gain if part == "scale" else 1
-        if part == "kernel" and owner.endswith(("/query", "/key", "/value", "/dense_1", "head")):
-            values[[channel for channel, _ in self.channels]] /= 10
-        return values
-
-
 @pytest.mark.parametrize(("scheme", "least_db"), [("dynamic", 28), ("qdq", 27)])
 def test_channels_of_the_residual_stream_far_above_the_rest(source, record, images, scheme, least_db, tmp_path):
-    parameters = Stream(source)
+    parameters = StreamOutliers(source)
     write_onnx(parameters, record, tmp_path / "float32.onnx")
     wanted = run(tmp_path / "float32.onnx", images)
     write_int8_onnx(parameters, record, tmp_path / "toy.onnx", batches_of(images), scheme=scheme)
