@@ -3,8 +3,8 @@
     python benchmarks/export_memory.py [--variants vit_s32,vit_h14] [--verify/--no-verify]
     python benchmarks/export_memory.py --from-saved-model vit_h14
 
-The first form exports each variant to SavedModel, float32 ONNX and float32, float16 and int8 TFLite in one command; the
-second makes a SavedModel once and times each conversion from it, without verification. Peak memory is sampled over
+The first form exports each variant to SavedModel and float32 ONNX, to float32, float16 and int8 TFLite in one command,
+and to int8 alone in either format; the second makes a SavedModel once and times each conversion from it, without verification. Peak memory is sampled over
 the whole process tree as proportional set size (shared and mapped pages counted once), and read per process as the
 kernel's high-water mark, whichever process is largest. `limit` is 1.5 times the float32 weights + 1.5 GB.
 """
@@ -23,6 +23,8 @@ from vit_export.model.variants import VARIANTS
 ALL_FILES = (
     ("--onnx", "--float32"),
     ("--tflite", "--float32", "--float16", "--int8"),
+    ("--tflite", "--int8"),
+    ("--onnx", "--int8"),
 )
 CONVERSIONS = (("--tflite", "--float32"), ("--tflite", "--float16"), ("--onnx", "--float32"))
 TARGETS = {"--tflite": 2.6, "--onnx": 4.0}
