@@ -43,6 +43,7 @@ TARGETS = {
     "w8a16": 41.0,
     "onnx dynamic": 35.0,
     "onnx qdq": 35.0,
+    "onnx symmetric": 35.0,
     "onnx w8a16": 41.0,
 }
 """dB that the trained model should keep, whatever its outliers."""
@@ -120,7 +121,7 @@ def files_of(source: Any, seen: np.ndarray, folder: Path, *, stock: bool) -> dic
         made["stock"] = lambda: stock_of(source, folder, seen)
     return {
         **made,
-        **{f"onnx {scheme}": lambda s=scheme: onnx(s) for scheme in ("dynamic", "qdq", "w8a16")},
+        **{f"onnx {scheme}": lambda s=scheme: onnx(s) for scheme in ("dynamic", "qdq", "symmetric", "w8a16")},
     }
 
 

@@ -51,7 +51,9 @@ def _other_zero_point(graph) -> None:
     """What an MLP's second Dense reads is dequantized with another zero point than it was quantized with."""
     from onnx import numpy_helper
 
-    graph.initializer.append(numpy_helper.from_array(np.uint8(90).reshape(()), "spoilt/zero_point"))
+    right = next(t for t in graph.initializer if t.name == f"{LAYER}1/mlp/dense_2/input_zero_point")
+    wrong = np.asarray(90, numpy_helper.to_array(right).dtype)
+    graph.initializer.append(numpy_helper.from_array(wrong, "spoilt/zero_point"))
     shared = f"{LAYER}1/mlp/dense_2/input_zero_point"
     node = next(n for n in graph.node if n.op_type == "DequantizeLinear" and shared in n.input)
     node.input[2] = "spoilt/zero_point"
@@ -131,6 +133,13 @@ QUANTIZATION = (
         slow=True,
     ),
     Fault(
+        "range of an activation too small, onnx int8 symmetric",
+        reweighted("onnx int8 symmetric", lambda source: {}, clips={f"{LAYER}1/mlp/dense_2:input": (0.03, 0.03)}),
+        FIGURES,
+        departs="encoder layer 1 mlp",
+        slow=True,
+    ),
+    Fault(
         "range of an activation too small, tflite int8 w8a16",
         reweighted("tflite int8 w8a16", lambda source: {}, clips={f"{LAYER}1/mlp/dense_2:input": (0.03, 0.03)}),
         FIGURES,
@@ -191,6 +200,12 @@ QUANTIZATION = (
     Fault(
         "zero point of an activation off, onnx int8 qdq",
         edited_onnx(_other_zero_point, "onnx int8 qdq"),
+        FIGURES,
+        departs="encoder layer 1 mlp",
+    ),
+    Fault(
+        "zero point of an activation off, onnx int8 symmetric",
+        edited_onnx(_other_zero_point, "onnx int8 symmetric"),
         FIGURES,
         departs="encoder layer 1 mlp",
     ),

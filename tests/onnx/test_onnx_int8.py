@@ -98,16 +98,16 @@ def ranges(spec, observed):
 
 
 @pytest.mark.parametrize("factor", [1, 100])
-@pytest.mark.parametrize("scheme", ["dynamic", "qdq"])
+@pytest.mark.parametrize("scheme", ["dynamic", "qdq", "symmetric"])
 def test_outliers_that_change_nothing_in_float_cost_nothing(
     source, record, images, reference, scheme, factor, tmp_path
 ):
     path, parameters = tmp_path / "toy.onnx", Outliers(source, factor)
     write_int8_onnx(parameters, record, path, batches_of(images), scheme=scheme)
-    assert signal_to_noise(run(path, images), reference) > (30 if scheme == "qdq" else 31.5)
+    assert signal_to_noise(run(path, images), reference) > (31.5 if scheme == "dynamic" else 30)
 
 
-@pytest.mark.parametrize(("scheme", "least_db"), [("dynamic", 28), ("qdq", 27)])
+@pytest.mark.parametrize(("scheme", "least_db"), [("dynamic", 28), ("qdq", 27), ("symmetric", 27)])
 def test_channels_of_the_residual_stream_far_above_the_rest(source, record, images, scheme, least_db, tmp_path):
     parameters = StreamOutliers(source)
     write_onnx(parameters, record, tmp_path / "float32.onnx")
@@ -130,7 +130,7 @@ def digits(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("factor", [1, 30, 100])
-@pytest.mark.parametrize(("scheme", "least_db"), [("dynamic", 39), ("qdq", 35), ("w8a16", 42)])
+@pytest.mark.parametrize(("scheme", "least_db"), [("dynamic", 39), ("qdq", 35), ("symmetric", 35), ("w8a16", 42)])
 def test_trained_digits_keep_their_answers(digits, scheme, least_db, factor, tmp_path):
     record, shown, wanted, chosen = digits
     assert len(shown) == 449
@@ -234,6 +234,80 @@ def test_one_tensor_in_memory_at_a_time(spec, source, record, ranges, tmp_path):
     # Query, key and value next to each other are what equalization looks at together.
     assert 0 < most <= 3 * max(4 * parameter.size for parameter in parameter_specs(spec))
     assert alive["now"] == 0
+
+
+# For TensorRT
+
+
+@pytest.mark.parametrize("opset", [None, 13, 23])
+def test_symmetric_is_what_tensorrt_takes(spec, source, record, images, reference, opset, tmp_path):
+    path = tmp_path / "toy.onnx"
+    artifact = write_int8_onnx(source, record, path, batches_of(images), scheme="symmetric", opset=opset)
+    assert (artifact.precision, artifact.scheme) == ("int8", "symmetric")
+    onnx.checker.check_model(str(path), full_check=True)
+    model = onnx.load(path)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset or 20)]
+    constants = constants_of(path)
+    made_by = {output: node for node in model.graph.node for output in node.output}
+    read_by = {value: node for node in model.graph.node for value in node.input}
+    found = Counter(node.op_type for node in model.graph.node)
+    denses = 6 * spec.num_layers + 2
+    assert (found["Gemm"], found["MatMul"], found["Attention"]) == (denses, 2 * spec.num_layers, 0)
+    # What Dense layers read: query, key and value the same, but for the last query. And the products' queries and keys.
+    assert found["QuantizeLinear"] == (4 * spec.num_layers + 3) + 2 * spec.num_layers
+    assert found["DequantizeLinear"] == found["QuantizeLinear"] + denses
+    for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        scale, zero = (constants[value] for value in node.input[1:])
+        assert (scale.dtype, zero.dtype) == (np.float32, np.int8)
+        assert (scale > 0).all()
+        assert not zero.any()
+        assert scale.shape == zero.shape
+        if node.input[0] in constants:  # a kernel
+            kernel = constants[node.input[0]]
+            assert kernel.dtype == np.int8
+            assert scale.shape == kernel.shape[1:]
+            assert kernel.min() >= -127
+            assert [a.i for a in node.attribute if a.name == "axis"] == [1]
+            dense = read_by[node.output[0]]
+            assert dense.op_type == "Gemm"
+            assert dense.input[1] == node.output[0]
+            assert constants[dense.input[2]].dtype == np.float32
+        else:
+            assert scale.shape == ()
+            if node.op_type == "DequantizeLinear":
+                assert list(made_by[node.input[0]].input[1:]) == list(node.input[1:])
+    assert signal_to_noise(as_written(path, images), reference) > 30
+    assert signal_to_noise(run(path, images), reference) > 30
+
+
+def test_symmetric_levels_reach_as_far_down_as_up():
+    for low, high, end in ((-2.0, 3.0, 3.0), (-4.0, 1.0, 4.0), (0.0, 1.0, 1.0)):
+        scale, zero = qdq.activation_step("head:input", low, high, qdq.SYMMETRIC)
+        assert (float(scale), int(zero), zero.dtype) == (pytest.approx(end / 127), 0, np.int8)
+
+
+def test_symmetric_kernels_are_rounded_by_error_and_not_in_pairs(source, record, images, tmp_path, monkeypatch):
+    path = tmp_path / "toy.onnx"
+    write_int8_onnx(source, record, path, batches_of(images), scheme="symmetric")
+    found = constants_of(path)
+    monkeypatch.setattr("vit_export.onnx.int8.rounded_kernels", lambda *_, **__: {})
+    write_int8_onnx(source, record, path, batches_of(images), scheme="symmetric", overwrite=True)
+    plain = constants_of(path)
+    kernel = f"{layer_name(0)}/mlp/dense_1/kernel"
+    np.testing.assert_allclose(found[f"{kernel}_scale"], plain[f"{kernel}_scale"], rtol=1e-6)
+    moved = np.abs(found[f"{kernel}_quantized"].astype(int) - plain[f"{kernel}_quantized"])
+    assert 0 < moved.mean() < 3
+    positive = np.maximum(found[f"{kernel}_quantized"].astype(int), 0)
+    assert (positive[::2] + positive[1::2]).max() > 128
+
+
+@pytest.mark.parametrize("opset", [12, 24])
+def test_symmetric_refuses_an_opset_that_is_none(source, record, images, opset, tmp_path):
+    with pytest.raises(InputError, match=f"opset.*{opset}"):
+        write_int8_onnx(source, record, tmp_path / "toy.onnx", batches_of(images), scheme="symmetric", opset=opset)
+    assert os.listdir(tmp_path) == []
 
 
 # Activations of 16 bits
@@ -407,12 +481,13 @@ def test_integer_products_are_exact_on_this_processor(exported, images):
     assert signal_to_noise(run(path, images), exact) > 45
 
 
-def test_channel_of_next_to_no_weights_keeps_its_bias(source, record, images, tmp_path):
+@pytest.mark.parametrize("scheme", ["qdq", "symmetric"])
+def test_channel_of_next_to_no_weights_keeps_its_bias(source, record, images, scheme, tmp_path):
     kernel, bias = source.read("head/kernel").copy(), source.read("head/bias").copy()
     kernel[:, 4], bias[4] = 1e-12, 3.5
     kernel[:, 5] = 0
     parameters = source.replaced("head/kernel", kernel).replaced("head/bias", bias)
-    write_int8_onnx(parameters, record, tmp_path / "toy.onnx", batches_of(images), scheme="qdq")
+    write_int8_onnx(parameters, record, tmp_path / "toy.onnx", batches_of(images), scheme=scheme)
     found = run(tmp_path / "toy.onnx", images)
     # The shift of the last LayerNorm goes into this bias too, times weights of nearly nothing.
     np.testing.assert_allclose(found[:, 4], 3.5, rtol=1e-3)
@@ -477,7 +552,7 @@ def test_w8a16_holds_the_levels_of_the_tflite_file(source, record, images, tmp_p
         np.testing.assert_allclose(constants[f"{name}_scale"], levels.scale, rtol=1e-6)
 
 
-@pytest.mark.parametrize("scheme", ["dynamic", "qdq", "w8a16"])
+@pytest.mark.parametrize("scheme", ["dynamic", "qdq", "symmetric", "w8a16"])
 def test_channels_that_are_always_zero(record, images, scheme, tmp_path):
     source = RandomParameters(toy_spec())
     for name, channels in (
@@ -497,19 +572,20 @@ def test_channels_that_are_always_zero(record, images, scheme, tmp_path):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_input_kind_and_a_batch(kind, source, record, images, tmp_path):
+@pytest.mark.parametrize(("scheme", "levels"), [("qdq", 255), ("symmetric", 127)])
+def test_every_input_kind_and_a_batch(kind, scheme, levels, source, record, images, tmp_path):
     pixels = np.round((images + 1) * 127.5).astype(np.uint8)
     fed = feed(pixels, kind, record.preprocessing)
     path, plain = tmp_path / "qdq.onnx", tmp_path / "float32.onnx"
-    artifact = write_int8_onnx(source, record, path, batches_of(fed, 2), batch=2, input=kind, scheme="qdq")
+    artifact = write_int8_onnx(source, record, path, batches_of(fed, 2), batch=2, input=kind, scheme=scheme)
     write_onnx(source, record, plain, batch=2, input=kind)
     assert artifact.inputs[0].shape == (2, 32, 32, 3)
     assert artifact.inputs[0].dtype == KINDS[kind].dtype
     assert signal_to_noise(run(path, fed), run(plain, fed)) > 30
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
     step, zero = (constants[f"patch_embedding/input_{part}"] for part in ("scale", "zero_point"))
-    if KINDS[kind].per_pixel is not None:  # each pixel value is a level
-        assert (float(step), int(zero)) == (pytest.approx(KINDS[kind].per_pixel), 0)
+    if KINDS[kind].per_pixel is not None:  # each pixel value is a level, or each other one
+        assert (float(step), int(zero)) == (pytest.approx(KINDS[kind].per_pixel * 255 / levels), 0)
 
 
 @pytest.mark.thorough
@@ -518,13 +594,14 @@ def test_every_input_kind_and_a_batch(kind, source, record, images, tmp_path):
     [{"num_classes": None}, {"pre_logits_size": 24}, {"gelu": "tanh"}],
     ids=["features", "pre-logits", "tanh"],
 )
-def test_other_models(changes, images, tmp_path):
+@pytest.mark.parametrize("scheme", ["qdq", "symmetric"])
+def test_other_models(changes, scheme, images, tmp_path):
     spec = toy_spec(**changes)
     source = RandomParameters(spec)
-    write_int8_onnx(source, record_of(spec), tmp_path / "qdq.onnx", batches_of(images), scheme="qdq")
+    write_int8_onnx(source, record_of(spec), tmp_path / "int8.onnx", batches_of(images), scheme=scheme)
     write_onnx(source, record_of(spec), tmp_path / "float32.onnx")
     wanted = run(tmp_path / "float32.onnx", images)
-    assert signal_to_noise(run(tmp_path / "qdq.onnx", images), wanted) > 28
+    assert signal_to_noise(run(tmp_path / "int8.onnx", images), wanted) > 28
 
 
 def test_external_data(source, record, images, reference, tmp_path, monkeypatch):

@@ -50,10 +50,11 @@ def test_the_fixture_is_trained(test_set):
         (("tflite",), "dynamic", 0.995, 42),
         (("onnx",), "dynamic", 0.995, 38),
         (("onnx",), "qdq", 0.995, 35),
+        (("onnx",), "symmetric", 0.995, 35),
         (("tflite",), "full", 0.995, 30),
         (("tflite", "onnx"), "w8a16", 0.995, 41),
     ],
-    ids=["default", "dynamic", "onnx", "qdq", "full", "w8a16"],
+    ids=["default", "dynamic", "onnx", "qdq", "symmetric", "full", "w8a16"],
 )
 def test_every_file_keeps_the_answers(trained, test_set, formats, scheme, agreement, least_db, tmp_path):
     precisions = ("float32", "float16", "int8") if scheme is None else ("int8",)

@@ -393,6 +393,7 @@ FILES = {
     ("onnx", "float16", None): 0.01,  # arm64 adds up in float16, x86 in float32
     ("onnx", "int8", "dynamic"): 0.05,
     ("onnx", "int8", "qdq"): 0.05,
+    ("onnx", "int8", "symmetric"): 0.05,
     ("onnx", "int8", "w8a16"): 0.05,
 }
 """Largest norm of the difference between the native and the arm64 outputs, over the native ones' norm.

@@ -25,6 +25,7 @@ GOOD = (
     ("onnx int8 dynamic", {}),
     ("onnx float32", {"input": "0..255"}),
     ("onnx int8 qdq", {}),
+    ("onnx int8 symmetric", {}),
     ("onnx int8 w8a16", {}),
     ("onnx float32", {"batch": 4}),
     ("onnx int8 dynamic", {"batch": 4}),

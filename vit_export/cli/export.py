@@ -83,7 +83,7 @@ _OPTIONS: tuple[shared.Option, ...] = (
     count(
         "--opset",
         f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}; 22 and below are taken whole by Core ML and QNN.  "
-        f"[default: {OPSETS[-1]}; qdq: 20; w8a16: 21]",
+        f"[default: {OPSETS[-1]}; qdq and symmetric: 20; w8a16: 21]",
     ),
     flag("--no-verify", "Convert only."),
     AS_JSON,

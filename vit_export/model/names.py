@@ -50,6 +50,7 @@ PRECISIONS: dict[Precision, PrecisionRow] = {
 }
 _DYNAMIC = "Weights are int8; activations are quantized by ranges found while running."
 _RANGES = "by ranges taken from a few images: images unlike those fall outside the ranges and lose more."
+_DENSE = f"Dense layers and attention are int8 {_RANGES}"
 _WIDE = "16-bit activations, for accelerators, slow on CPUs"
 SCHEMES: tuple[Scheme, ...] = (
     Scheme(
@@ -64,7 +65,8 @@ SCHEMES: tuple[Scheme, ...] = (
     Scheme("tflite", "w8a16", _WIDE, f"Weights are int8, activations have 16 bits, {_RANGES}"),
     Scheme("tflite", "full", "integer in and out", f"Everything is int8, input and output too, {_RANGES}"),
     Scheme("onnx", "dynamic", "ranges found while running", _DYNAMIC),
-    Scheme("onnx", "qdq", "ranges in the graph, for accelerators", f"Dense layers and attention are int8 {_RANGES}"),
+    Scheme("onnx", "qdq", "ranges in the graph, for accelerators", _DENSE),
+    Scheme("onnx", "symmetric", "as qdq, zero points 0, for TensorRT", _DENSE),
     Scheme(
         "onnx",
         "w8a16",

@@ -9,6 +9,7 @@ from vit_export.model.artifact import Artifact, FileOptions, PlannedFile
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
 from vit_export.onnx.int8 import write_int8_onnx
+from vit_export.onnx.qdq import NUMBERS
 from vit_export.onnx.write import write_onnx
 
 
@@ -43,7 +44,7 @@ def convert(
         )
     assert pictures is not None, "int8 is calibrated on images: see pipeline.choice"
     scheme, tuning = file.scheme or "dynamic", None
-    if scheme == "w8a16":
+    if scheme in NUMBERS and NUMBERS[scheme].tuned:
         reporter.step(f"Tuning int8 ({scheme}) layer by layer")
         images = pictures.normalized(images_wanted(record.spec))
         tuning = tune(source, images, TUNED_FOR[scheme](record.spec), reporter.progress)

@@ -16,7 +16,7 @@ from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.onnx.calibration import clipped, observe
-from vit_export.onnx.qdq import QDQ, W8A16
+from vit_export.onnx.qdq import NUMBERS, QDQ
 from vit_export.onnx.rounding import rounded_kernels
 from vit_export.onnx.smoothing import Smoothing, ranges_of, smooth
 from vit_export.onnx.write import write_onnx
@@ -39,7 +39,7 @@ def write_int8_onnx(
     """Write the int8 file of `source` by `scheme`.
 
     `batches` are images as the file takes them (`input_kinds.feed`), each [batch, size, size, 3]; read one at a time,
-    but for those that weights are rounded by. "dynamic" and "qdq" are smoothed (`onnx.smoothing`) and rounded
+    but for those that weights are rounded by. Most schemes are smoothed (`onnx.smoothing`) and rounded
     (`onnx.rounding`) by them. "w8a16" is what `tuning` says, its kernels too: LayerNorms are folded as TFLite does, so
     that both formats hold the same levels. Where it is given to the others, it equalizes, corrects and clips them.
 
@@ -48,8 +48,10 @@ def write_int8_onnx(
         OutputError: `path` exists (and `overwrite` is false) or cannot be written.
     """
     refuse_existing(path, overwrite=overwrite)
-    spec, wide, tuning = source.spec, scheme == "w8a16", tuning or Tuning()
-    tuned = EqualizedParameters(source, folding(source, tuning.factors)) if wide else tuning.apply(source)
+    spec, tuning = source.spec, tuning or Tuning()
+    # "dynamic" rounds what "qdq" does, by ranges of its own.
+    numbers = NUMBERS.get(scheme, QDQ)
+    tuned = EqualizedParameters(source, folding(source, tuning.factors)) if numbers.tuned else tuning.apply(source)
     observed = observe(
         tuned,
         batches,
@@ -58,20 +60,21 @@ def write_int8_onnx(
         preprocessing=record.preprocessing,
         batch=batch,
         input=input,
-        numbers=W8A16 if wide else QDQ,
+        numbers=numbers,
         progress=progress,
     )
-    if wide:
+    if numbers.tuned:
         smoothing = Smoothing(kernels=_as_onnx_holds_them(tuning.kernels, spec))
     else:
         smoothing = smooth(observed, spec)
         count = min(len(batches), -(-images_wanted(spec) // len(batches[0])))
         some = [batches[i * len(batches) // count] for i in range(count)]
         folded = FoldedInput(tuned, record.preprocessing, input)
-        smoothing = replace(smoothing, kernels=rounded_kernels(folded, smoothing, some, progress))
+        kernels = rounded_kernels(folded, smoothing, some, progress, in_pairs=numbers.in_pairs)
+        smoothing = replace(smoothing, kernels=kernels)
     ranges = None
-    if scheme != "dynamic":
-        ranges = clipped(ranges_of(observed, None if wide else smoothing, spec), tuning.clips)
+    if scheme in NUMBERS:
+        ranges = clipped(ranges_of(observed, None if numbers.tuned else smoothing, spec), tuning.clips)
     return write_onnx(
         tuned,
         record,

@@ -25,8 +25,14 @@ options, for a model trained on digits and for S/32 with heavy-tailed random wei
     int8 with 7 bits                  36.4          19.3    23.5
     uint8 with zero point 128         37.1          24.9    27.5
 
-What accelerators ask for is int8 with zero point 0. int8 activations are as exact, but of the Dense layers ONNX Runtime
-leaves those that share their input in float (52.9 ms).
+"symmetric" is for TensorRT: the same graph, activations int8 with zero point 0, biases float32. TensorRT refuses uint8
+and zero points other than 0, takes one scale for an activation and one for each output channel of weights, and wants
+every scale above 0 (`QuantDequantLinearHelper` in onnxOpImporters.cpp and docs/operators.md of
+github.com/onnx/onnx-tensorrt, 10.1). What it dequantizes is int8 or smaller, so that biases cannot be int32. Weights
+that are int8 already stand as constants behind a DequantizeLinear of their own (docs.nvidia.com/deeplearning/tensorrt,
+"Explicit Quantization"). They are not in pairs: GPUs add up products in 32 bits. For the CPU
+they are no gain: of Dense layers with int8 activations ONNX Runtime leaves those that share their input in float (52.9
+ms), and those with float biases too.
 
 "w8a16" has uint16 activations, for accelerators that have them (Qualcomm's HTP): 65536 levels, so that every output
 can be rounded too and what is lost is lost by the rounded weights, which need no care for 16-bit sums. ONNX Runtime's
@@ -41,7 +47,6 @@ import numpy as np
 
 from vit_export.base.errors import InputError, StructureError
 from vit_export.base.lazy import LazyTensor, Tensors, computed_together
-from vit_export.deployment.rewrites import plain_parameters
 from vit_export.int8.arithmetic import HEADROOM
 from vit_export.int8.rounding import Levels
 from vit_export.model.parameters import ParameterSource, layer_name
@@ -66,18 +71,17 @@ PIXELS = "patch_embedding:input"
 """The site whose range is known without looking."""
 
 
-def qdq_parameters(source: ParameterSource, numbers: "Numbers | None" = None) -> Tensors:
-    """What the graph holds before it is rounded to `numbers`: the parameters, 1/√d in the query projections.
+def qdq_parameters(source: ParameterSource, *, in_pairs: bool = False) -> Tensors:
+    """What the graph holds before it is rounded: the parameters, 1/√d in the query projections.
 
-    That is exact in every channel. With `numbers` in pairs, channels are in the order that suits them.
+    That is exact in every channel. With `in_pairs`, channels are in the order that suits pairs of weights.
     """
     factor = np.float32(_query_factor(source.spec))
 
     def scaled(tensor: LazyTensor) -> LazyTensor:
         return replace(tensor, read=lambda: tensor.read() * factor)
 
-    paired = numbers is not None and numbers.kernel is quantize_by_pairs
-    parameters = int8_parameters(source) if paired else plain_parameters(source)
+    parameters = int8_parameters(source, in_pairs=in_pairs)
     return {name: scaled(t) if "/attention/query/" in name else t for name, t in parameters.items()}
 
 
@@ -136,14 +140,12 @@ def fold_query_scale(graph: "onnx.GraphProto", spec: ViTSpec) -> None:
     drop_unused(graph)
 
 
-def qdq_int8(
-    model: "onnx.ModelProto", source: ParameterSource, ranges: Ranges, numbers: "Numbers | None" = None
-) -> list[LazyTensor]:
+def qdq_int8(model: "onnx.ModelProto", source: ParameterSource, ranges: Ranges, numbers: "Numbers") -> list[LazyTensor]:
     """Quantize `model` (weights as graph inputs, attention decomposed) in place; the weights it then wants.
 
     Each of its Dense has `x/kernel_quantized` int8 [in, out], `x/bias_quantized` int32 [out], and of both `…_scale`
-    float32 [out] and `…_zero_point`; each site a scale and a zero point, float32 and the type of `numbers` (those of
-    "qdq" unless given) [].
+    float32 [out] and `…_zero_point`; each site a scale and a zero point, float32 and the type of `numbers` []. Where
+    `numbers` leave biases in float, there is `x/bias` float32 [out].
 
     Raises:
         InputError: not one range for every site, or one that is none.
@@ -151,7 +153,6 @@ def qdq_int8(
     """
     from onnx import helper
 
-    numbers = numbers or QDQ
     graph, spec = model.graph, source.spec
     fold_query_scale(graph, spec)
     values = {site: value for site, value in sites(graph, spec).items() if numbers.rounds(site)}
@@ -169,7 +170,8 @@ def qdq_int8(
         if node.op_type == "Gemm":
             name = node.input[1].removesuffix("/kernel")
             dense.add(name)
-            for index, (part, axis) in enumerate((("kernel", 1), ("bias", 0)), start=1):
+            parts = (("kernel", 1),) if numbers.float_bias else (("kernel", 1), ("bias", 0))
+            for index, (part, axis) in enumerate(parts, start=1):
                 node.input[index] = f"{name}/{part}:float"
                 stored = [f"{name}/{part}_{kind}" for kind in ("quantized", "scale", "zero_point")]
                 nodes.append(helper.make_node("DequantizeLinear", stored, [node.input[index]], axis=axis))
@@ -177,16 +179,16 @@ def qdq_int8(
     del graph.node[:]
     graph.node.extend(nodes)
     weights: list[LazyTensor] = []
-    plain, levels = qdq_parameters(source, numbers), levels_of(source)
+    plain, levels = qdq_parameters(source, in_pairs=numbers.in_pairs), levels_of(source)
     for name, weight in plain.items():
         owner, _, part = name.rpartition("/")
-        if owner not in dense:
+        if owner not in dense or (part == "bias" and numbers.float_bias):
             weights.append(weight)
         elif part == "kernel":
-            bias, scale = plain[f"{owner}/bias"], steps.scale(f"{owner}:input")
+            bias = None if numbers.float_bias else plain[f"{owner}/bias"]
             factor = _query_factor(spec) if "/attention/query/" in name else 1.0
             quantize = _rounding(levels.get(name), numbers, factor)
-            weights.extend(_quantized(owner, weight, bias, scale, quantize))
+            weights.extend(_quantized(owner, weight, bias, steps.scale(f"{owner}:input"), quantize))
     weights.extend(steps.constants())
     declare_inputs(graph, weights)
     return weights
@@ -235,8 +237,10 @@ class _Activations:
         ]
 
 
-def activation_step(site: str, low: float, high: float, numbers: "Numbers") -> tuple[np.float32, np.unsignedinteger]:
+def activation_step(site: str, low: float, high: float, numbers: "Numbers") -> tuple[np.float32, np.integer]:
     """Scale and zero point with which the levels of `numbers` cover low..high and hold 0 exactly.
+
+    Signed levels have it in their middle, and reach as far down as up.
 
     Raises:
         InputError: the range is not finite, or its ends are the wrong way round.
@@ -245,8 +249,9 @@ def activation_step(site: str, low: float, high: float, numbers: "Numbers") -> t
         raise InputError(f"The range of {site} is {low} to {high}, expected two finite numbers in order.")
     headroom = 1.0 if site == PIXELS else numbers.headroom
     low, high = min(low * headroom, 0.0), max(high * headroom, 0.0)
-    scale = max(high - low, _TINY) / np.iinfo(numbers.activations).max
-    return np.float32(scale), numbers.activations(round(-low / scale))
+    span = max(-low, high) if numbers.symmetric else high - low
+    scale = max(span, _TINY) / np.iinfo(numbers.activations).max
+    return np.float32(scale), numbers.activations(0 if numbers.symmetric else round(-low / scale))
 
 
 def quantize_by_channels(kernel: np.ndarray, least: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -271,13 +276,27 @@ def _in_steps(kernel: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.nda
 class Numbers:
     """What one scheme stores: the type of activations, where they are rounded, and how kernels are.
 
-    `rounds` says which of `sites`; `headroom` how much further than what images showed their ranges reach.
+    `rounds` says which of `sites`; `headroom` how much further than what images showed their ranges reach. `tuned`
+    models are what `int8.tune` makes of them, as in TFLite; others are smoothed and rounded by `onnx.smoothing` and
+    `onnx.rounding`.
     """
 
-    activations: type[np.unsignedinteger]
+    activations: type[np.integer]
     kernel: Callable[..., tuple[np.ndarray, np.ndarray]]
     rounds: Callable[[str], bool]
     headroom: float = 1.0
+    float_bias: bool = False
+    tuned: bool = False
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the zero points of activations are 0: those of signed types."""
+        return issubclass(self.activations, np.signedinteger)
+
+    @property
+    def in_pairs(self) -> bool:
+        """Whether the levels of neighbouring weights are bounded together (`onnx.pairs`)."""
+        return self.kernel is quantize_by_pairs
 
     def through(self, kernel: np.ndarray) -> np.ndarray:
         """`kernel` [in, out] as it is stored, in float32 again (a `rewrites.Rounding`)."""
@@ -296,13 +315,16 @@ def _anywhere(site: str) -> bool:
 
 
 QDQ = Numbers(np.uint8, quantize_by_pairs, _integer_operand)
-W8A16 = Numbers(np.uint16, quantize_by_channels, _anywhere, headroom=HEADROOM)
+SYMMETRIC = Numbers(np.int8, quantize_by_channels, _integer_operand, float_bias=True)
+W8A16 = Numbers(np.uint16, quantize_by_channels, _anywhere, headroom=HEADROOM, tuned=True)
+NUMBERS: Mapping[str, Numbers] = {"qdq": QDQ, "symmetric": SYMMETRIC, "w8a16": W8A16}
+"""Those of every scheme with ranges in the graph, by its name."""
 
 
 def _rounding(levels: Levels | None, numbers: Numbers, factor: float) -> Callable[..., Any]:
     """How a kernel becomes integer: by `levels` times `factor` where it has them, unless its bias asks for more."""
 
-    def given(kernel: np.ndarray, least: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def given(kernel: np.ndarray, least: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         assert levels is not None
         scale = (levels.scale * np.float32(factor)).astype(np.float32)
         return numbers.kernel(kernel, least) if (scale < least).any() else (levels.levels.T, scale)
@@ -311,9 +333,15 @@ def _rounding(levels: Levels | None, numbers: Numbers, factor: float) -> Callabl
 
 
 def _quantized(
-    name: str, kernel: LazyTensor, bias: LazyTensor, input_scale: np.float32, quantize: Callable[..., Any]
+    name: str, kernel: LazyTensor, bias: LazyTensor | None, input_scale: np.float32, quantize: Callable[..., Any]
 ) -> list[LazyTensor]:
-    """What the Dense `name` holds, in the order of the file."""
+    """What the Dense `name` holds in integers, in the order of the file: its kernel, and its `bias` if there is one."""
+    out = kernel.shape[1:]
+    stored = [(f"{name}/kernel_quantized", kernel.shape, np.int8), (f"{name}/kernel_scale", out, np.float32)]
+    # ONNX does not ask for a zero point of 0, ONNX Runtime's patterns do.
+    kernel_zero = LazyTensor.of(f"{name}/kernel_zero_point", np.zeros(out, np.int8))
+    if bias is None:
+        return [*computed_together(stored, lambda: quantize(kernel.read())), kernel_zero]
 
     def compute() -> tuple[np.ndarray, ...]:
         shift = bias.read().astype(np.float64)
@@ -322,18 +350,8 @@ def _quantized(
         steps = (input_scale * scale).astype(np.float32)
         return values, scale, np.rint(shift / steps).astype(np.int32), steps
 
-    out = kernel.shape[1:]
-    values, scale, shift, steps = computed_together(
-        [
-            (f"{name}/kernel_quantized", kernel.shape, np.int8),
-            (f"{name}/kernel_scale", out, np.float32),
-            (f"{name}/bias_quantized", out, np.int32),
-            (f"{name}/bias_scale", out, np.float32),
-        ],
-        compute,
-    )
-    # ONNX does not ask for a zero point of 0, ONNX Runtime's patterns do.
-    kernel_zero = LazyTensor.of(f"{name}/kernel_zero_point", np.zeros(out, np.int8))
+    stored += [(f"{name}/bias_quantized", out, np.int32), (f"{name}/bias_scale", out, np.float32)]
+    values, scale, shift, steps = computed_together(stored, compute)
     bias_zero = LazyTensor.of(f"{name}/bias_zero_point", np.zeros(out, np.int32))
     return [values, scale, kernel_zero, shift, steps, bias_zero]
 

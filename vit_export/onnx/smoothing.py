@@ -163,12 +163,12 @@ def ranges_of(observed: Observed, smoothing: Smoothing | None, spec: ViTSpec) ->
     return found
 
 
-def int8_parameters(source: ParameterSource) -> Tensors:
-    """The parameters of `source` in the order of channels that suits int8, hidden layers' scales among them."""
-    paired = PairedParameters(source)
+def int8_parameters(source: ParameterSource, *, in_pairs: bool = True) -> Tensors:
+    """The parameters of `source`, hidden layers' scales among them; `in_pairs` in the order of channels for those."""
+    ordered = PairedParameters(source) if in_pairs else source
     hidden = source.hidden if isinstance(source, SmoothedParameters) else ()
-    scales = {name: LazyTensor.of(name, paired.read(name)) for name in (f"{mlp}/hidden/scale" for mlp in hidden)}
-    return {**plain_parameters(paired), **scales}
+    scales = {name: LazyTensor.of(name, ordered.read(name)) for name in (f"{mlp}/hidden/scale" for mlp in hidden)}
+    return {**plain_parameters(ordered), **scales}
 
 
 _Fit = Callable[[Extremes], tuple[np.ndarray, np.ndarray]]

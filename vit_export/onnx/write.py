@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vit_export.artifacts.description import PRODUCER, facts_for_people
 from vit_export.base.checks import whole_number
@@ -22,7 +22,7 @@ from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.onnx.fusion import ATTENTION, fuse
 from vit_export.onnx.half import NOTE, to_float16
-from vit_export.onnx.qdq import QDQ, W8A16, Ranges, qdq_int8
+from vit_export.onnx.qdq import NUMBERS, Ranges, qdq_int8
 from vit_export.onnx.quantize import dynamic_int8, through_int8
 from vit_export.onnx.smoothing import SmoothedParameters, Smoothing
 from vit_export.onnx.stream import write_model
@@ -81,31 +81,28 @@ class _Form:
     first_opset: int = MIN_OPSET
 
 
+def _with_ranges(scheme: str, opset: int = QDQ_OPSET, **more: Any) -> _Form:
+    numbers = NUMBERS[scheme]
+    return _Form(
+        "int8",
+        scheme,
+        partial(qdq_int8, numbers=numbers),
+        numbers.through,
+        opset=opset,
+        unfused=(ATTENTION,),
+        takes_ranges=True,
+        **more,
+    )
+
+
 # The first form of a precision is the one meant when no scheme is asked for.
 _FORMS = (
     _Form("float32", None, _float32),
     _Form("float16", None, to_float16, through_float16, (NOTE,)),
     _Form("int8", "dynamic", dynamic_int8, through_int8),
-    _Form(
-        "int8",
-        "qdq",
-        qdq_int8,
-        QDQ.through,
-        opset=QDQ_OPSET,
-        unfused=(ATTENTION,),
-        takes_ranges=True,
-    ),
-    _Form(
-        "int8",
-        "w8a16",
-        partial(qdq_int8, numbers=W8A16),
-        W8A16.through,
-        notes=(WIDE_NOTE,),
-        opset=WIDE_OPSET,
-        unfused=(ATTENTION,),
-        takes_ranges=True,
-        first_opset=WIDE_OPSET,
-    ),
+    _with_ranges("qdq"),
+    _with_ranges("symmetric"),
+    _with_ranges("w8a16", WIDE_OPSET, notes=(WIDE_NOTE,), first_opset=WIDE_OPSET),
 )
 
 
@@ -128,9 +125,10 @@ def write_onnx(
     Input `images`, [batch, size, size, 3] of the kind `input` (`input_kinds.KINDS`: float32, or uint8 for "uint8");
     output `logits` [batch, classes] or `features` [batch, width], in float32 whatever the precision. LayerNormalization
     (opset 17), Gelu (20) and Attention (23) are single operators where `opset` has them, and decomposed below; None is
-    20 for "qdq", 21 for "w8a16" and 23 for all others. `scheme` belongs to int8 only: "dynamic", or "qdq" and "w8a16"
-    (`onnx.qdq`), which leave Attention decomposed and need `ranges`. What images showed of channels and weights may be
-    given to int8 as `smoothing` (`onnx.calibration`, `onnx.smoothing`, `onnx.rounding`; `onnx.int8` does all of it).
+    20 for "qdq" and "symmetric", 21 for "w8a16" and 23 for all others. `scheme` belongs to int8 only: "dynamic", or
+    those of `onnx.qdq`, which leave Attention decomposed and need `ranges`. What images showed of channels and weights
+    may be given to int8 as `smoothing` (`onnx.calibration`, `onnx.smoothing`, `onnx.rounding`; `onnx.int8` does all of
+    it).
 
     Raises:
         InputError: an opset, batch, precision, scheme or input that does not exist; ranges that are missing or belong
@@ -156,9 +154,8 @@ def write_onnx(
             "(vit_export.onnx.write_int8_onnx), or choose the scheme 'dynamic'."
         )
     if ranges is not None and not form.takes_ranges:
-        raise InputError(
-            f"ONNX {precision} ({form.scheme or 'no scheme'}) takes no ranges: give them to 'qdq' or 'w8a16'."
-        )
+        takers = ", ".join(f"'{name}'" for name in NUMBERS)
+        raise InputError(f"ONNX {precision} ({form.scheme or 'no scheme'}) takes no ranges: give them to {takers}.")
     if smoothing is not None and precision != "int8":
         raise InputError(f"ONNX {precision} takes no smoothing, which is for int8.")
     dtype = kind_of(input).dtype

@@ -58,6 +58,7 @@ LIMITS: dict[tuple[Format, Precision, str | None], Limits] = {
     ("onnx", "float16", None): _HALF,
     ("onnx", "int8", "dynamic"): Limits(worst_difference=0.10, cosine=0.98, sqnr_db=17.0, agreement=0.98),
     ("onnx", "int8", "qdq"): _RANGED,
+    ("onnx", "int8", "symmetric"): _RANGED,
     ("onnx", "int8", "w8a16"): _WIDE,
     ("onnx", "int8", None): _FOREIGN,
 }
