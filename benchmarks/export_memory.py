@@ -4,9 +4,10 @@
     python benchmarks/export_memory.py --from-saved-model vit_h14
 
 The first form exports each variant to SavedModel and float32 ONNX, to float32, float16 and int8 TFLite in one command,
-and to int8 alone in either format; the second makes a SavedModel once and times each conversion from it, without verification. Peak memory is sampled over
-the whole process tree as proportional set size (shared and mapped pages counted once), and read per process as the
-kernel's high-water mark, whichever process is largest. `limit` is 1.5 times the float32 weights + 1.5 GB.
+and to int8 alone in either format; the second makes a SavedModel once and times each conversion from it, without
+verification. Peak memory is sampled over the whole process tree as proportional set size (shared and mapped pages
+counted once), and read per process as the kernel's high-water mark, whichever process is largest. `limit` is 1.5 times
+the float32 weights + 1.5 GB.
 """
 
 import subprocess

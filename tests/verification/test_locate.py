@@ -74,9 +74,7 @@ def files(tmp_path_factory, images):
         if file_format == "tflite":
             recipe = Recipe(kind, modes_of(kind, source.spec))
             return write_int8_tflite(source, record, path, recipe, batches, **options)
-        if kind == "qdq":
-            return write_int8_onnx(source, record, path, batches, **options, scheme="qdq")
-        return write_onnx(source, record, path, precision="int8", scheme="dynamic", **options)
+        return write_int8_onnx(source, record, path, batches, scheme=kind, **options)
 
     return written
 
