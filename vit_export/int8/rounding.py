@@ -52,10 +52,9 @@ def round_by_error(kernel: np.ndarray, gram: np.ndarray, pair_scale: np.ndarray 
     # In levels, [in, out], the loudest input first.
     wanted = np.ascontiguousarray((kernel / scale[:, np.newaxis]).T[order])
     fixed = np.abs(wanted) >= LARGEST * (1 - 1e-6) if pair_scale is None else np.zeros(wanted.shape, bool)
-    owed = _owed(gram, order)
+    places, owed = np.argsort(order), _owed(gram, order)
     if owed is None:  # nothing that was seen says how
-        return Levels(np.rint(wanted).clip(-LARGEST, LARGEST)[np.argsort(order)].astype(np.int8).T.copy(), scale)
-    places = np.argsort(order)
+        return Levels(np.rint(wanted).clip(-LARGEST, LARGEST)[places].astype(np.int8).T.copy(), scale)
     left, levels = wanted.copy(), np.zeros_like(wanted)
     for start in range(0, len(order), _BLOCK):
         end = min(start + _BLOCK, len(order))

@@ -40,7 +40,12 @@ def quantize_by_pairs(kernel: np.ndarray, least: np.ndarray | float = 0.0) -> tu
             part = kernel[member::2]
             np.maximum(sign * part, 0, out=pairs[member, : len(part)])
         largest = np.maximum(largest, np.maximum(pairs.sum(0).max(0) / _LARGEST, pairs.max((0, 1)) / _LARGEST))
-    scale = np.maximum(largest, least).astype(np.float32)
+    return in_steps(kernel, np.maximum(largest, least))
+
+
+def in_steps(kernel: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`kernel` [in, out] rounded to steps of `scale` [out], int8, and `scale` as it is stored, float32."""
+    scale = scale.astype(np.float32)
     # An output channel without weights: any scale will do, but for 0, which would make NaN of 0 / 0.
     scale[scale == 0] = 1.0
     levels = kernel / scale

@@ -53,7 +53,7 @@ from vit_export.model.parameters import ParameterSource, layer_name
 from vit_export.model.spec import ViTSpec
 from vit_export.onnx.editing import Editor, drop_unused
 from vit_export.onnx.fusion import dense_layers
-from vit_export.onnx.pairs import quantize_by_pairs
+from vit_export.onnx.pairs import in_steps, quantize_by_pairs
 from vit_export.onnx.smoothing import int8_parameters, levels_of
 from vit_export.onnx.stream import declare_inputs
 
@@ -259,17 +259,7 @@ def quantize_by_channels(kernel: np.ndarray, least: np.ndarray | float = 0.0) ->
 
     The largest weight of a channel is 127; no scale is below `least`.
     """
-    return _in_steps(kernel, np.maximum(np.abs(kernel).max(axis=0) / _LARGEST, least))
-
-
-def _in_steps(kernel: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`kernel` [in, out] rounded to steps of `scale` [out], int8, and `scale` as it is stored, float32."""
-    scale = scale.astype(np.float32)
-    # An output channel without weights: any scale will do, but for 0, which would make NaN of 0 / 0.
-    scale[scale == 0] = 1.0
-    levels = kernel / scale
-    np.rint(levels, out=levels)
-    return levels.astype(np.int8), scale
+    return in_steps(kernel, np.maximum(np.abs(kernel).max(axis=0) / _LARGEST, least))
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def write_within(
     others = [i for i in range(len(pictures)) if i not in set(judging)] or judging
     judged, known = (pictures.batches(batch, options.input, among) for among in (judging, others))
     shown = np.concatenate(list(judged))
-    ranges = dict[int, list[Ranges]]()
+    ranges = dict[str, list[Ranges]]()
     recipes = dict[Modes, Recipe]()
     path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -63,6 +63,8 @@ def write_within(
         return tune.tune(source, images, modes, reporter.progress)
 
     def ranges_in(batches: Batches, recipe: Recipe) -> list[Ranges]:
+        if not recipe.calibrates:
+            return []
         reporter.step(f"Calibrating on {len(batches) * batch} images")
         return ranges_of_each(
             source, record, path.parent, recipe, batches, batch=batch, input=options.input, progress=reporter.progress
@@ -76,12 +78,12 @@ def write_within(
 
         def measure(modes: Modes, tuned: Tuning) -> Measured:
             recipe = recipes[modes] = Recipe("static" if modes == static(spec) else SEARCHED, modes, tuned)
-            # Bias corrections are all that mixes of one tuning differ by.
-            if id(tuned.clips) not in ranges:
-                ranges[id(tuned.clips)] = ranges_in(known, recipe)
+            # All mixes are of one tuning, but for bias corrections.
+            if not ranges.get(recipe.scheme):
+                ranges[recipe.scheme] = ranges_in(known, recipe)
             reporter.step("Writing and measuring a mix of int8 modes")
             write_int8_tflite(
-                source, record, mix, recipe, seen=ranges[id(tuned.clips)], batch=batch, input=options.input,
+                source, record, mix, recipe, seen=ranges[recipe.scheme], batch=batch, input=options.input,
                 overwrite=True,
             )  # fmt: skip
             found = _answers(mix, shown)
@@ -98,7 +100,7 @@ def write_within(
         images = pictures.normalized(sensitivity.images_wanted(spec), others)
         choice = search(source, images, tuning, measure, budget, measuring, lambda: tuned_for(quick(spec), "mixes"))
     chosen = recipes[choice.modes]
-    seen = [*ranges[id(chosen.tuning.clips)], *ranges_in(judged, chosen)]
+    seen = [*ranges[chosen.scheme], *ranges_in(judged, chosen)]
     artifact = write_int8_tflite(source, record, path, chosen, seen=seen, batch=batch, input=options.input)
     reporter.note(f"{path.name}: {choice.summary()}.")
     return replace(artifact, quantization={**(artifact.quantization or {}), "search": choice.to_dict()})

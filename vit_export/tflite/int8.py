@@ -13,7 +13,7 @@ from vit_export.int8.tune import images_wanted, tune
 from vit_export.model.artifact import Artifact, InputKind
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
-from vit_export.tflite.quantize import Progress, Ranges, calibrate, modes_of, rules_of, together, write_int8
+from vit_export.tflite.quantize import Progress, Ranges, calibrate_each, modes_of, rules_of, together, write_int8
 from vit_export.tflite.write import write_tflite
 
 STEADY = 0.8
@@ -59,11 +59,9 @@ def ranges_of_each(
         OutputError: `folder` cannot be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    seen = list[Ranges]()
     with tempfile.TemporaryDirectory(prefix=".calibration.", dir=folder) as scratch:
         exact = _exact(source, record, Path(scratch), recipe, batch, input)
-        calibrate(exact, batches, len(batches), progress=progress, each=seen.append)
-    return seen
+        return calibrate_each(exact, batches, len(batches), progress=progress)
 
 
 def write_int8_tflite(
@@ -94,7 +92,7 @@ def write_int8_tflite(
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         exact = _exact(source, record, Path(folder), recipe, batch, input)
         if recipe.calibrates and seen is None:
-            calibrate(exact, batches, len(batches), progress=progress, each=each.append)
+            each = calibrate_each(exact, batches, len(batches), progress=progress)
         artifact = write_int8(
             exact,
             record,

@@ -176,12 +176,23 @@ def calibrate(
     *,
     threads: int | None = None,
     progress: Progress | None = None,
-    each: Callable[[Ranges], None] | None = None,
 ) -> Ranges:
-    """The true minimum and maximum of every activation over `images`.
+    """The true minimum and maximum of every activation over `images`: `together` of what `calibrate_each` finds."""
+    return together(calibrate_each(float_path, images, total, threads=threads, progress=progress))
+
+
+def calibrate_each(
+    float_path: Path,
+    images: Iterable[np.ndarray],
+    total: int,
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[Ranges]:
+    """The true minimum and maximum of every activation in each of `images`.
 
     Each of `images` is [batch, size, size, 3] in the file's own numbers and dtype (`input_kinds.feed`). `threads` are
-    those of the runtime, all usable cores by default. `each` is told the ranges of every batch.
+    those of the runtime, all usable cores by default.
 
     AI Edge Quantizer's default is a moving average of them, which cuts off what is rare; that cost 16 dB of
     signal-to-noise in a trained ViT (see docs/quantization.md).
@@ -212,11 +223,9 @@ def calibrate(
             )
         interpreter.set_tensor(entry["index"], image)
         seen.append(invoke_for_ranges(interpreter))
-        if each:
-            each(seen[-1])
     if progress:
         progress(total, total)
-    return together(seen)
+    return seen
 
 
 def together(seen: Sequence[Ranges]) -> Ranges:
