@@ -14,6 +14,7 @@ from vit_export.base.errors import InputError, nearest
 from vit_export.base.reporting import Reporter
 from vit_export.model.artifact import Format, InputKind, Precision
 from vit_export.model.preprocessing import Preprocessing
+from vit_export.model.record import assumptions_told
 from vit_export.model.spec import ViTSpec
 from vit_export.model.variants import VARIANTS, get_variant
 from vit_export.pipeline.request import ExportRequest
@@ -70,7 +71,7 @@ def create_vit(
         given["num_classes"] = (1000 if num_classes is None else num_classes) if include_top else None
         spec = ViTSpec.of(variant, **given)
         return build_model(spec, dropout=dropout, seed=seed, **kwargs)
-    checkpoint = open_checkpoint(weights, variant=get_variant(variant))
+    checkpoint = open_checkpoint(weights, variant=get_variant(variant), image_size=image_size)
     known = checkpoint.spec
     classes = num_classes if num_classes is not None else known.num_classes
     if include_top and classes is None:
@@ -81,7 +82,7 @@ def create_vit(
         wanted = checkpoint.spec_for(classes)
         given |= {"num_classes": wanted.num_classes, "pre_logits_size": wanted.pre_logits_size}
     checkpoint = checkpoint.adapted(known.with_(**given), seed=seed or 0)
-    for text in checkpoint.notes:
+    for text in (*checkpoint.notes, *assumptions_told(checkpoint.stated)):
         warnings.warn(text, stacklevel=2)
     model = build_model(checkpoint.spec, dropout=dropout, seed=seed, record=checkpoint.record, **kwargs)
     assign_parameters(model, checkpoint.read)

@@ -199,7 +199,8 @@ def test_rules_of_the_source(name, positions, preprocessing):
     assert checkpoint.record.positions == positions
     assert checkpoint.preprocessing == preprocessing
     assert checkpoint.record.weights["source"] == {"hf": "huggingface"}.get(name, name)
-    assert any("does not say how images are scaled" in note for note in checkpoint.notes) == (name == "torchvision")
+    guesses = {"torchvision": {"scaling", "resizing"}}
+    assert checkpoint.record.assumed.keys() == guesses.get(name, set())
 
 
 def test_labels_of_the_source(altered):
@@ -245,16 +246,21 @@ def test_preprocessor_config(changes, expected, altered):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rescale_factor": 1 / 127.5}, "rescale_factor .*expected 1/255"),
+        ({"rescale_factor": 0}, "rescale_factor .*expected 1/255"),
+        ({"rescale_factor": 1 / 127.5, "rescale_offset": True}, "rescale_offset True"),
+        ({"do_rescale": False}, r"do_rescale False, expected true.*--mean and --std on the 0\.\.1 scale"),
+        ({"do_flip_channel_order": True}, "do_flip_channel_order True, expected false"),
+        ({"crop_pct": 0.9}, "crop_pct 0.9, expected none"),
+        ({"size": {"height": 40, "width": 40}, "do_center_crop": True, "crop_size": 32}, "after a resize to a square"),
         ({"resample": 0}, "resample 0, expected 2"),
         ({"resample": [2]}, r"resample \[2\], expected 2"),
         ({"rescale_factor": float("nan")}, "rescale_factor nan"),
         ({"do_resize": False}, "do_resize False"),
         ({"size": {"height": 32, "width": 48}}, "expected a square"),
-        ({"size": {"longest_edge": 32}}, "expected height and width, or shortest_edge"),
+        ({"size": {"longest_edge": 32}}, "expected a square, or shortest_edge"),
         ({"do_center_crop": True, "crop_size": 32, "size": {"shortest_edge": 16}}, "crop_size 32"),
-        ({"image_mean": [123, 117, 104]}, "divide values on the 0..255 scale by 255"),
-        ({"image_std": "x"}, "std is 'x'"),
+        ({"image_mean": [123, 117, 104]}, r"divide those on the 0\.\.255 scale by 255"),
+        ({"image_std": "x"}, "image_std 'x', expected three numbers"),
     ],
     ids=str,
 )

@@ -120,6 +120,11 @@ def _limits(subject: Subject) -> list[str]:
     if not subject.record.trained:
         part = "The classifier is" if "new_classifier_seed" in subject.record.weights else "The weights are"
         found.append(f"{part} untrained: the answers mean nothing yet.")
+    if assumed := subject.record.assumed:
+        found.append(
+            f"Assumed, for the weights do not say it: {markdown('; '.join(assumed.values()))}. If that is wrong, so "
+            "are the answers, and no measurement here can show it."
+        )
     if subject.result is None or not subject.result.part("accuracy"):
         found.append("Accuracy on labelled images: not measured. How good the answers are is not known from here.")
     if subject.classifies:

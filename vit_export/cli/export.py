@@ -1,7 +1,6 @@
 """`vit-export <variant>` and `vit-export export`: one command per variant, all with the same options."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,6 @@ from vit_export.pipeline.request import ExportRequest
 
 if TYPE_CHECKING:
     from vit_export.cli.progress import ConsoleReporter
-    from vit_export.model.preprocessing import Preprocessing
     from vit_export.weights.checkpoint import Checkpoint
 
 _FIRST = next(iter(PRECISIONS))
@@ -174,9 +172,12 @@ def _request(
         )
     if options["int8_scheme"] and "int8" not in precisions:
         raise InputError("--int8-scheme says how to quantize to int8: add --int8, or leave it out.")
-    checkpoint = None
+    pixels = _pixels({key: options.pop(key) for key in ("mean", "std", "resize", "crop_fraction", "interpolation")})
+    checkpoint, preprocessing = None, None
     if weights is not None:
-        checkpoint = _opened(weights, variant, num_heads, reporter)
+        checkpoint = _opened(
+            weights, reporter, variant=variant, num_heads=num_heads, image_size=image_size, pixels=pixels
+        )
         spec = _wanted(checkpoint, image_size, num_classes, features=features, pooled=pooled)
     elif variant is None:
         raise InputError("There is nothing to export: name a variant ('vit-export list' shows them) or give --weights.")
@@ -190,32 +191,32 @@ def _request(
             image_size=224 if image_size is None else image_size,
             num_classes=None if features else 1000 if num_classes is None else num_classes,
         )
-    pixels = {key: options.pop(key) for key in ("mean", "std", "resize", "crop_fraction", "interpolation")}
+        if pixels:
+            from vit_export.model.preprocessing import Preprocessing
+
+            preprocessing = Preprocessing(spec.image_size, **pixels)
     return ExportRequest(
         spec=spec,
         output=output or default_output(spec),
         formats=formats,
         precisions=precisions,
         weights=checkpoint,
-        preprocessing=_preprocessing(spec, checkpoint, pixels),
+        preprocessing=preprocessing,
         labels=None if labels is None else read_labels(labels),
         verify=not no_verify,
         **options,
     )
 
 
-def _opened(
-    weights: str, variant: Variant | None, num_heads: int | None, reporter: "ConsoleReporter | None"
-) -> "Checkpoint":
+def _opened(weights: str, reporter: "ConsoleReporter | None", **said: Any) -> "Checkpoint":
+    """The checkpoint at `weights`, of which the options `said` something."""
     from vit_export.weights.open import open_checkpoint
     from vit_export.weights.remote.fetch import shown
 
     if reporter is None:
-        return open_checkpoint(weights, variant=variant, num_heads=num_heads)
+        return open_checkpoint(weights, **said)
     reporter.step(f"Opening {shown(weights)}")
-    checkpoint = open_checkpoint(
-        weights, variant=variant, num_heads=num_heads, progress=reporter.progress, note=reporter.note
-    )
+    checkpoint = open_checkpoint(weights, **said, progress=reporter.progress, note=reporter.note)
     reporter.done()
     return checkpoint
 
@@ -226,7 +227,8 @@ def _wanted(
     """What to export of `checkpoint`: the model it is, but for what was asked for."""
     known = checkpoint.spec
     if pooled and known.pre_logits_size is None:
-        raise InputError("The checkpoint has no pooler (pre-logits layer), so there are no --pooled features.")
+        reason = checkpoint.pooler_problem or "the checkpoint has no pooler (pre-logits layer)"
+        raise InputError(f"There are no --pooled features: {reason}.")
     # A bare model of another package brings along a pooler that its own features do without.
     bare = known.num_classes is None and num_classes is None and not checkpoint.own
     if pooled:
@@ -238,20 +240,15 @@ def _wanted(
     return wanted if image_size is None else wanted.with_(image_size=image_size)
 
 
-def _preprocessing(spec: ViTSpec, checkpoint: "Checkpoint | None", given: dict[str, Any]) -> "Preprocessing | None":
-    """The checkpoint's preprocessing with what was `given`, or None when nothing was."""
-    given = {key: value for key, value in given.items() if value is not None}
-    if not given:
-        return None
-    from vit_export.model.preprocessing import Preprocessing
-
+def _pixels(options: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `Preprocessing` that were given."""
+    given = {key: value for key, value in options.items() if value is not None}
     for key in ("mean", "std"):
         if key in given:
             given[key] = _three(f"--{key}", given[key])
     if given.get("resize") == "squash":
         given.setdefault("crop_fraction", 1.0)
-    base = checkpoint.preprocessing if checkpoint else Preprocessing(spec.image_size)
-    return replace(base, image_size=spec.image_size, **given)
+    return given
 
 
 def _three(option: str, text: str) -> tuple[float, ...]:

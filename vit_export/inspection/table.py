@@ -76,6 +76,8 @@ def _record(record: Mapping[str, Any]) -> Iterator[Row]:
     source = record["weights"].get("location") or record["weights"].get("source") or "unknown"
     trained = "trained" if record["weights"].get("trained") else "not trained"
     yield "weights of", f"{source}, {trained}"
+    if assumed := record["weights"].get("assumed"):
+        yield "assumed", "; ".join(map(str, assumed.values() if isinstance(assumed, Mapping) else [assumed]))
     if record["fingerprint"]:
         yield "fingerprint", record["fingerprint"]
     crop = f", {pixels['crop_fraction']:g} of it" if pixels["crop_fraction"] != 1 else ""

@@ -1,6 +1,7 @@
 """What a model is, for every file made of it: the record that travels whole through all stages."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -102,9 +103,30 @@ class ModelRecord:
         return replace(self, weights={**self.weights, **more})
 
     @property
+    def assumed(self) -> dict[str, str]:
+        """What the answers depend on and the weights' source does not say: a phrase by topic, empty for own models."""
+        told = self.weights.get("assumed")
+        return {k: v for k, v in told.items() if isinstance(v, str)} if isinstance(told, dict) else {}
+
+    def assuming(self, assumed: Mapping[str, str]) -> "ModelRecord":
+        """The record with `assumed` in place of what it assumes so far."""
+        weights = {name: value for name, value in self.weights.items() if name != "assumed"}
+        return replace(self, weights={**weights, "assumed": dict(assumed)} if assumed else weights)
+
+    @property
     def trained(self) -> bool:
         """Whether the weights were learnt (agreement of classes means little when they were not)."""
         return bool(self.weights.get("trained", False))
+
+
+def assumptions_told(record: ModelRecord) -> tuple[str, ...]:
+    """What `record` assumes, as a sentence for the user; none where it assumes nothing."""
+    if not record.assumed:
+        return ()
+    return (
+        f"Assumed, because the checkpoint does not say: {'; '.join(record.assumed.values())}. Options that say "
+        "otherwise win, as does the model's own config beside its weights.",
+    )
 
 
 def read_record(path: str | Path) -> ModelRecord:

@@ -10,7 +10,7 @@ from vit_export.artifacts.read import artifact_of, read_facts
 from vit_export.base.errors import InputError
 from vit_export.model.artifact import Artifact, InputKind, Precision
 from vit_export.model.names import SAVED_MODEL_NAME
-from vit_export.model.record import read_record
+from vit_export.model.record import assumptions_told, read_record
 from vit_export.model.saved_model import write_saved_model
 from vit_export.report.earlier import recorded
 
@@ -86,7 +86,7 @@ def reference_at(
     say.step("Opening the reference")
     checkpoint = open_checkpoint(location, progress=say.progress, note=say.note)
     checkpoint = checkpoint.adapted(_wanted(checkpoint, artifacts))
-    for text in checkpoint.notes:
+    for text in (*checkpoint.notes, *assumptions_told(checkpoint.stated)):
         say.note(text)
     return _built(checkpoint, stage / SAVED_MODEL_NAME, say), {"built_from": shown(str(location))}
 

@@ -18,7 +18,7 @@ from vit_export.model.artifact import Artifact
 from vit_export.model.labels import check_labels
 from vit_export.model.names import LABELS_NAME, PAGE_NAME, REPORT_NAME, SAVED_MODEL_NAME
 from vit_export.model.preprocessing import Preprocessing
-from vit_export.model.record import ModelRecord, read_record
+from vit_export.model.record import ModelRecord, assumptions_told, read_record
 from vit_export.model.saved_model import describe_saved_model
 from vit_export.model.spec import ViTSpec
 from vit_export.pipeline.choice import choose_images
@@ -185,7 +185,10 @@ def _checkpoint(request: ExportRequest, say: Reporter) -> Checkpoint | None:
         raise InputError(f"weights is of type {type(checkpoint).__name__}, expected a Checkpoint, or where one is.")
     if not isinstance(checkpoint, Checkpoint):
         say.step("Opening the checkpoint")
-        checkpoint = open_checkpoint(checkpoint, progress=say.progress, note=say.note)
+        size = None if request.spec is None else request.spec.image_size
+        given = dict(vars(request.preprocessing)) if request.preprocessing else {}
+        given.pop("image_size", None)  # which follows the model's
+        checkpoint = open_checkpoint(checkpoint, image_size=size, pixels=given, progress=say.progress, note=say.note)
     if checkpoint.saved_model is not None:
         require_outside(request.output, checkpoint.saved_model)
     if request.spec is not None:
@@ -194,7 +197,7 @@ def _checkpoint(request: ExportRequest, say: Reporter) -> Checkpoint | None:
         _check_labels(request.labels, checkpoint.spec)
     pixels = _of_size(request.preprocessing, checkpoint.spec)
     checkpoint = checkpoint.described(pixels, request.labels, request.trained)
-    for text in checkpoint.notes:
+    for text in (*checkpoint.notes, *assumptions_told(checkpoint.stated)):
         say.note(text)
     return checkpoint
 

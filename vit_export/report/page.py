@@ -144,6 +144,7 @@ def _content(report: Record, pictures: Mapping[str, bytes]) -> dict[str, Any]:
         "files": files,
         "trouble": _trouble(reference, files),
         "warnings": [sentence(w) for w in listed(verification.get("warnings")) if text(w)],
+        "assumed": [text(phrase) for phrase in listed(verification.get("assumed")) if text(phrase)],
         "table": _table(reference, files),
         "measure": charts.MEASURES[measure],
         "labelled": measure == "accuracy",

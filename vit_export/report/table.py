@@ -34,8 +34,11 @@ def render_table(verification: Verification, console: Console) -> None:
         console.print(Text.assemble(("note  ", "yellow"), warning), soft_wrap=True)
     good = sum(file.passed for file in verification.files)
     style = "bold green" if verification.passed else "bold red"
-    verdict = f"{verification.verdict.upper()}: {good} of {len(verification.files)} files are the reference's model"
-    console.print(Text(f"{verdict} on {len(verification.images)} images.", style=style))
+    assuming = f", assuming {'; '.join(verification.assumed)}" if verification.assumed else ""
+    verdict = (
+        f"{verification.verdict.upper()}{assuming}: {good} of {len(verification.files)} files are the reference's model"
+    )
+    console.print(Text(f"{verdict} on {len(verification.images)} images.", style=style), soft_wrap=True)
 
 
 def _add_reference(table: Table, verification: Verification) -> None:

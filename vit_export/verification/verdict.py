@@ -109,7 +109,10 @@ class Reference:
 
 @dataclass(frozen=True)
 class Verification:
-    """The verdict over all files, and what it was reached with."""
+    """The verdict over all files, and what it was reached with.
+
+    `assumed` are phrases on what the reference itself was built from a guess, which no comparison with it can notice.
+    """
 
     reference: Reference
     files: tuple[FileResult, ...]
@@ -120,6 +123,7 @@ class Verification:
     latency_plan: Plan | None = None
     noise: Noise | None = None
     warnings: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -149,6 +153,7 @@ class Verification:
             "failures": list(self.failures),
             "explanations": list(self.explanations),
             "warnings": list(self.warnings),
+            "assumed": list(self.assumed),
             "trained": self.trained,
             "threads": self.threads,
             "cpu": self.cpu.to_dict(),

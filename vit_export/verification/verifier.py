@@ -114,6 +114,7 @@ def verify(
         cpu=cpu(),
         latency_plan=measured.plan if isinstance(measured, Measurement) else None,
         noise=measured.noise if isinstance(measured, Measurement) else None,
+        assumed=tuple(record.assumed.values()) if record else (),
     )
     warnings = [*_warnings(result, expected), *(warnings_of(measured) if isinstance(measured, Measurement) else ())]
     if options.emulate:

@@ -33,7 +33,8 @@ class Checkpoint:
     `record` is what is written with the model: `stated`, which costs nothing, completed by `digests`, which take time.
     `own` tells that this package wrote the weights, `saved_model` is the folder when it is one of this package's,
     `model` the reference model when it is in memory already. `labels_problem` says why the labels that came with the
-    weights are not in `stated`; it is raised when they would be used.
+    weights are not in `stated`; it is raised when they would be used. `pooler_problem` says why a pooler that came with
+    them is left out.
     """
 
     parameters: ParameterSource
@@ -43,6 +44,7 @@ class Checkpoint:
     model: "VisionTransformer | None" = None
     own: bool = False
     labels_problem: str | None = None
+    pooler_problem: str | None = None
     digests: Digests | None = None
 
     @property
@@ -82,6 +84,8 @@ class Checkpoint:
     ) -> "Checkpoint":
         """The checkpoint with what is given in place of its own; `overridden` in its `weights` names pixels and labels.
 
+        What is given is no longer assumed.
+
         Raises:
             InputError: labels that are none or do not fit, or none are given and the checkpoint's own cannot be used.
         """
@@ -102,6 +106,9 @@ class Checkpoint:
             overridden.add("labels")
         if record != self.stated and overridden:
             record = record.saying(overridden=sorted(overridden))
+        said = {"scaling", "resizing"} if preprocessing is not None else set()
+        said |= {"labels"} if labels is not None else set()
+        record = record.assuming({topic: text for topic, text in record.assumed.items() if topic not in said})
         if trained is not None and trained != record.trained:
             record = record.saying(trained=trained)
         if record == self.stated:
@@ -164,6 +171,8 @@ class Checkpoint:
             record = replace(record, preprocessing=pixels).saying(resampled_from_image_size=known.image_size)
         if wanted.num_classes != known.num_classes:
             record, problem = replace(record, labels=None), None
+            gone = ("labels", "classifier")
+            record = record.assuming({topic: text for topic, text in record.assumed.items() if topic not in gone})
         new_head = wanted.num_classes is not None and (
             wanted.num_classes != known.num_classes or wanted.pre_logits_size != known.pre_logits_size
         )

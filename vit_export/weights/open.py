@@ -4,7 +4,6 @@ A source is told by the names of its tensors, never by the name of a file; addin
 function `layout`.
 """
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -17,21 +16,26 @@ from vit_export.model.labels import check_labels, labels_from_id2label, read_lab
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import ModelRecord, Rule
 from vit_export.model.saved_model import SavedModelParameters
+from vit_export.model.spec import ViTSpec
 from vit_export.model.variants import Variant, get_variant
 from vit_export.weights.checkpoint import OTHER_LABELS, Checkpoint, checkpoint_of
+from vit_export.weights.configs import Configs, find_configs
 from vit_export.weights.containers.contents import Contents, identify
 from vit_export.weights.containers.npz import open_npz
 from vit_export.weights.containers.safetensors_file import SafetensorsFile, open_safetensors, open_sharded
 from vit_export.weights.containers.tensors import TensorFile
-from vit_export.weights.layouts import google, huggingface, keras_file, timm, torchvision
+from vit_export.weights.layouts import google, huggingface, keras_file, processors, timm, torchvision
 from vit_export.weights.layouts.mapping import Layout, MappedParameters
 from vit_export.weights.layouts.sizes import Hints, require_variant
 from vit_export.weights.provenance import digests_of
 from vit_export.weights.remote.fetch import fetch, is_remote
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALVES = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+SQUASH = {"resize": "squash", "crop_fraction": 1.0, "interpolation": "bilinear"}
 IMAGENET_21K_CLASSES = 21_843
 
+_IMAGENET_1K = re.compile(r"(?:^|[^a-z0-9])(imagenet2012|ilsvrc_?2012|in1k|imagenet_?1k)(?:$|[^a-z0-9])")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _SUFFIXES = (".npz", ".safetensors", ".keras", ".h5", ".json")
 
@@ -40,8 +44,9 @@ _SUFFIXES = (".npz", ".safetensors", ".keras", ".h5", ".json")
 class Source:
     """One layout: `holds` tells it by its keys, `layout` maps it; the rest is what its package does by default.
 
-    `stated` reads the preprocessing from the config files beside a checkpoint, `preprocessing` are the fields of
-    `Preprocessing` where those do not say; `positions` is the package's rule for another image size.
+    `positions` is the package's rule for another image size. `scaling` and `resizing` read fields of `Preprocessing`
+    from the config files beside a checkpoint, None where those do not say; then `usual_scaling` and `usual_resizing`
+    are assumed.
     """
 
     name: str
@@ -49,8 +54,10 @@ class Source:
     holds: Callable[[TensorFile], bool]
     layout: Callable[[TensorFile, Hints], Layout]
     positions: Rule
-    preprocessing: Mapping[str, Any]
-    stated: Callable[[Hints, int], Preprocessing | None] = lambda hints, size: None
+    usual_scaling: Mapping[str, Any]
+    usual_resizing: Callable[[Hints, ViTSpec], Mapping[str, Any]]
+    scaling: Callable[[Hints], Mapping[str, Any] | None] = lambda hints: None
+    resizing: Callable[[Hints], Mapping[str, Any] | None] = lambda hints: None
 
 
 def _ends_with(anchor: str) -> Callable[[TensorFile], bool]:
@@ -64,7 +71,8 @@ SOURCES = (
         lambda file: google.prefix_of(file) is not None,
         google.layout,
         "bilinear_aligned",
-        {},
+        HALVES,
+        lambda hints, spec: SQUASH,
     ),
     Source(
         "huggingface",
@@ -72,8 +80,10 @@ SOURCES = (
         _ends_with(huggingface.ANCHOR),
         huggingface.layout,
         "bicubic",
-        {},
-        lambda hints, size: huggingface.preprocessing(hints.preprocessor, size),
+        HALVES,
+        lambda hints, spec: SQUASH,
+        lambda hints: processors.scaling(hints.preprocessor),
+        lambda hints: processors.resizing(hints.preprocessor),
     ),
     Source(
         "timm",
@@ -81,8 +91,10 @@ SOURCES = (
         _ends_with(timm.ANCHOR),
         timm.layout,
         "bicubic_antialiased",
-        {"resize": "shortest", "crop_fraction": 0.9, "interpolation": "bicubic"},
-        lambda hints, size: timm.preprocessing(hints.config, size),
+        HALVES,
+        lambda hints, spec: {"resize": "shortest", "crop_fraction": 0.9, "interpolation": "bicubic"},
+        timm.scaling,
+        timm.resizing,
     ),
     Source(
         "torchvision",
@@ -90,7 +102,8 @@ SOURCES = (
         _ends_with(torchvision.ANCHOR),
         torchvision.layout,
         "bicubic_aligned",
-        {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "resize": "shortest", "crop_fraction": 0.875},
+        {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+        lambda hints, spec: torchvision.resizing(hints, spec.image_size, spec.num_layers, spec.patch_size),
     ),
 )
 
@@ -100,6 +113,8 @@ def open_checkpoint(
     *,
     variant: Variant | str | None = None,
     num_heads: int | None = None,
+    image_size: int | None = None,
+    pixels: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Checkpoint:
@@ -107,8 +122,9 @@ def open_checkpoint(
 
     Headers are read and every key is accounted for; values are read when they are asked for. `hf:owner/name[@revision]`
     and `https://…[#sha256=…]` are downloaded first (`progress` is told bytes). `variant` (a row of the table, or its
-    name) is what the checkpoint has to be, `num_heads` the number of attention heads where neither the checkpoint nor
-    the table of variants tells.
+    name) is what the checkpoint has to be. `num_heads`, `image_size` (pixels along one side) and `pixels` (fields of
+    `Preprocessing`) are what the caller says of it, and win over files that cannot be read; what nobody says is asked
+    for, or assumed and said so (`ModelRecord.assumed`).
 
     Raises:
         InputError: there is no checkpoint, it is damaged, a pickle, of an unknown layout, or of a model that this
@@ -121,26 +137,32 @@ def open_checkpoint(
     else:
         fetched = fetch(str(location), progress=progress, note=note)
         path, origin = fetched.path, fetched.origin
-    contents = _with_neighbours(identify(path))
+    contents = identify(path)
+    given = {name: value for name, value in (pixels or {}).items() if value is not None}
+    configs = Configs()
+    if contents.kind in ("npz", "safetensors", "safetensors_index"):
+        configs = find_configs(contents.path, path.is_dir(), heads_given=num_heads is not None, pixels_given=given)
     hints = Hints(
         row,
         num_heads,
-        _json(contents.config),
-        _json(contents.preprocessor),
-        contents.config,
-        f"{origin['location']} {contents.path.name}",
+        image_size,
+        given,
+        configs.config,
+        configs.preprocessor,
+        configs.config_path,
+        contents.path.name if is_here else origin["location"],
     )
     if contents.kind == "saved_model":
-        return _own(contents.path, hints)
+        return _with_pixels(_own(contents.path, hints), given)
     origin = {"file": contents.path.name, **origin}
     if contents.kind in ("keras", "weights_h5"):
-        checkpoint = keras_file.open_keras(contents.path, contents.kind, hints, origin)
+        checkpoint = _with_pixels(keras_file.open_keras(contents.path, contents.kind, hints, origin), given)
         read: tuple[Path, ...] = ()
     else:
         file = _tensors(contents)
-        checkpoint = _foreign(file, hints, origin)
+        checkpoint = _foreign(file, hints, origin, configs.notes)
         shards = file.files if isinstance(file, SafetensorsFile) else ()
-        beside = (*shards, contents.config, contents.preprocessor)
+        beside = (*shards, configs.config_path, configs.preprocessor_path)
         read = tuple(other for other in beside if other is not None and other != contents.path)
     # A commit or the sha256 in its origin says what a file from elsewhere is.
     return replace(checkpoint, digests=digests_of(contents.path, read)) if is_here else checkpoint
@@ -172,18 +194,6 @@ def _local(location: str | Path) -> Path:
     return Path(location)
 
 
-def _with_neighbours(contents: Contents) -> Contents:
-    """Add the config files beside a `model.safetensors` that was given alone: by that name they belong to it."""
-    if contents.config is not None or contents.preprocessor is not None or contents.path.stem.split(".")[0] != "model":
-        return contents
-    config, preprocessor = (contents.path.with_name(name) for name in ("config.json", "preprocessor_config.json"))
-    return replace(
-        contents,
-        config=config if config.is_file() else None,
-        preprocessor=preprocessor if preprocessor.is_file() else None,
-    )
-
-
 def _tensors(contents: Contents) -> TensorFile:
     openers: dict[str, Callable[[Path], TensorFile]] = {
         "npz": open_npz,
@@ -202,39 +212,102 @@ def _own(path: Path, hints: Hints) -> Checkpoint:
     return checkpoint_of(parameters, parameters.record, str(path), saved_model=path)
 
 
-def _foreign(file: TensorFile, hints: Hints, origin: dict[str, str]) -> Checkpoint:
+def _with_pixels(checkpoint: Checkpoint, pixels: Mapping[str, Any]) -> Checkpoint:
+    """A checkpoint that knows how its pixels are made, with the fields of that which the user gave in their place."""
+    if not pixels:
+        return checkpoint
+    described = checkpoint.described(replace(checkpoint.preprocessing, **_whole(pixels)))
+    left = {topic: text for topic, text in checkpoint.stated.assumed.items() if not _said(topic, pixels)}
+    return replace(described, stated=described.stated.assuming(left))
+
+
+def _foreign(file: TensorFile, hints: Hints, origin: dict[str, str], notes: tuple[str, ...]) -> Checkpoint:
     source = next((row for row in SOURCES if row.holds(file)), None)
     if source is None:
-        some = ", ".join(list(file.tensors)[:4]) or "nothing"
-        known = ", ".join(row.title for row in SOURCES)
-        raise InputError(
-            f"{file.path} holds tensors of no layout that vit-export knows (it has {some}): expected that of {known}."
-        )
-    parameters = MappedParameters(file, source.layout(file, hints), source.title)
-    spec, notes = parameters.spec, []
-    preprocessing = source.stated(hints, spec.image_size)
-    if preprocessing is None:
-        preprocessing = Preprocessing(spec.image_size, **source.preprocessing)
-        notes.append(f"The checkpoint does not say how images are scaled: taken to be as {source.title} does it.")
-    labels, problem = _labels(hints, spec.num_classes)
+        raise InputError(_unknown(file))
+    layout = source.layout(file, hints)
+    parameters = MappedParameters(file, layout, source.title)
+    spec, said = parameters.spec, list(notes)
+    preprocessing, assumed, overridden = _pixels(source, spec, hints)
+    assumed = {**layout.assumed, **assumed}
+    labels, problem, guess = _labels(hints, spec.num_classes)
+    if guess is not None:
+        assumed["labels"] = guess
     if labels is None and problem is None and spec.num_classes == 1000:
-        notes.append("The checkpoint has no labels: if its 1000 classes are ImageNet's, add --labels imagenet.")
+        said.append("The checkpoint has no labels: if its 1000 classes are ImageNet's, add --labels imagenet.")
     if spec.num_classes is not None and not parameters.read("head/kernel").any():
         kind = " (ImageNet-21k)" if spec.num_classes == IMAGENET_21K_CLASSES else ""
-        notes.append(
+        said.append(
             f"The classifier of {spec.num_classes} classes{kind} is all zeros, so every image gets the same answer: "
             "use --features, or --num-classes and fine-tune."
         )
     weights = {"source": source.name, "trained": True, **origin}
-    record = ModelRecord(spec, preprocessing, weights, labels, source.positions)
-    return Checkpoint(parameters, record, tuple(notes), labels_problem=problem)
+    if overridden:
+        weights["overridden"] = ["preprocessing"]
+    record = ModelRecord(spec, preprocessing, weights, labels, source.positions).assuming(assumed)
+    pooler = huggingface.pooler_problem(hints.config) if layout.spec.pre_logits_size is None else None
+    return Checkpoint(parameters, record, tuple(said), labels_problem=problem, pooler_problem=pooler)
 
 
-def _labels(hints: Hints, num_classes: int | None) -> tuple[tuple[str, ...] | None, str | None]:
-    """Labels where the checkpoint says them, or says that its classes are ImageNet-1k's; or why they cannot be used."""
+def _unknown(file: TensorFile) -> str:
+    """The message for tensors of no known layout."""
+    if any(".lora_A." in key or ".lora_B." in key for key in file.tensors):
+        return (
+            f"{file.path} is a LoRA adapter without its model, expected a whole model: in Python, merge the two "
+            "(PeftModel.from_pretrained(model, folder).merge_and_unload()), save_pretrained what comes out, and give "
+            "that."
+        )
+    some = ", ".join(f"{key:.80}" for key in list(file.tensors)[:4]) or "nothing"
+    known = ", ".join(row.title for row in SOURCES)
+    return f"{file.path} holds tensors of no layout that vit-export knows (it has {some}): expected that of {known}."
+
+
+def _pixels(source: Source, spec: ViTSpec, hints: Hints) -> tuple[Preprocessing, dict[str, str], bool]:
+    """How pixels are made; what of that is assumed; whether the user replaced what files say."""
+    given, overridden = _whole(hints.pixels), False
+    fields: dict[str, Any] = {}
+    assumed: dict[str, str] = {}
+    for topic, read, usual in (
+        ("scaling", source.scaling, source.usual_scaling),
+        ("resizing", source.resizing, source.usual_resizing(hints, spec)),
+    ):
+        stated = None if _said(topic, given) else read(hints)
+        known = usual if stated is None else stated
+        fields |= known
+        overridden |= any(name in given and given[name] != value for name, value in known.items())
+        if stated is None and not _said(topic, given):
+            assumed[topic] = f"{topic} as {source.title} does it ({_told(topic, known)})"
+    return Preprocessing(spec.image_size, **{**fields, **given}), assumed, overridden
+
+
+def _said(topic: str, pixels: Mapping[str, Any]) -> bool:
+    """Whether the fields of `Preprocessing` that the user gave say all of `topic`, so that no file need be read."""
+    if topic == "scaling":
+        return {"mean", "std"} <= pixels.keys()
+    return topic == "resizing" and "resize" in pixels and "crop_fraction" in _whole(pixels)
+
+
+def _whole(pixels: Mapping[str, Any]) -> dict[str, Any]:
+    """`pixels` with what follows from them: what is squashed is not cropped."""
+    return {"crop_fraction": 1.0, **pixels} if pixels.get("resize") == "squash" else dict(pixels)
+
+
+def _told(topic: str, fields: Mapping[str, Any]) -> str:
+    if topic == "scaling":
+        mean, std = (",".join(f"{value:g}" for value in fields[name]) for name in ("mean", "std"))
+        return f"mean {mean}, std {std}"
+    crop = "" if fields["resize"] == "squash" else f", crop {fields['crop_fraction']:.3g}"
+    return f"{fields['resize']}{crop}, {fields['interpolation']}"
+
+
+def _labels(hints: Hints, num_classes: int | None) -> tuple[tuple[str, ...] | None, str | None, str | None]:
+    """Labels where the checkpoint says them, or says that its classes are ImageNet-1k's; or why they cannot be used.
+
+    The third says that they rest on a name alone, as Google and timm write it into the names of files and repositories.
+    """
     config = hints.config or {}
     if num_classes is None:
-        return None, None
+        return None, None, None
     try:
         if isinstance(config.get("id2label"), Mapping):
             source = f"The id2label of {hints.config_path}"
@@ -243,31 +316,14 @@ def _labels(hints: Hints, num_classes: int | None) -> tuple[tuple[str, ...] | No
             source = f"The label_names of {hints.config_path}"
             check_labels(names, num_classes, source)
             labels = tuple(names)
-        elif num_classes == 1000 and (timm.says_imagenet_1k(config) or _named_imagenet_1k(hints.described_as)):
-            return read_labels("imagenet"), None
+        elif num_classes == 1000 and timm.says_imagenet_1k(config):
+            return read_labels("imagenet"), None, None
+        elif num_classes == 1000 and (word := _IMAGENET_1K.search(hints.described_as.lower())):
+            return read_labels("imagenet"), None, f"ImageNet's labels, because of {word.group(1)!r} in the name"
         else:
-            return None, None
+            return None, None, None
         if labels is not None:
             check_labels(labels, num_classes, source)
     except InputError as error:
-        return None, f"{error} {OTHER_LABELS}"
-    return labels, None
-
-
-def _named_imagenet_1k(name: str) -> bool:
-    """Whether a file's name says what it was trained on last, as Google's and timm's do (`…--imagenet2012-…`)."""
-    return re.search(r"imagenet2012|ilsvrc.?2012|in1k|imagenet1k", name.lower()) is not None
-
-
-def _json(path: Path | None) -> Mapping[str, Any] | None:
-    if path is None:
-        return None
-    try:
-        if path.stat().st_size > 64 << 20:
-            raise ValueError("it is larger than 64 MB")
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error}): correct it or take it away.") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path} holds a JSON {type(values).__name__}, expected an object.")
-    return values
+        return None, f"{error} {OTHER_LABELS}", None
+    return labels, None, None

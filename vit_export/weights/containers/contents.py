@@ -4,7 +4,7 @@ import codecs
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -37,16 +37,10 @@ _EXPORTED = "an exported model, not a checkpoint: give the weights that it was e
 
 @dataclass(frozen=True)
 class Contents:
-    """What was found: `path` is what to open as `kind` says, for 'saved_model' the folder with saved_model.pb.
-
-    `config` and `preprocessor` are the config.json and preprocessor_config.json of a folder that was given, None where
-    there is none and for a file that was given alone.
-    """
+    """What was found: `path` is what to open as `kind` says, for 'saved_model' the folder with saved_model.pb."""
 
     kind: Kind
     path: Path
-    config: Path | None = None
-    preprocessor: Path | None = None
 
 
 def identify(path: Path) -> Contents:
@@ -138,10 +132,7 @@ def _folder(path: Path) -> Contents:
             f"{path / candidates[-1]}, or the *{_INDEX} if they are parts of one."
         )
     if candidates:
-        config, preprocessor = (
-            path / name if os.path.isfile(path / name) else None for name in ("config.json", "preprocessor_config.json")
-        )
-        return replace(identify(path / candidates[0]), config=config, preprocessor=preprocessor)
+        return identify(path / candidates[0])
     if pickle := next((name for name in _PICKLES if name in names), None):
         raise InputError(f"{path / pickle}, all the weights in this folder, is {_CONVERT_PICKLE}")
     if "flax_model.msgpack" in names:

@@ -82,7 +82,7 @@ def layout(file: TensorFile, hints: Hints) -> Layout:
         pre_logits_size=shape_of(file, pre, 2)[1] if pre in file.tensors else None,
         arithmetic=ARITHMETIC,
     )
-    spec = spec_of(file, sizes, hints)
+    spec, assumed = spec_of(file, sizes, hints)
     shape = (1, spec.num_tokens, width)
     pieces = {
         "patch_embedding/kernel": same(f"{prefix}embedding/kernel", (patch, patch, 3, width)),
@@ -102,7 +102,7 @@ def layout(file: TensorFile, hints: Hints) -> Layout:
     if spec.num_classes is not None:
         pieces |= _dense("head", f"{prefix}head", spec.representation_size, spec.num_classes)
     beside = [key for key in file.tensors if "target/" in prefix and not key.startswith(prefix)]
-    return Layout(spec, pieces, dict.fromkeys(beside, "state of the optimizer"))
+    return Layout(spec, pieces, dict.fromkeys(beside, "state of the optimizer"), assumed)
 
 
 def _encoder_layer(name: str, key: str, names: _Names, spec: ViTSpec) -> dict[str, Piece]:

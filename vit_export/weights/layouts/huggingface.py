@@ -1,23 +1,33 @@
 """Hugging Face's ViT: `model.safetensors` with `config.json` and `preprocessor_config.json`.
 
 The names on disk are those of transformers 4 (`encoder.layer.N.attention.attention.query`); transformers 5 also has
-shorter ones (`layers.N.attention.q_proj`). Sizes, epsilon and activation are in the config, and the shapes must agree.
+shorter ones (`layers.N.attention.q_proj`). Sizes, epsilon and activation are in the config, and the shapes must agree;
+what a config of a ViT leaves out is ViTConfig's default.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from vit_export.base.checks import is_number, is_whole
 from vit_export.base.errors import InputError
-from vit_export.model.preprocessing import Interpolation, Preprocessing, Resize
 from vit_export.weights.containers.tensors import TensorFile
+from vit_export.weights.layouts import processors
 from vit_export.weights.layouts.mapping import Layout
 from vit_export.weights.layouts.sizes import Hints, Sizes, layer_count, shape_of, spec_of
-from vit_export.weights.layouts.torch_layouts import Parts, TorchNames, prefix_before, refuse, torch_layout
+from vit_export.weights.layouts.torch_layouts import (
+    Parts,
+    TorchNames,
+    find_head,
+    prefix_before,
+    refuse,
+    torch_layout,
+)
 
 ANCHOR = "embeddings.patch_embeddings.projection.weight"
 EPSILON = 1e-12
-"""`layer_norm_eps` of transformers' ViTConfig where a config does not say."""
+HEADS = 12
+"""`layer_norm_eps` and `num_attention_heads` of transformers' ViTConfig where a config does not say."""
 
 GELU = {"gelu": "erf", "gelu_python": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_fast": "tanh"}
 """`hidden_act` by transformers' name; gelu_python and gelu_fast are the same functions written out."""
@@ -40,7 +50,6 @@ def _names(
         dense_1=f"{layer}.{mlp[0]}",
         dense_2=f"{layer}.{mlp[1]}",
         norm="layernorm",
-        head="classifier",
         layers=layers,
         pre_logits="pooler.dense",
     )
@@ -76,100 +85,94 @@ def layout(file: TensorFile, hints: Hints) -> Layout:
     Raises:
         InputError: another architecture, a part this package does not build, or a config that contradicts the shapes.
     """
-    prefix = prefix_before(file, ANCHOR) or ""
-    config = hints.config or {}
+    prefix = prefix_before(file, ANCHOR)
+    config, said = hints.config or {}, is_config(hints.config)
     kind = config.get("model_type", "vit")
-    if kind != "vit":
+    if kind != "vit" and said:
         raise InputError(
-            f"The config.json beside {file.path} says model_type {kind!r}, expected 'vit': "
+            f"The config.json beside {file.path} says model_type {kind!r:.60}, expected 'vit': "
             "that is another architecture, which vit-export does not build."
         )
+    config = config if said else {}
     refuse(file, prefix, UNSUPPORTED)
     tensors = file.tensors
     names = SHORT if any(key.startswith(f"{prefix}{SHORT.layers}") for key in tensors) else LONG
     width, _, patch, _ = shape_of(file, f"{prefix}{ANCHOR}", 4)
     _, tokens, _ = shape_of(file, f"{prefix}{names.position_embedding}", 3)
     mlp, _ = shape_of(file, f"{prefix}{names.dense_1.format(0)}.weight", 2)
-    # The classifier is beside the backbone, not in it.
-    head, pre = "classifier.weight", f"{prefix}{names.pre_logits}.weight"
+    # The classifier is beside the backbone, not in it, and what wraps the one wraps the other.
+    head, assumed = find_head(file, f"{prefix.removesuffix('vit.')}classifier")
+    if head is None and prefix:
+        head, assumed = find_head(file, "classifier")
+    pre = f"{prefix}{names.pre_logits}.weight"
+    pools = pre in tensors and head is None
     layers = layer_count(tensors, f"{prefix}{names.layers}")
     _agree(
         file, config, {"hidden_size": width, "patch_size": patch, "intermediate_size": mlp, "num_hidden_layers": layers}
     )
+    if not said:
+        assumed["arithmetic"] = f"transformers' exact GELU and epsilon {EPSILON:g}"
     sizes = Sizes(
         patch_size=patch,
         num_layers=layers,
         hidden_size=width,
         mlp_size=mlp,
         num_patches=tokens - 1,
-        num_classes=shape_of(file, head, 2)[0] if head in tensors else None,
-        num_heads=_whole(file, config, "num_attention_heads"),
-        pre_logits_size=shape_of(file, pre, 2)[0] if pre in tensors and head not in tensors else None,
+        num_classes=head.num_classes if head else None,
+        num_heads=_whole(file, config, "num_attention_heads") or (HEADS if said else None),
+        pre_logits_size=shape_of(file, pre, 2)[0] if pools and _pooler(config) else None,
+        image_sizes=_sides(file, config, hints),
         arithmetic={"layer_norm_epsilon": _epsilon(file, config), "gelu": _gelu(file, config)},
     )
-    parts = Parts(qkv_bias=bool(config.get("qkv_bias", True)))
+    parts = Parts(qkv_bias=bool(config.get("qkv_bias", True)), head=head)
+    if not said and f"{prefix}{names.query.format(0)}.bias" not in tensors:
+        parts = replace(parts, qkv_bias=False)
     mask = f"{prefix}embeddings.mask_token"
     excused = {mask: "used in pre-training alone"} if mask in tensors else {}
-    if head in tensors:
-        excused |= {key: "the classifier does not read it" for key in tensors if key.startswith(f"{prefix}pooler.")}
-    spec = spec_of(file, sizes, hints)
+    if sizes.pre_logits_size is None:
+        unread = [key for key in tensors if key.startswith(f"{prefix}pooler.")]
+        excused |= dict.fromkeys(unread, "nothing that is built reads it")
+        if unread and head is not None:
+            assumed["classifier"] = "the classifier reads the class token, not the pooler that is stored beside it"
+    spec, found = spec_of(file, sizes, hints)
     _agree(file, config, {"image_size": spec.image_size})
-    found = torch_layout(spec.with_(num_classes=None), names, prefix, parts, excused)
-    if spec.num_classes is None:
-        return found
-    whole = torch_layout(spec, names, "", parts, excused)
-    heads = {name: whole.pieces[name] for name in ("head/kernel", "head/bias")}
-    return Layout(spec, {**found.pieces, **heads}, excused)
+    return torch_layout(spec, names, prefix, parts, excused, found | assumed)
 
 
-def preprocessing(known: Mapping[str, Any] | None, image_size: int) -> Preprocessing | None:
-    """What `preprocessor_config.json` says, or None without one.
+def is_config(config: Mapping[str, Any] | None) -> bool:
+    """Whether `config` is one of transformers'."""
+    return bool(config) and not {"model_type", "hidden_size", "num_attention_heads"}.isdisjoint(config or {})
+
+
+def pooler_problem(config: Mapping[str, Any] | None) -> str | None:
+    """Why there are no pooled features although there is a pooler; None where there are."""
+    if not is_config(config) or _pooler(config or {}):
+        return None
+    return (
+        f"its config.json says pooler_act {(config or {})['pooler_act']!r:.60}, expected 'tanh', the one that is built"
+    )
+
+
+def _pooler(config: Mapping[str, Any]) -> bool:
+    return bool(config.get("pooler_act", "tanh") == "tanh")
+
+
+def _sides(file: TensorFile, config: Mapping[str, Any], hints: Hints) -> dict[str, int]:
+    """The sides of the images that config and processor state.
 
     Raises:
-        InputError: it says something that `Preprocessing` cannot express.
+        InputError: the images are not square, whatever the number of patches looks like.
     """
-    if known is None:
-        return None
-
-    def unclear(what: str, value: Any, expected: str) -> InputError:
-        return InputError(
-            f"preprocessor_config.json says {what} {value!r}, expected {expected}: "
-            "correct the file, or take it away and give --mean, --std, --resize, --crop-fraction and --interpolation."
-        )
-
-    factor = known.get("rescale_factor", 1 / 255)
-    if known.get("do_rescale", True) and (not is_number(factor) or not abs(factor * 255 - 1) <= 1e-4):
-        raise unclear("rescale_factor", factor, "1/255")
-    normal = known.get("do_normalize", True)
-    values = {
-        "mean": known.get("image_mean", (0.5, 0.5, 0.5)) if normal else (0.0, 0.0, 0.0),
-        "std": known.get("image_std", (0.5, 0.5, 0.5)) if normal else (1.0, 1.0, 1.0),
-    }
-    interpolations: dict[int, Interpolation] = {2: "bilinear", 3: "bicubic"}
-    resample = known.get("resample", 2)
-    if not isinstance(resample, int) or resample not in interpolations:
-        raise unclear("resample", resample, "2 (bilinear) or 3 (bicubic)")
-    if not known.get("do_resize", True):
-        raise unclear("do_resize", False, "true")
-    size, crop = known.get("size", image_size), known.get("crop_size")
-    resize: Resize = "squash"
-    fraction = 1.0
-    if isinstance(size, Mapping) and isinstance(size.get("shortest_edge"), int):
-        resize = "shortest"
-        if known.get("do_center_crop", False):
-            side = crop.get("height") if isinstance(crop, Mapping) else crop
-            if not isinstance(side, int) or not 0 < side <= size["shortest_edge"]:
-                raise unclear("crop_size", crop, f"at most the shortest_edge {size['shortest_edge']}")
-            fraction = side / size["shortest_edge"]
-    elif known.get("do_center_crop", False) and crop not in (None, size):
-        raise unclear("do_center_crop with size", size, "a size with shortest_edge")
-    elif isinstance(size, Mapping) and not isinstance(size.get("height"), int):
-        raise unclear("size", dict(size), "height and width, or shortest_edge")
-    elif isinstance(size, Mapping) and size["height"] != size.get("width"):
-        raise unclear("size", dict(size), "a square")
-    return Preprocessing(
-        image_size, resize=resize, crop_fraction=fraction, interpolation=interpolations[resample], **values
-    )
+    size = config.get("image_size")
+    if isinstance(size, list) and len(size) == 2:
+        if size[0] != size[1]:
+            raise InputError(
+                f"The config.json beside {file.path} says images of {size[0]!r:.20} x {size[1]!r:.20} pixels: only "
+                "square images are supported."
+            )
+        size = size[0]
+    found = {"config.json": size, "preprocessor_config.json": processors.side(hints.preprocessor)}
+    return {name: side for name, side in found.items() if side is not None and is_whole(side, 1)}
 
 
 def _whole(file: TensorFile, config: Mapping[str, Any], field: str) -> int | None:

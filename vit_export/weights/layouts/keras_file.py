@@ -83,12 +83,14 @@ def open_keras(path: Path, kind: str, hints: Hints, origin: Mapping[str, Any]) -
         notes: tuple[str, ...] = ()
     else:
         file = open_weights_h5(path)
-        spec = spec_of(file, _sizes(file), hints)
-        record = ModelRecord(spec, Preprocessing(spec.image_size), weights)
-        notes = (
-            "A .weights.h5 file holds numbers alone: LayerNorm's epsilon, the GELU form and how images are scaled are "
-            "taken to be the defaults (save the model as .keras to keep them).",
-        )
+        spec, assumed = spec_of(file, _sizes(file), hints)
+        assumed |= {
+            "arithmetic": f"exact GELU and epsilon {spec.layer_norm_epsilon:g}",
+            "scaling": "scaling to -1..1",
+            "resizing": "resizing straight to the square",
+        }
+        record = ModelRecord(spec, Preprocessing(spec.image_size), weights).assuming(assumed)
+        notes = ("A .weights.h5 file holds numbers alone: a .keras file of the same model keeps the rest.",)
     parameters = MappedParameters(file, layout(file, record.spec), TITLE)
     return checkpoint_of(parameters, record, str(path), notes=notes)
 
@@ -129,6 +131,7 @@ def _sizes(file: TensorFile) -> Sizes:
         hidden_size=width,
         mlp_size=mlp,
         num_patches=tokens - 1,
+        square=True,
         num_classes=shape_of(file, head, 2)[1] if head in file.tensors else None,
         pre_logits_size=shape_of(file, pre, 2)[1] if pre in file.tensors else None,
     )

@@ -35,11 +35,15 @@ class Piece:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a file holds the model `spec`: a Piece for every canonical parameter, and the keys left out with reasons."""
+    """How a file holds the model `spec`: a Piece for every canonical parameter, and the keys left out with reasons.
+
+    `assumed` is what neither the tensors nor a config say of the model (see `ModelRecord.assumed`).
+    """
 
     spec: ViTSpec
     pieces: Mapping[str, Piece]
     excused: Mapping[str, str] = field(default_factory=dict)
+    assumed: Mapping[str, str] = field(default_factory=dict)
 
 
 def same(key: str, shape: Shape) -> Piece:

@@ -1,4 +1,7 @@
-"""From the shapes in a checkpoint to a spec: what tensors say, what a config adds, what the table of variants knows."""
+"""From the shapes in a checkpoint to a spec: what tensors say, what a config adds, what the table of variants knows.
+
+What none of them says is asked for, or assumed: then the assumption goes with the spec, in words.
+"""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -17,10 +20,15 @@ USUAL_HEAD_SIZE = 64
 
 @dataclass(frozen=True)
 class Hints:
-    """What is known beside the tensors: the variant and heads a user named, and the config files of the checkpoint."""
+    """What is known beside the tensors: what a user named, and the config files of the checkpoint.
+
+    `pixels` are fields of `Preprocessing` that the user gave, which need not be read; `image_size` is the user's too.
+    """
 
     variant: Variant | None = None
     num_heads: int | None = None
+    image_size: int | None = None
+    pixels: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] | None = None
     preprocessor: Mapping[str, Any] | None = None
     config_path: Path | None = None
@@ -30,7 +38,11 @@ class Hints:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes that shapes tell. `num_heads` is None where they do not."""
+    """The sizes that shapes tell. `num_heads` is None where they do not.
+
+    `image_sizes` are the sides of the images that config files state, by the files' names; `square` says that the
+    package knows no other images.
+    """
 
     patch_size: int
     num_layers: int
@@ -40,6 +52,8 @@ class Sizes:
     num_classes: int | None = None
     num_heads: int | None = None
     pre_logits_size: int | None = None
+    image_sizes: Mapping[str, int] = field(default_factory=dict)
+    square: bool = False
     arithmetic: Mapping[str, Any] = field(default_factory=dict)
     """`layer_norm_epsilon` and `gelu`."""
 
@@ -74,8 +88,10 @@ def layer_count(keys: Iterable[str], before: str, after: str = ".") -> int:
     return max(numbers) + 1 if numbers else 0
 
 
-def spec_of(file: TensorFile, sizes: Sizes, hints: Hints) -> ViTSpec:
-    """The spec of a checkpoint of `sizes`: a variant's name where the table has those sizes, else a name made of them.
+def spec_of(file: TensorFile, sizes: Sizes, hints: Hints) -> tuple[ViTSpec, dict[str, str]]:
+    """The spec of a checkpoint of `sizes`, and what had to be assumed of it (see `ModelRecord.assumed`).
+
+    It has a variant's name where the table has those sizes, else a name made of them.
 
     Raises:
         InputError: sizes that no Vision Transformer has, a variant named that the checkpoint is not, or a number of
@@ -96,7 +112,7 @@ def spec_of(file: TensorFile, sizes: Sizes, hints: Hints) -> ViTSpec:
     for what, (size, most) in limits.items():
         if not 1 <= size <= most:
             raise InputError(f"{file.path} has {what} {size}, expected 1 to {most}: it is no Vision Transformer.")
-    heads = _heads(file, sizes, hints)
+    heads, assumed = _heads(file, sizes, hints)
     row = next((v for v in VARIANTS.values() if _numbers(v) == (*_of(sizes), heads)), None)
     found = row or Variant(
         f"vit_l{sizes.num_layers}_d{sizes.hidden_size}_p{sizes.patch_size}", *_of(sizes), heads, use="own sizes"
@@ -109,7 +125,15 @@ def spec_of(file: TensorFile, sizes: Sizes, hints: Hints) -> ViTSpec:
         **sizes.arithmetic,
     )
     require_variant(spec, hints, file.path)
-    return spec
+    others = {name: side for name, side in sizes.image_sizes.items() if side != spec.image_size}
+    if hints.image_size not in (spec.image_size, *others.values()):
+        size = f"images of {spec.image_size} pixels"
+        if others:
+            file_name, other = next(iter(others.items()))
+            assumed["image size"] = f"{size}, where {file_name} says {other} (--image-size {other})"
+        elif not sizes.image_sizes and not sizes.square:
+            assumed["image size"] = f"square {size} ({grid} x {grid} patches)"
+    return spec, assumed
 
 
 def require_variant(spec: ViTSpec, hints: Hints, path: Path) -> None:
@@ -131,26 +155,30 @@ def require_variant(spec: ViTSpec, hints: Hints, path: Path) -> None:
         )
 
 
-def _heads(file: TensorFile, sizes: Sizes, hints: Hints) -> int:
-    """From the tensors or config, from the user, from the table, or from the usual width of a head."""
-    heads = sizes.num_heads or hints.num_heads
+def _heads(file: TensorFile, sizes: Sizes, hints: Hints) -> tuple[int, dict[str, str]]:
+    """From the tensors or config, from the user, or from the table, which is an assumption unless the user named a row.
+
+    Other widths are divided by rules that differ from package to package: nothing but asking is left.
+    """
+    heads, assumed = sizes.num_heads or hints.num_heads, {}
     if heads is None:
-        rows = {v.num_heads for v in VARIANTS.values() if _numbers(v)[1:4] == _of(sizes)[1:]}
-        if len(rows) == 1:
-            (heads,) = rows
-        elif sizes.hidden_size % USUAL_HEAD_SIZE == 0:
-            heads = sizes.hidden_size // USUAL_HEAD_SIZE
-        else:
+        rows = [v for v in VARIANTS.values() if _numbers(v)[1:4] == _of(sizes)[1:]]
+        if len({v.num_heads for v in rows}) != 1:
+            likely = sizes.hidden_size / USUAL_HEAD_SIZE
+            usual = f" ({likely:g} is usual: heads of {USUAL_HEAD_SIZE})" if likely.is_integer() else ""
             raise InputError(
                 f"{file.path} does not say how many attention heads its width of {sizes.hidden_size} is divided into: "
-                "give --num-heads."
+                f"give --num-heads{usual}, or put the model's config.json beside it."
             )
+        heads = rows[0].num_heads
+        if hints.variant not in rows:
+            assumed["heads"] = f"{heads} attention heads, as {rows[0].name} has"
     if heads < 1 or sizes.hidden_size % heads:
         raise InputError(
             f"{heads} attention heads do not divide the width {sizes.hidden_size} of {file.path}: "
             "expected a divisor of it."
         )
-    return heads
+    return heads, assumed
 
 
 def _of(sizes: Sizes) -> tuple[int, int, int, int]:

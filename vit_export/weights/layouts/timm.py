@@ -1,4 +1,7 @@
-"""timm's Vision Transformers: a safetensors file, and the `config.json` that timm publishes beside it."""
+"""timm's Vision Transformers: a safetensors file, and the `config.json` that timm publishes beside it.
+
+The config names an architecture, whose arguments timm knows, and in `model_args` what differs from them.
+"""
 
 import re
 from collections.abc import Mapping
@@ -6,14 +9,20 @@ from typing import Any
 
 from vit_export.base.checks import is_whole
 from vit_export.base.errors import InputError
-from vit_export.model.preprocessing import Preprocessing
 from vit_export.weights.containers.tensors import TensorFile
 from vit_export.weights.layouts.mapping import Layout
 from vit_export.weights.layouts.sizes import Hints, Sizes, layer_count, shape_of, spec_of
-from vit_export.weights.layouts.torch_layouts import Parts, TorchNames, prefix_before, refuse, torch_layout
+from vit_export.weights.layouts.torch_layouts import (
+    Parts,
+    TorchNames,
+    find_head,
+    prefix_before,
+    refuse,
+    torch_layout,
+)
 
 ANCHOR = "patch_embed.proj.weight"
-ARITHMETIC = {"layer_norm_epsilon": 1e-6, "gelu": "erf"}
+EPSILON = 1e-6
 
 NAMES = TorchNames(
     patch_embedding="patch_embed.proj",
@@ -28,7 +37,6 @@ NAMES = TorchNames(
     dense_2="blocks.{}.mlp.fc2",
     layer_scale=("blocks.{}.ls1.gamma", "blocks.{}.ls2.gamma"),
     norm="norm",
-    head="head",
     layers="blocks.",
     pre_logits="pre_logits.fc",
 )
@@ -53,6 +61,60 @@ UNSUPPORTED = {
 
 EXCUSED = {"mask_token": "used in pre-training alone"}
 
+SIZES = {
+    "tiny": (192, 3),
+    "small": (384, 6),
+    "medium": (512, 8),
+    "betwixt": (640, 10),
+    "base": (768, 12),
+    "large": (1024, 16),
+    "huge": (1280, 16),
+    "giant": (1408, 16),
+    "gigantic": (1664, 16),
+}
+"""Width and attention heads by the size in an architecture's name (timm 1.0, models/vision_transformer.py, deit.py)."""
+
+OTHERS = {
+    "test_vit": (64, 2),
+    "vit_base_patch16_plus_240": (896, 14),
+    "vit_base_patch32_plus_256": (896, 14),
+    "vit_intern300m_patch14_448": (1024, 16),
+}
+
+_ARCHITECTURE = re.compile(
+    rf"(?:vit|deit3?|flexivit)_({'|'.join(SIZES)})(?:_distilled)?"
+    r"(?:_patch\d+_\d+(?:_miil)?|_patch14_dinov2|_patch16_36x1_224)?"
+)
+"""Architectures of this package's arithmetic; others, and people's own, have arguments that only timm knows."""
+
+GELU = {"gelu": "erf", "gelu_tanh": "tanh"}
+"""`act_layer` by timm's name."""
+
+TOLD_BY_TENSORS = {
+    *("patch_size", "in_chans", "num_classes", "embed_dim", "depth", "mlp_ratio", "qkv_bias", "qk_norm", "proj_bias"),
+    *("init_values", "no_embed_class", "reg_tokens", "pre_norm", "final_norm", "scale_attn_norm", "scale_mlp_norm"),
+}
+"""Arguments of timm's VisionTransformer that show in the names and shapes of tensors, which are held to the layout."""
+
+READ_OR_HARMLESS = {
+    *("num_heads", "img_size", "drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate"),
+    *("drop_path_rate", "weight_init", "fix_init", "dynamic_img_size", "strict_img_size", "dynamic_img_pad"),
+}
+"""Arguments that are read below, and those without effect on the answer for an image of the model's size."""
+
+BUILT = {
+    "act_layer": (None, *GELU),
+    "norm_layer": (None, "layernorm"),
+    "embed_norm_layer": (None,),
+    "global_pool": ("token", "", None),
+    "class_token": (True,),
+    "pos_embed": ("learn",),
+    "fc_norm": (False, None),
+    "pool_include_prefix": (False,),
+    "attn_layer": ("", "attn", None),
+}
+"""The values of arguments that change the arithmetic and leave the tensors alone."""
+
 
 def layout(file: TensorFile, hints: Hints) -> Layout:
     """Where every canonical parameter is.
@@ -60,9 +122,10 @@ def layout(file: TensorFile, hints: Hints) -> Layout:
     Raises:
         InputError: a part this package does not build, or shapes that no Vision Transformer has.
     """
-    prefix = prefix_before(file, ANCHOR) or ""
+    prefix = prefix_before(file, ANCHOR)
     refuse(file, prefix, UNSUPPORTED)
-    _refuse_config(file, hints.config)
+    config = hints.config or {}
+    arguments = _arguments(file, config)
     tensors = file.tensors
     width, _, patch, _ = shape_of(file, f"{prefix}{ANCHOR}", 4)
     if f"{prefix}cls_token" not in tensors:
@@ -74,58 +137,66 @@ def layout(file: TensorFile, hints: Hints) -> Layout:
     # timm's no_embed_class leaves the class token without a position. N and N + 1 are never both squares.
     with_class = positions == 1 or round((positions - 1) ** 0.5) ** 2 == positions - 1
     mlp, _ = shape_of(file, f"{prefix}blocks.0.mlp.fc1.weight", 2)
-    head, pre = f"{prefix}head.weight", f"{prefix}pre_logits.fc.weight"
+    head, assumed = find_head(file, f"{prefix}head")
+    pre = f"{prefix}pre_logits.fc.weight"
+    known = _architecture(config, arguments, width)
+    if known is None:
+        assumed["arithmetic"] = f"timm's exact GELU, epsilon {EPSILON:g} and class token"
     sizes = Sizes(
         patch_size=patch,
         num_layers=layer_count(tensors, f"{prefix}blocks."),
         hidden_size=width,
         mlp_size=mlp,
         num_patches=positions - with_class,
-        num_classes=shape_of(file, head, 2)[0] if head in tensors else None,
-        num_heads=_heads(hints.config),
+        num_classes=head.num_classes if head else None,
+        num_heads=_heads(arguments, known),
         pre_logits_size=shape_of(file, pre, 2)[0] if pre in tensors else None,
-        arithmetic=ARITHMETIC,
+        image_sizes=_sides(file, config, arguments),
+        arithmetic={"layer_norm_epsilon": EPSILON, "gelu": GELU[arguments.get("act_layer") or "gelu"]},
     )
     parts = Parts(
         qkv_bias=any(key.endswith(".attn.qkv.bias") for key in tensors),
         layer_scale=any(key.endswith(".ls1.gamma") for key in tensors),
         class_position=with_class,
+        head=head,
     )
     excused = {f"{prefix}{key}": why for key, why in EXCUSED.items() if f"{prefix}{key}" in tensors}
-    return torch_layout(spec_of(file, sizes, hints), NAMES, prefix, parts, excused)
+    spec, found = spec_of(file, sizes, hints)
+    return torch_layout(spec, NAMES, prefix, parts, excused, found | assumed)
 
 
-def preprocessing(config: Mapping[str, Any] | None, image_size: int) -> Preprocessing | None:
-    """What `pretrained_cfg` in timm's config.json says, or None without it.
+def scaling(hints: Hints) -> dict[str, Any] | None:
+    """`mean` and `std` of `pretrained_cfg` in timm's config.json, None without them."""
+    known = _pretrained(hints.config)
+    return {"mean": known["mean"], "std": known["std"]} if "mean" in known and "std" in known else None
+
+
+def resizing(hints: Hints) -> dict[str, Any] | None:
+    """What `pretrained_cfg` says of resizing, as fields of `Preprocessing`; None without it.
 
     Raises:
         InputError: it says something that `Preprocessing` cannot express.
     """
-    known = (config or {}).get("pretrained_cfg")
-    if not isinstance(known, Mapping) or "mean" not in known or "std" not in known:
+    known = _pretrained(hints.config)
+    if not known.keys() & {"crop_pct", "crop_mode", "interpolation"}:
         return None
     mode = known.get("crop_mode") or "center"
     if mode not in ("center", "squash"):
         raise InputError(
-            f"timm's crop_mode is {mode!r}, expected 'center' or 'squash': correct its config.json, or take it away "
-            "and give --mean, --std, --resize, --crop-fraction and --interpolation."
+            f"timm's crop_mode is {mode!r}, expected 'center' or 'squash': correct its config.json, or give --resize, "
+            "--crop-fraction and --interpolation."
         )
     squash = mode == "squash"
-    return Preprocessing(
-        image_size,
-        mean=known["mean"],
-        std=known["std"],
-        resize="squash" if squash else "shortest",
-        crop_fraction=1.0 if squash else known.get("crop_pct") or 0.875,
-        interpolation=known.get("interpolation") or "bicubic",
-    )
+    return {
+        "resize": "squash" if squash else "shortest",
+        "crop_fraction": 1.0 if squash else known.get("crop_pct") or 0.875,
+        "interpolation": known.get("interpolation") or "bicubic",
+    }
 
 
 def says_imagenet_1k(config: Mapping[str, Any] | None) -> bool:
     """Whether timm's config says that the classifier was trained on ImageNet-1k."""
-    known = (config or {}).get("pretrained_cfg")
-    tag = str(known.get("tag") or "") if isinstance(known, Mapping) else ""
-    return bool(re.search(r"(^|_)in1k$", tag))
+    return bool(re.search(r"(^|_)in1k$", str(_pretrained(config).get("tag") or "")))
 
 
 def label_names(config: Mapping[str, Any] | None) -> list[Any] | None:
@@ -134,17 +205,70 @@ def label_names(config: Mapping[str, Any] | None) -> list[Any] | None:
     return names if isinstance(names, list) else None
 
 
-def _heads(config: Mapping[str, Any] | None) -> int | None:
-    """Heads where `model_args` name them; timm itself otherwise knows them by the architecture's name."""
-    arguments = (config or {}).get("model_args")
-    heads = arguments.get("num_heads") if isinstance(arguments, Mapping) else None
-    return heads if is_whole(heads, 1) else None
+def _pretrained(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """`pretrained_cfg`, which older configs have in one with the rest."""
+    found = (config or {}).get("pretrained_cfg", config)
+    return found if isinstance(found, Mapping) else {}
 
 
-def _refuse_config(file: TensorFile, config: Mapping[str, Any] | None) -> None:
-    pool = (config or {}).get("global_pool", "token")
-    if pool not in ("token", ""):
-        raise InputError(
-            f"The config.json beside {file.path} says global_pool {pool!r}, expected 'token': "
-            "vit-export builds models that classify by their class token."
-        )
+def _arguments(file: TensorFile, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`model_args`, of which every one is known and none changes what this package builds.
+
+    Raises:
+        InputError: an argument, or a `global_pool`, that makes another model.
+    """
+    arguments = config.get("model_args") or {}
+    if not isinstance(arguments, Mapping):
+        raise InputError(f"The config.json of {file.path} says model_args {arguments!r:.60}, expected an object.")
+    said = {"global_pool": config.get("global_pool", "token"), **arguments}
+    for name, value in said.items():
+        if name in TOLD_BY_TENSORS or name in READ_OR_HARMLESS:
+            continue
+        expected = BUILT.get(name)
+        if expected is None or not any(value == one and type(value) is type(one) for one in expected):
+            shown = " or ".join(repr(one) for one in expected if one is not None) if expected else "none of that name"
+            raise InputError(
+                f"The config.json of {file.path} says {name} {value!r:.60}, expected {shown}: that is another model, "
+                "which vit-export does not build."
+            )
+    return arguments
+
+
+def _architecture(config: Mapping[str, Any], arguments: Mapping[str, Any], width: int) -> tuple[int, int] | None:
+    """Width and heads of the architecture that the config names; None for one that is not known, or another width.
+
+    A name with another width than the tensors', and no `embed_dim` that says so, stands for a model that was built with
+    arguments that nobody wrote down.
+    """
+    name = config.get("architecture")
+    if not isinstance(name, str):
+        return None
+    found = _ARCHITECTURE.fullmatch(name)
+    sizes = OTHERS.get(name) or (SIZES[found.group(1)] if found else None)
+    return sizes if sizes is not None and width in (sizes[0], arguments.get("embed_dim")) else None
+
+
+def _heads(arguments: Mapping[str, Any], known: tuple[int, int] | None) -> int | None:
+    """Heads that `model_args` name, else those of the architecture; None for one that is not known."""
+    heads = arguments.get("num_heads")
+    if heads is not None and is_whole(heads, 1):
+        return int(heads)
+    return None if known is None else known[1]
+
+
+def _sides(file: TensorFile, config: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, int]:
+    """The side of the images that the config states, by what states it.
+
+    Raises:
+        InputError: the images are not square, whatever the number of patches looks like.
+    """
+    pretrained = _pretrained(config).get("input_size")
+    size = arguments.get("img_size", pretrained[1:] if isinstance(pretrained, list) and len(pretrained) == 3 else None)
+    if isinstance(size, list) and len(size) == 2 and all(is_whole(side, 1) for side in size):
+        if size[0] != size[1]:
+            raise InputError(
+                f"The config.json of {file.path} says images of {size[0]} x {size[1]} pixels: only square images are "
+                "supported."
+            )
+        size = size[0]
+    return {"config.json": size} if is_whole(size, 1) else {}

@@ -3,6 +3,7 @@
 All store Dense kernels as [out, in] and the patch embedding as [out, channel, height, width].
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vit_export.base.errors import InputError
@@ -39,7 +40,6 @@ class TorchNames:
     dense_1: str
     dense_2: str
     norm: str
-    head: str
     layers: str
     """What comes before the number of a layer."""
     query: str = ""
@@ -60,10 +60,23 @@ class Parts:
     layer_scale: bool = False
     class_position: bool = True
     """The position embedding has a row for the class token."""
+    head: "Head | None" = None
+    """Where the classifier is."""
 
 
-def torch_layout(spec: ViTSpec, names: TorchNames, prefix: str, parts: Parts, excused: dict[str, str]) -> Layout:
-    """Where every canonical parameter of `spec` is; `prefix` comes before every key."""
+@dataclass(frozen=True)
+class Head:
+    """The one Dense of a classifier: `key` is what comes before `.weight`."""
+
+    key: str
+    num_classes: int
+    bias: bool
+
+
+def torch_layout(
+    spec: ViTSpec, names: TorchNames, prefix: str, parts: Parts, excused: Mapping[str, str], assumed: Mapping[str, str]
+) -> Layout:
+    """Where every canonical parameter of `spec` is; `prefix` comes before every key but the classifier's."""
     pieces: dict[str, Piece] = {}
     width, mlp = spec.hidden_size, spec.mlp_size
 
@@ -107,15 +120,59 @@ def torch_layout(spec: ViTSpec, names: TorchNames, prefix: str, parts: Parts, ex
     norm("encoder/norm", names.norm)
     if spec.pre_logits_size is not None:
         dense("pre_logits", names.pre_logits, width, spec.pre_logits_size)
-    if spec.num_classes is not None:
-        dense("head", names.head, spec.representation_size, spec.num_classes)
-    return Layout(spec, pieces, excused)
+    if parts.head is not None:
+        key, classes = parts.head.key, parts.head.num_classes
+        pieces["head/kernel"] = torch_dense(f"{key}.weight", (spec.representation_size, classes))
+        pieces["head/bias"] = same(f"{key}.bias", (classes,)) if parts.head.bias else zeros((classes,))
+    return Layout(spec, pieces, excused, assumed)
 
 
-def prefix_before(file: TensorFile, anchor: str) -> str | None:
-    """What comes before `anchor` in the only key that ends with it (`module.`, `model.`, …), None without one."""
+def prefix_before(file: TensorFile, anchor: str) -> str:
+    """What comes before `anchor` in the only key that ends with it (`module.`, `model.`, …).
+
+    Raises:
+        InputError: there are several such keys, so the file holds several models.
+    """
     found = [key.removesuffix(anchor) for key in file.tensors if key == anchor or key.endswith(f".{anchor}")]
-    return found[0] if len(found) == 1 else None
+    if len(found) > 1:
+        listed = ", ".join(repr(prefix) for prefix in sorted(found)[:4]) + ", …" * (len(found) > 4)
+        raise InputError(
+            f"{file.path} holds {len(found)} models, whose keys start with {listed}: save the tensors of the one that "
+            "is meant in a file of their own (of a model and its average in training, usually the average)."
+        )
+    return found[0]
+
+
+def find_head(
+    file: TensorFile, stem: str, usual: str = "", beside: Sequence[str] = ()
+) -> tuple[Head | None, dict[str, str]]:
+    """The one Dense below `stem` (`heads.weight`, `heads.0.weight`, …), and what is assumed of it; None without one.
+
+    `usual` is what the package itself calls it below `stem`; `beside` are names below `stem` that are something else.
+    People replace a classifier by a Linear or a Sequential with one, whose parts without tensors leave no trace.
+
+    Raises:
+        InputError: there is more than one Dense below `stem`.
+    """
+    below = [
+        key
+        for key in file.tensors
+        if key.startswith(f"{stem}.") and not any(key.startswith(f"{stem}.{name}.") for name in beside)
+    ]
+    if not below:
+        return None, {}
+    kernels = [key for key in below if key.endswith(".weight") and len(file.tensors[key].shape) == 2]
+    key = kernels[0].removesuffix(".weight") if kernels else stem
+    if not kernels or not set(below) <= {f"{key}.weight", f"{key}.bias"}:
+        listed = ", ".join(sorted(below)[:4]) + ", …" * (len(below) > 4)
+        raise InputError(
+            f"{file.path} has a classifier that is more than one Dense ({listed}): vit-export builds one; export the "
+            f"model without it (save the tensors but those of {stem}) and run the classifier on its features."
+        )
+    head = Head(key, file.tensors[f"{key}.weight"].shape[0], f"{key}.bias" in file.tensors)
+    if key == stem + (usual and f".{usual}"):
+        return head, {}
+    return head, {"classifier": f"nothing but the Dense {key} in the classifier"}
 
 
 def refuse(file: TensorFile, prefix: str, unsupported: dict[str, str]) -> None:
