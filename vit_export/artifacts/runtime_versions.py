@@ -9,9 +9,12 @@ Of ONNX Runtime by the opset and the version of the file format.
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from vit_export.artifacts.facts import damage_told, text_of
+from vit_export.artifacts.operator_versions import RULES, Operand, needed_version
 from vit_export.artifacts.tflite_file import Reader
+from vit_export.base.adapters.litert import integers, names_of, schema
 
 MIN_RUNTIME = b"min_runtime_version"
 """The name of the metadata with the release; text, padded with zeros."""
@@ -99,8 +102,8 @@ def minimum_onnx_runtime(schema: Mapping[str, int]) -> str | None:
 def minimum_runtime(path: Path) -> str | None:
     """The TensorFlow Lite release that the .tflite file at `path` needs, as "2.9.0".
 
-    By its operators and their versions; where one of them is not in the table, what the file says itself, and None
-    where it says nothing.
+    By its operators, in the versions that their types need or the file says, whichever is higher; where one of them is
+    not in the table, what the file says itself, and None where it says nothing.
 
     Raises:
         InputError: the file is damaged or cut off.
@@ -112,18 +115,69 @@ def minimum_runtime(path: Path) -> str | None:
         return runtime_of(_operators(reader), inline=inline) or said or None
 
 
+def understated(path: Path) -> list[tuple[str, int, int]]:
+    """Operators that the .tflite file at `path` calls by a lower version than their types need: name, said, needed.
+
+    Raises:
+        InputError: the file is damaged or cut off.
+    """
+    with damage_told(path, ".tflite"):
+        reader = Reader(path)
+        codes = list(reader.codes())
+        needed = _needed(reader)
+        return [(codes[i][0], codes[i][1], version) for i, version in sorted(needed.items()) if version > codes[i][1]]
+
+
 def _operators(reader: Reader) -> Iterator[tuple[str, int]]:
     """Name and version of each operator code of the file, and `WIDE_GELU` where there is one."""
-    names = [name for name, _, _ in reader.codes()]
+    codes = list(reader.codes())
     for graph in reader.subgraphs:
         for operator in reader.each(graph.Operators, graph.OperatorsLength()):
-            gelu = names[operator.OpcodeIndex()] == "GELU" and operator.InputsLength()
+            gelu = codes[operator.OpcodeIndex()][0] == "GELU" and operator.InputsLength()
             if gelu and reader.dtype(reader.tensor(graph, operator.Inputs(0))) == "int16":
                 yield WIDE_GELU
-    for code in reader.each(reader.model.OperatorCodes, reader.model.OperatorCodesLength()):
-        # Codes above 127 are in the newer field alone, the others in either.
-        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
-        yield reader.operators.get(number, f"BUILTIN_{number}"), code.Version()
+    needed = _needed(reader)
+    for index, (name, version, _) in enumerate(codes):
+        yield name, max(version, needed.get(index, 1))
+
+
+def _needed(reader: Reader) -> dict[int, int]:
+    """The version that each operator code has to have, by its number, where there is a rule for it."""
+    codes = list(reader.codes())
+    found: dict[int, int] = {}
+
+    def operand(graph: Any, index: int) -> Operand | None:
+        if index < 0:
+            return None
+        tensor = reader.tensor(graph, index)
+        quantization = tensor.Quantization()
+        scales = () if quantization is None or not quantization.ScaleLength() else tuple(quantization.ScaleAsNumpy())
+        return Operand(reader.dtype(tensor), integers(tensor.ShapeAsNumpy()), scales)
+
+    for graph in reader.subgraphs:
+        for operator in reader.each(graph.Operators, graph.OperatorsLength()):
+            index = operator.OpcodeIndex()
+            name, _, custom = codes[index]
+            if custom or name not in RULES:
+                continue
+            inputs = [operand(graph, i) for i in integers(operator.InputsAsNumpy())]
+            outputs = [operand(graph, i) for i in integers(operator.OutputsAsNumpy())]
+            version = needed_version(name, _options(operator), inputs, outputs)
+            if version is not None:
+                found[index] = max(found.get(index, 1), version)
+    return found
+
+
+def _options(operator: Any) -> dict[str, bool]:
+    """The flags of an operator that versions depend on."""
+    table, kinds = operator.BuiltinOptions(), names_of("BuiltinOptions")
+    name = kinds.get(operator.BuiltinOptionsType())
+    if table is None or name not in ("FullyConnectedOptions", "BatchMatMulOptions"):
+        return {}
+    options = getattr(schema(), name)()
+    options.Init(table.Bytes, table.Pos)
+    flags = {"asymmetricQuantizeInputs": options.AsymmetricQuantizeInputs()}
+    return flags | ({"keepNumDims": options.KeepNumDims()} if name == "FullyConnectedOptions" else {})
 
 
 def _release(text: str) -> Release:

@@ -6,7 +6,7 @@ import click
 
 from vit_export.cli.finish import finish, progress
 from vit_export.cli.framework import CONTEXT, Command
-from vit_export.cli.options import AS_JSON, FILES, THREADS, flag, pathname, seed
+from vit_export.cli.options import AS_JSON, FILES, THREADS, flag, image_size, pathname, seed
 from vit_export.model.names import TIME_LIMIT
 
 
@@ -23,6 +23,7 @@ from vit_export.model.names import TIME_LIMIT
     help="For the turns of each file, where its median is not known to 5 % before.",
 )
 @seed("the random images")
+@image_size(", where a file leaves that open.  [224]")
 @AS_JSON
 @flag("--quiet", "No progress, only the result.")
 def bench_command(
@@ -31,6 +32,7 @@ def bench_command(
     threads: int,
     time_limit: float,
     seed: int,
+    image_size: int | None,
     as_json: bool,
     quiet: bool,
 ) -> None:

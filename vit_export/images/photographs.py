@@ -172,6 +172,14 @@ def write_photographs(
     return True
 
 
+def has_photographs(folder: str | os.PathLike[str]) -> bool:
+    """Whether `folder` has the default representative dataset, complete and unchanged."""
+    try:
+        return _is_up_to_date(Path(folder))
+    except OSError:
+        return False
+
+
 def _refusal(target: Path, error: OSError) -> OutputError:
     return OutputError(
         f"Cannot write the photographs to {target} ({error.strerror or error}): check its rights and free space."

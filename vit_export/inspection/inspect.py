@@ -10,7 +10,7 @@ from vit_export.artifacts.facts import RECORD_KEY, FileFacts
 from vit_export.artifacts.identify import format_of
 from vit_export.artifacts.onnx_file import load_structure
 from vit_export.artifacts.read import read_facts
-from vit_export.artifacts.runtime_versions import minimum_onnx_runtime, minimum_runtime
+from vit_export.artifacts.runtime_versions import minimum_onnx_runtime, minimum_runtime, understated
 from vit_export.artifacts.tflite_metadata import read_tflite_metadata
 from vit_export.base.files import digest_of_file, digest_of_folder, input_errors, size_of_folder
 from vit_export.inspection import mediapipe, onnx_findings, tflite_findings
@@ -44,7 +44,9 @@ def inspect_file(path: str | Path, *, digest: bool = True, delegates: bool = Fal
     metadata = read_tflite_metadata(path) if facts.format == "tflite" else None
     if facts.format == "tflite":
         graphs = read_tflite_graphs(path)
-        findings = tflite_findings.findings_in(graphs, outside_buffers(path)) + mediapipe.findings_in(facts, metadata)
+        findings = tflite_findings.findings_in(
+            graphs, outside_buffers(path), understated(path)
+        ) + mediapipe.findings_in(facts, metadata)
     else:
         graphs = read_onnx_graphs(path)
         findings = onnx_findings.findings_in(graphs)

@@ -63,11 +63,25 @@ OUTSIDE = Fault(
     "write files below 2 GB with inline buffers, or require a recent LiteRT",
 )
 
+VERSION = Fault(
+    "operator version too low",
+    "problem",
+    "a runtime that knows the version it says, and not the one its types need, opens the file and may answer wrongly "
+    "without a word",
+    "write the file with a tool that sets versions, or require the runtime that `inspect` names",
+)
+
 _MASKS = ("newAxisMask", "shrinkAxisMask", "ellipsisMask")
 
 
-def findings_in(graphs: Sequence[Graph], outside: int) -> list[Finding]:
-    """The faults of the file with these `graphs`, `outside` of whose buffers lie outside the flatbuffer."""
+def findings_in(
+    graphs: Sequence[Graph], outside: int, understated: Sequence[tuple[str, int, int]] = ()
+) -> list[Finding]:
+    """The faults of the file with these `graphs`.
+
+    `outside` of its buffers lie outside the flatbuffer; `understated` are operators with the version that the file says
+    and the one that they need.
+    """
     nodes = [node for graph in graphs for node in graph.nodes]
     tensors = [tensor for graph in graphs for tensor in graph.tensors()]
     running = [tensor for tensor in tensors if not tensor.constant]
@@ -82,6 +96,7 @@ def findings_in(graphs: Sequence[Graph], outside: int) -> list[Finding]:
         *INT64.at(t.place for t in running if t.dtype == "int64"),
         *FLOAT64.at(t.place for t in tensors if t.dtype == "float64"),
         *([OUTSIDE.found([f"{outside} buffers"])] if outside else []),
+        *VERSION.at(f"{name}, version {said}, needs {needed}" for name, said, needed in understated),
     ]
 
 

@@ -1,12 +1,14 @@
 """Which images an export or a verification looks at, where they come from, and how many of them."""
 
+import tempfile
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from vit_export.base.errors import InputError, OutputError
-from vit_export.base.files import input_errors
+from vit_export.base.files import input_errors, scratch_errors
 from vit_export.base.reporting import Reporter
-from vit_export.images.photographs import write_photographs
+from vit_export.images.photographs import has_photographs, write_photographs
 from vit_export.images.split import DataSplit, split
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.spec import ViTSpec
@@ -34,7 +36,7 @@ def choose_images(
     count = request.held_out_images or images_to_verify(spec)
     folder = request.calibration
     if folder is None:
-        folder = default_photographs(say)
+        folder = default_photographs(say, keep=True)
     with input_errors(folder):
         data = split(folder, preprocessing, request.calibration_images, count, request.seed)
     for name, reason in data.skipped:
@@ -54,12 +56,37 @@ def images_to_verify(spec: ViTSpec) -> int:
     return HELD_OUT_IMAGES_LARGE if spec.num_macs > LARGE_MACS else HELD_OUT_IMAGES
 
 
-def default_photographs(say: Reporter) -> Path:
-    """The folder with the default set of photographs, made if it is not there yet."""
-    folder = DEFAULT_CALIBRATION
-    try:
-        if write_photographs(folder, progress=say.progress):
-            say.note(f"Wrote photographs that scikit-image ships to {folder}/, for calibration and verification.")
-    except OutputError as error:
-        raise InputError(f"{error} To calibrate on what is there, pass --calibration {folder}.") from error
+def default_photographs(say: Reporter, *, keep: bool = False) -> Path:
+    """The folder with the default set of photographs: calibration/ where it is there, else one that is made.
+
+    With `keep` it is made in calibration/, where the next export finds it; else, or where nothing can be written there,
+    in a temporary folder that is gone with the process.
+
+    Raises:
+        InputError: calibration/ holds other images, and `keep`.
+    """
+    if keep or has_photographs(DEFAULT_CALIBRATION):
+        try:
+            if write_photographs(DEFAULT_CALIBRATION, progress=say.progress):
+                say.note(
+                    f"Wrote photographs that scikit-image ships to {DEFAULT_CALIBRATION}/, for calibration and "
+                    "verification."
+                )
+            return DEFAULT_CALIBRATION
+        except OutputError as error:
+            if not isinstance(error.__cause__, OSError):  # there are other images, which somebody may have meant
+                raise InputError(
+                    f"{error} To calibrate on what is there, pass --calibration {DEFAULT_CALIBRATION}."
+                ) from error
+            say.note(f"{DEFAULT_CALIBRATION}/ cannot be written, so photographs are cut into a temporary folder.")
+    folder = Path(_temporary().name) / DEFAULT_CALIBRATION
+    with scratch_errors():
+        write_photographs(folder, progress=say.progress)
     return folder
+
+
+@cache
+def _temporary() -> "tempfile.TemporaryDirectory[str]":
+    """One for the process, removed when that ends."""
+    with scratch_errors():
+        return tempfile.TemporaryDirectory(prefix="vit-export-photographs-")

@@ -13,6 +13,7 @@ from vit_export.model.names import SAVED_MODEL_NAME
 from vit_export.model.record import assumptions_told, read_record
 from vit_export.model.saved_model import write_saved_model
 from vit_export.report.earlier import recorded
+from vit_export.runtimes.runner import takes_pixels
 
 if TYPE_CHECKING:
     from vit_export.base.reporting import Reporter
@@ -35,6 +36,8 @@ def artifact_at(
         artifact = replace(artifact, precision=precision)
     if scheme is not None:
         artifact = replace(artifact, scheme=scheme)
+    if input is None and any(takes_pixels(entry) for entry in artifact.inputs):
+        input = "uint8"  # nothing else fits: a file of another tool may say no more than this
     if input is not None:
         inputs = tuple(replace(entry, values=input) for entry in artifact.inputs)
         artifact = replace(artifact, inputs=inputs)
@@ -84,7 +87,15 @@ def reference_at(
     from vit_export.weights.remote.fetch import shown
 
     say.step("Opening the reference")
-    checkpoint = open_checkpoint(location, progress=say.progress, note=say.note)
+    try:
+        checkpoint = open_checkpoint(location, progress=say.progress, note=say.note)
+    except InputError as error:
+        if "give --" not in str(error):
+            raise
+        raise InputError(
+            f"{error} (These are options of an export: make a SavedModel of it with `vit-export --weights … "
+            "--saved-model`, and give that to --reference.)"
+        ) from error
     checkpoint = checkpoint.adapted(_wanted(checkpoint, artifacts))
     for text in (*checkpoint.notes, *assumptions_told(checkpoint.stated)):
         say.note(text)

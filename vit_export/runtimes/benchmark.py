@@ -19,6 +19,7 @@ from vit_export.base.machine import machine
 from vit_export.model.artifact import Format, Precision, TensorSpec
 from vit_export.model.names import MAX_THREADS, TIME_LIMIT
 from vit_export.model.record import read_record
+from vit_export.model.spec import MAX_IMAGE_SIZE
 from vit_export.runtimes.process import Memory, RunnerProcess
 from vit_export.runtimes.runner import RunnerError, takes_pixels
 from vit_export.runtimes.timing.latency import Latency, Measurement, Plan, Subject, measure, plan_of
@@ -106,14 +107,16 @@ def bench(
     threads: int = 1,
     time_limit: float = TIME_LIMIT,
     seed: int = 0,
+    image_size: int | None = None,
     reporter: "Reporter | None" = None,
 ) -> Benchmark:
     """Measure the .tflite and .onnx files and SavedModels that `paths` name, whoever wrote them, in one run.
 
     A folder that is no SavedModel stands for all of them directly in it. Each file is fed random pixels in the size,
-    layout and type of its own input. The others are compared with `baseline`: by default a SavedModel where there is
-    one, else the first file. `time_limit` are seconds for the turns of each file. A file that cannot be run has an
-    `error`; a baseline that cannot is replaced, with a warning.
+    layout and type of its own input; `image_size` are the pixels along a side that a file leaves open. The others are
+    compared with `baseline`: by default a SavedModel where there is one, else the first file. `time_limit` are seconds
+    for the turns of each file. A file that cannot be run has an `error`; a baseline that cannot is replaced, with a
+    warning.
 
     Raises:
         InputError: nothing to measure, a path that is no such file, or a value out of range.
@@ -124,6 +127,8 @@ def bench(
     whole_number("seed", seed, 0, MAX_SEED)
     if not (math.isfinite(time_limit) and 0 < time_limit <= MAX_TIME_LIMIT):
         raise InputError(f"time_limit is {time_limit:g}, expected seconds, more than 0 and up to {MAX_TIME_LIMIT:g}.")
+    if image_size is not None:
+        whole_number("image_size", image_size, 1, MAX_IMAGE_SIZE, of="pixels")
     if baseline is not None:
         format_of(baseline)  # a folder of files is no baseline
     for path in paths:
@@ -133,7 +138,7 @@ def bench(
     found = files_of(named, "measure", saved_models=True, once=True)
     wanted = None if baseline is None else found[0]
     say = reporter or Silent()
-    run = _Run([_described(path, found) for path in found], threads, seed, say)
+    run = _Run([_described(path, found) for path in found], threads, seed, image_size, say)
     with ExitStack() as stack:
         run.start(stack)
         measured = run.measure(wanted, time_limit)
@@ -156,8 +161,10 @@ def bench(
 class _Run:
     """The rows, filled while their files are started, run once and timed."""
 
-    def __init__(self, rows: list[BenchedFile], threads: int, seed: int, say: "Reporter") -> None:
-        self.rows, self.threads, self.seed, self.say = rows, threads, seed, say
+    def __init__(
+        self, rows: list[BenchedFile], threads: int, seed: int, image_size: int | None, say: "Reporter"
+    ) -> None:
+        self.rows, self.threads, self.seed, self.image_size, self.say = rows, threads, seed, image_size, say
         self.images: dict[str, np.ndarray] = {}
         self.opened: dict[str, RunnerProcess] = {}
 
@@ -176,8 +183,8 @@ class _Run:
             stack.callback(process.close)
             try:
                 process.start()
-                image = _image(process, self.seed)
-                process.run(image[np.newaxis])
+                image = _image(process, self.seed, self.image_size)
+                self._run_once(process, image)
                 self.rows[index] = replace(
                     row,
                     input=process.inputs[0],
@@ -195,6 +202,17 @@ class _Run:
                     self.opened[row.path] = process
                 else:
                     process.close()
+
+    def _run_once(self, process: RunnerProcess, image: np.ndarray) -> None:
+        try:
+            process.run(image[np.newaxis])
+        except RunnerError as error:
+            if self.image_size is not None or not _is_open(process):
+                raise
+            raise RunnerError(
+                f"{process.path.name} leaves the size of its images open and takes none of {OPEN_SIDE} x {OPEN_SIDE} "
+                f"pixels: give --image-size ({error})"
+            ) from error
 
     def measure(self, wanted: Path | None, time_limit: float) -> Measurement | None:
         """Time what runs; None where nothing does. A baseline that dies is left out and another one taken."""
@@ -259,14 +277,19 @@ def _precision(saved_model: Path) -> Precision | None:
     return "float32"
 
 
-def _image(process: RunnerProcess, seed: int) -> np.ndarray:
+def _is_open(process: RunnerProcess) -> bool:
+    """Whether the file says that it takes images of any size."""
+    return any(None in spec.shape[1:] for spec in process.inputs)
+
+
+def _image(process: RunnerProcess, seed: int, open_side: int | None = None) -> np.ndarray:
     """Random pixels [height, width, 3] as the file takes them: uint8, or float32 from -1 to 1."""
     spec = process.inputs[0]
     if len(process.inputs) != 1 or spec.layout not in ("NHWC", "NCHW"):
         shown = ", ".join(f"{entry.name} {list(entry.shape)}".replace("None", "?") for entry in process.inputs)
         raise RunnerError(f"{process.path.name} takes {shown}, expected one batch of RGB images.")
     sides = spec.shape[1:3] if spec.layout == "NHWC" else spec.shape[2:4]
-    size = (*(side or OPEN_SIDE for side in sides), 3)
+    size = (*(side or open_side or OPEN_SIDE for side in sides), 3)
     random = np.random.default_rng(seed)
     if takes_pixels(spec):
         return random.integers(0, 256, size, np.uint8)

@@ -127,12 +127,12 @@ def spec_of(file: TensorFile, sizes: Sizes, hints: Hints) -> tuple[ViTSpec, dict
     require_variant(spec, hints, file.path)
     others = {name: side for name, side in sizes.image_sizes.items() if side != spec.image_size}
     if hints.image_size not in (spec.image_size, *others.values()):
-        size = f"images of {spec.image_size} pixels"
+        images = f"images of {spec.image_size} pixels"
         if others:
             file_name, other = next(iter(others.items()))
-            assumed["image size"] = f"{size}, where {file_name} says {other} (--image-size {other})"
+            assumed["image size"] = f"{images}, where {file_name} says {other} (--image-size {other})"
         elif not sizes.image_sizes and not sizes.square:
-            assumed["image size"] = f"square {size} ({grid} x {grid} patches)"
+            assumed["image size"] = f"square {images} ({grid} x {grid} patches)"
     return spec, assumed
 
 
