@@ -269,7 +269,7 @@ def test_opening_is_done_when_something_else_is_wrong(tmp_path, monkeypatch):
     assert result.exit_code == 2
     first, last = result.stderr.splitlines()
     assert first.startswith("done  Opening ")
-    assert last.startswith("Error: The checkpoint has no pooler")
+    assert last.startswith("Error: There are no --pooled features")
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def _limits(subject: Subject) -> list[str]:
             "It always answers with one of its classes, also for an image of none of them; the probabilities say "
             "little about that."
         )
-    else:
+    elif subject.record.answers is None:
         found.append("Features of this file compare with features of the same weights and precision alone.")
     found.append("Other preprocessing than the one above gives other answers, without any error.")
     if artifact.precision == "int8":

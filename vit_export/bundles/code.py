@@ -91,6 +91,14 @@ def what(subject: Subject) -> str:
     """One sentence on what the model does."""
     spec = subject.record.spec
     size = f"{spec.image_size} x {spec.image_size} pixels"
+    if subject.record.answers == "multi_label_classification":
+        return (
+            f"A Vision Transformer that gives {spec.num_classes} labels to images of {size}, several at once: a number "
+            "for each, whose sigmoid is its probability."
+        )
+    if subject.record.answers == "regression":
+        numbers = "a number" if spec.num_classes == 1 else f"{spec.num_classes} numbers"
+        return f"A Vision Transformer that estimates {numbers} from an image of {size}."
     if not subject.classifies:
         return f"A Vision Transformer without classifier: {spec.output_size} numbers that stand for an image of {size}."
     return f"A Vision Transformer that sorts images of {size} into {spec.num_classes} classes."

@@ -60,7 +60,12 @@ def metadata(subject: Subject, row: Row, model: dict[str, Any]) -> dict[str, Any
             "name": output.name,
             "shape": list(output.shape),
             "dtype": output.dtype,
-            "values": "logits" if subject.classifies else "features",
+            "values": "features"
+            if record.answers is None
+            else "numbers"
+            if record.answers == "regression"
+            else "logits",
+            "problem_type": record.answers,
             "scale": output.scale,
             "zero_point": output.zero_point,
         },

@@ -52,8 +52,8 @@ class Subject:
 
     @property
     def classifies(self) -> bool:
-        """Whether the file gives logits; else it gives features."""
-        return self.record.spec.num_classes is not None
+        """Whether the largest output is the answer; else all of them are given as they are."""
+        return self.record.classifies
 
     @property
     def model_name(self) -> str:

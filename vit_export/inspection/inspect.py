@@ -137,6 +137,7 @@ def _record(record: Mapping[str, Any]) -> dict[str, Any]:
         "preprocessing": model.preprocessing.to_dict(),
         "weights": dict(model.weights),
         "fingerprint": model.fingerprint,
+        "problem_type": model.answers,
         "labels": None if labels is None else {"count": len(labels), "first": list(labels[:_FIRST])},
     }
 

@@ -78,6 +78,8 @@ def _record(record: Mapping[str, Any]) -> Iterator[Row]:
     yield "weights of", f"{source}, {trained}"
     if assumed := record["weights"].get("assumed"):
         yield "assumed", "; ".join(map(str, assumed.values() if isinstance(assumed, Mapping) else [assumed]))
+    if record["problem_type"] not in (None, "single_label_classification"):
+        yield "answers", record["problem_type"].replace("_", " ")
     if record["fingerprint"]:
         yield "fingerprint", record["fingerprint"]
     crop = f", {pixels['crop_fraction']:g} of it" if pixels["crop_fraction"] != 1 else ""

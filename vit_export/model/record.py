@@ -19,6 +19,9 @@ AGAIN = "export the model again"
 Rule = Literal["bilinear_aligned", "bicubic_antialiased", "bicubic", "bicubic_aligned"]
 """By whose formula a position embedding is resampled for another image size (`weights.positions`)."""
 
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+"""What a classifier's outputs are, in transformers' words: logits of one softmax, of a sigmoid each, or numbers."""
+
 DEFAULT_POSITIONS: Rule = "bicubic_antialiased"
 """How position embeddings trained here are resampled: antialiased, so that a smaller grid loses no patch."""
 
@@ -29,7 +32,8 @@ class ModelRecord:
 
     `labels` are the names of the classes in their order, None where nobody said; `positions` is the rule by which the
     position embedding is to be resampled for another image size; `fingerprint` (`parameters.fingerprint_of`) tells the
-    very weights, None until they are written.
+    very weights, None until they are written. `problem_type` says what the outputs of the classifier are, None where
+    nobody said (see `answers`).
     """
 
     spec: ViTSpec
@@ -38,6 +42,7 @@ class ModelRecord:
     labels: tuple[str, ...] | None = None
     positions: Rule = DEFAULT_POSITIONS
     fingerprint: str | None = None
+    problem_type: ProblemType | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict."""
@@ -49,6 +54,7 @@ class ModelRecord:
             "labels": None if self.labels is None else list(self.labels),
             "positions": self.positions,
             "fingerprint": self.fingerprint,
+            "problem_type": self.problem_type,
         }
 
     @classmethod
@@ -81,6 +87,10 @@ class ModelRecord:
         fingerprint = values.get("fingerprint")
         if fingerprint is not None and not isinstance(fingerprint, str):
             raise InputError(f"fingerprint is {fingerprint!r} in the record, expected text: {AGAIN}.")
+        problem = values.get("problem_type")
+        if problem not in (None, *get_args(ProblemType)):
+            kinds = ", ".join(get_args(ProblemType))
+            raise InputError(f"problem_type is {problem!r} in the record, expected one of {kinds}: {AGAIN}.")
         return cls(
             ViTSpec.from_dict(values["spec"]),
             Preprocessing.from_dict(values["preprocessing"]),
@@ -88,6 +98,7 @@ class ModelRecord:
             None if labels is None else tuple(labels),
             positions,
             fingerprint,
+            problem,
         )
 
     @classmethod
@@ -101,6 +112,22 @@ class ModelRecord:
     def saying(self, **more: Any) -> "ModelRecord":
         """The record with `more` said of its weights (JSON-ready values); a field that is there already is replaced."""
         return replace(self, weights={**self.weights, **more})
+
+    @property
+    def answers(self) -> ProblemType | None:
+        """What the outputs are: None for features; a classifier of which nobody said it ranks its classes by a softmax.
+
+        A single output has nothing to be ranked against: it is a number, as transformers takes it.
+        """
+        if self.spec.num_classes is None:
+            return None
+        usual: ProblemType = "regression" if self.spec.num_classes == 1 else "single_label_classification"
+        return self.problem_type or usual
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the largest output is the answer."""
+        return self.answers == "single_label_classification"
 
     @property
     def assumed(self) -> dict[str, str]:

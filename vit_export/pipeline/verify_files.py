@@ -88,6 +88,11 @@ def verify_files(request: VerifyRequest, reporter: Reporter | None = None, *, co
         if request.labels is not None:
             check_labels(request.labels, record.spec.num_classes)
         labels = request.labels or record.labels
+        if request.labelled and not record.classifies:
+            raise InputError(
+                "--labels-from counts how often the top class is right, expected a model whose top class is the "
+                f"answer: this one gives {(record.answers or 'features').replace('_', ' ')}, leave it out."
+            )
         pictures, skipped = _images(request, record, say)
         pictures = pictures.labelled(labels, required=request.labelled)
         artifacts, read = _with_outputs(request, artifacts, record)

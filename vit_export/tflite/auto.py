@@ -88,7 +88,7 @@ def write_within(
             )  # fmt: skip
             found = _answers(mix, shown)
             agreement = None
-            if spec.num_classes is not None:
+            if record.classifies:
                 agreement = float((found.argmax(1) == wanted.argmax(1)).mean())
             return Measured(overall_sqnr_db(wanted, found), agreement)
 

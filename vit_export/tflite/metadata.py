@@ -86,11 +86,18 @@ def _image(write: "_Writer", record: ModelRecord, input: InputKind, image_type: 
     )
 
 
+_ANSWERS = {
+    "single_label_classification": "One logit for each class: a softmax over all of them makes them probabilities.",
+    "multi_label_classification": "One logit for each label: its sigmoid is the label's probability.",
+    "regression": "The estimated numbers, as they are.",
+    None: "Features of the image, one number each.",
+}
+"""What the output is, by `ModelRecord.answers`."""
+
+
 def _answer(write: "_Writer", record: ModelRecord) -> int:
     spec = record.spec
-    text = "One logit for each class: a softmax over all of them makes them probabilities."
-    if spec.num_classes is None:
-        text = "Features of the image, one number each."
+    text = _ANSWERS[record.answers]
     content = write.table(
         {fields.Content.PROPERTIES: write.table({})}, {fields.Content.KIND: ("Uint8", fields.FEATURE)}
     )

@@ -34,12 +34,12 @@ TOP = 5
 
 
 def run_reference(
-    process: RunnerProcess, pictures: Pictures, images: np.ndarray, known: np.ndarray | None
+    process: RunnerProcess, pictures: Pictures, images: np.ndarray, known: np.ndarray | None, *, ranks: bool = True
 ) -> tuple[Reference, np.ndarray | None]:
     """The reference's facts and its outputs [n, k], None unless they can be compared with.
 
     `images` are the `pictures` normalized; `known`, [m, k], is what the model in memory returned for the first m of
-    them before it was saved.
+    them before it was saved; `ranks` says whether its largest output is the answer.
     """
     path, size, names = str(process.path), size_of_folder(process.path), pictures.names
     try:
@@ -69,7 +69,7 @@ def run_reference(
         memory=memory,
         load_seconds=process.load_seconds,
         accuracy=metrics.accuracy(outputs, pictures.classes) if good and pictures.classes is not None else None,
-        top=metrics.top_classes(outputs, TOP) if good and process.outputs[0].name != FEATURES else None,
+        top=metrics.top_classes(outputs, TOP) if good and ranks and process.outputs[0].name != FEATURES else None,
     )
     return truth, outputs if good else None
 

@@ -52,8 +52,8 @@ class Trial:
 
     @property
     def has_classes(self) -> bool:
-        """Whether the outputs are of classes, not features."""
-        return self.output.name != FEATURES
+        """Whether the largest output is the answer, as it is not of features, several labels at once or numbers."""
+        return self.output.name != FEATURES and (self.record is None or self.record.classifies)
 
     @property
     def same_shape(self) -> bool:

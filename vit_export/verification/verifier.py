@@ -59,6 +59,10 @@ def verify(
 
     images = _normalized(pictures)
     _validate(artifacts, pictures, images)
+    record = _record(reference)
+    ranks = record is None or record.classifies
+    if not ranks:  # no top class could be the one that a folder names
+        pictures = replace(pictures, classes=None)
     subjects = [Subject(a.path, a.format, a.bytes) for a in artifacts if not same_path(Path(a.path), reference)]
     basis = Subject(str(reference), "saved_model", size_of_folder(reference))
     # Starting TensorFlow takes seconds: processes that may stay resident together are timed where they are.
@@ -66,9 +70,8 @@ def verify(
     with _Processes(options) as processes:
         step(f"running the reference on {len(images)} images")
         process = processes.of(basis.path, "saved_model")
-        truth, expected = run_reference(process, pictures, images, options.known_outputs)
+        truth, expected = run_reference(process, pictures, images, options.known_outputs, ranks=ranks)
         processes.settle(basis.path, process, keep=together and expected is not None)
-        record = _record(reference)
         answers = metrics.softmax(expected) if options.probabilities and expected is not None else expected
         files: list[FileResult] = []
         first: dict[str, np.ndarray] = {}

@@ -170,7 +170,7 @@ class Checkpoint:
             pixels = replace(record.preprocessing, image_size=wanted.image_size)
             record = replace(record, preprocessing=pixels).saying(resampled_from_image_size=known.image_size)
         if wanted.num_classes != known.num_classes:
-            record, problem = replace(record, labels=None), None
+            record, problem = replace(record, labels=None, problem_type=None), None
             gone = ("labels", "classifier")
             record = record.assuming({topic: text for topic, text in record.assumed.items() if topic not in gone})
         new_head = wanted.num_classes is not None and (

@@ -244,7 +244,10 @@ def _foreign(file: TensorFile, hints: Hints, origin: dict[str, str], notes: tupl
     weights = {"source": source.name, "trained": True, **origin}
     if overridden:
         weights["overridden"] = ["preprocessing"]
-    record = ModelRecord(spec, preprocessing, weights, labels, source.positions).assuming(assumed)
+    answers = huggingface.problem_type(hints.config) if spec.num_classes is not None else None
+    if spec.num_classes == 1 and not huggingface.is_config(hints.config):
+        assumed["answer"] = "a number as it is for the one output (no sigmoid)"
+    record = ModelRecord(spec, preprocessing, weights, labels, source.positions, problem_type=answers).assuming(assumed)
     pooler = huggingface.pooler_problem(hints.config) if layout.spec.pre_logits_size is None else None
     return Checkpoint(parameters, record, tuple(said), labels_problem=problem, pooler_problem=pooler)
 

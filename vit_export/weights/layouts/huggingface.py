@@ -7,10 +7,11 @@ what a config of a ViT leaves out is ViTConfig's default.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from vit_export.base.checks import is_number, is_whole
 from vit_export.base.errors import InputError
+from vit_export.model.record import ProblemType
 from vit_export.weights.containers.tensors import TensorFile
 from vit_export.weights.layouts import processors
 from vit_export.weights.layouts.mapping import Layout
@@ -142,6 +143,24 @@ def layout(file: TensorFile, hints: Hints) -> Layout:
 def is_config(config: Mapping[str, Any] | None) -> bool:
     """Whether `config` is one of transformers'."""
     return bool(config) and not {"model_type", "hidden_size", "num_attention_heads"}.isdisjoint(config or {})
+
+
+def problem_type(config: Mapping[str, Any] | None) -> ProblemType | None:
+    """What transformers' config says that the classifier's outputs are, None where it does not.
+
+    Raises:
+        InputError: it says something else than transformers knows.
+    """
+    if config is None or not is_config(config):
+        return None
+    said = config.get("problem_type")
+    if said not in (None, *get_args(ProblemType)):
+        raise InputError(
+            f"config.json says problem_type {said!r:.60}, expected one of {', '.join(get_args(ProblemType))}: "
+            "correct it."
+        )
+    known: ProblemType | None = said
+    return known
 
 
 def pooler_problem(config: Mapping[str, Any] | None) -> str | None:
