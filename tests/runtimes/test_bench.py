@@ -212,6 +212,30 @@ def test_images_are_those_a_file_takes(tmp_path, shape, dtype):
     assert module._image(process, 1).shape == (module.OPEN_SIDE, module.OPEN_SIDE, 3)
 
 
+def test_a_file_that_leaves_its_size_open(folder, tmp_path):
+    """As optimum exports: every axis is open, but only one size fits its position embedding."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [
+        helper.make_node("ReduceMean", ["pixels"], ["grey"], axes=[1], keepdims=0),
+        helper.make_node("Add", ["grey", "positions"], ["placed"]),
+        helper.make_node("Flatten", ["placed"], ["answer"]),
+    ]
+    shape = ["batch", "channels", "height", "width"]
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, shape)
+    answer = helper.make_tensor_value_info("answer", TensorProto.FLOAT, ["batch", "outputs"])
+    positions = numpy_helper.from_array(np.ones((1, 16, 16), np.float32), "positions")
+    graph = helper.make_graph(nodes, "open", [pixels], [answer], [positions])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    (tmp_path / "open.onnx").write_bytes(model.SerializeToString())
+    (failure,) = bench([tmp_path / "open.onnx"], time_limit=0.1).failures
+    assert "leaves the size of its images open and takes none of 224 x 224 pixels: give --image-size" in failure
+    found = bench([tmp_path / "open.onnx"], time_limit=0.1, image_size=16)
+    assert (found.failures, found.files[0].image) == ((), (16, 16))
+    with pytest.raises(InputError, match="image_size is 0"):
+        bench([tmp_path / "open.onnx"], image_size=0)
+
+
 def test_files_are_found_once_and_in_order(tmp_path, folder):
     shutil.copytree(folder, tmp_path / "z")
     (tmp_path / "z" / "model").mkdir()

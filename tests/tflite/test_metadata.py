@@ -9,13 +9,16 @@ import pytest
 from conftest import RandomParameters, record_of, toy_spec
 
 from vit_export.artifacts.flatbuffer import MappedModel, operator_kinds, unpack
+from vit_export.artifacts.operator_versions import RULES
 from vit_export.artifacts.read import read_facts
-from vit_export.artifacts.runtime_versions import MIN_RUNTIME, minimum_runtime, runtime_of
+from vit_export.artifacts.runtime_versions import MIN_RUNTIME, minimum_runtime, runtime_of, understated
 from vit_export.artifacts.tflite_metadata import METADATA_NAME, read_tflite_metadata
 from vit_export.base.adapters.litert import schema, table_of
 from vit_export.base.errors import InputError
 from vit_export.base.files import digest_of_file
 from vit_export.base.quiet import import_tensorflow, quiet
+from vit_export.inspection.inspect import inspect_file
+from vit_export.inspection.tflite_findings import VERSION
 from vit_export.model.input_kinds import feed
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.onnx import write_onnx
@@ -273,11 +276,7 @@ def test_versions_are_those_of_tensorflows_converter(case, saved_model, images, 
     (tmp_path / "theirs.tflite").write_bytes(data)
     theirs, ours = unpack(data), unpack(data)
     said = metadata_of(theirs, MIN_RUNTIME)
-    forgotten = [
-        code
-        for kind, code in zip(operator_kinds(ours), ours.operatorCodes, strict=True)
-        if kind in operator_versions.RULES
-    ]
+    forgotten = [code for kind, code in zip(operator_kinds(ours), ours.operatorCodes, strict=True) if kind in RULES]
     assert len(forgotten) >= 10
     for code in forgotten:
         code.version = 0
@@ -285,6 +284,20 @@ def test_versions_are_those_of_tensorflows_converter(case, saved_model, images, 
     assert versions_in(ours) == versions_in(theirs)
     assert metadata_of(ours, MIN_RUNTIME) == said
     assert minimum_runtime(tmp_path / "theirs.tflite") == said.rstrip(b"\0").decode()
+
+
+def test_versions_of_the_float_file_do_not_hide_what_int8_needs(files, tmp_path):
+    """AI Edge Quantizer leaves the versions of the float file that it was given."""
+    model = unpack(files["dynamic"].read_bytes())
+    assert understated(files["dynamic"]) == []
+    for kind, code in zip(operator_kinds(model), model.operatorCodes, strict=True):
+        code.version = min(code.version, 5) if kind == "FULLY_CONNECTED" else code.version
+    model.metadata = []
+    writer.write_model(model, {}, tmp_path / "low.tflite")
+    assert understated(tmp_path / "low.tflite") == [("FULLY_CONNECTED", 5, 12)]
+    assert minimum_runtime(tmp_path / "low.tflite") == minimum_runtime(files["dynamic"]) == "2.17.0"
+    (finding,) = [f for f in inspect_file(tmp_path / "low.tflite")["findings"] if f["name"] == VERSION.name]
+    assert finding["where"] == ("FULLY_CONNECTED, version 5, needs 12",)
 
 
 def test_operators_that_are_not_in_the_table(files, tmp_path):
