@@ -29,7 +29,7 @@ from vit_export.runtimes.timing import rounds as timing
 from vit_export.runtimes.timing.latency import Latency, Subject, plan_of
 from vit_export.runtimes.timing.noise import Noise
 from vit_export.verification import checks, verifier
-from vit_export.verification.metrics import compare
+from vit_export.verification.metrics import compare, may_be_beyond
 
 
 class Heard(Silent):
@@ -306,16 +306,41 @@ def test_agreement_is_judged_for_trained_weights_only():
     )
 
 
-def test_the_worst_image_is_judged_not_the_mean():
+def failing(count, total, key):
+    """The figures that fail where `count` of `total` images are far off."""
     rng = np.random.default_rng(0)
-    reference = rng.normal(size=(100, 50))
+    reference = rng.normal(size=(total, 50))
     candidate = reference.copy()
-    candidate[42] += 0.3 * rng.normal(size=50)
-    names = [f"image_{i}" for i in range(100)]
-    limits = checks.LIMITS["tflite", "int8", "static"]
-    failed = [c for c in checks.figures(compared(reference, candidate), limits, names, trained=False) if not c.passed]
-    assert {check.name for check in failed} >= {"sqnr", "cosine"}
-    assert all("image_42," in check.detail for check in failed)
+    candidate[total - count :] += 0.3 * rng.normal(size=(count, 50))
+    candidate[-1] += 0.1
+    names = [f"image_{i}" for i in range(total)]
+    found = checks.figures(compared(reference, candidate), checks.LIMITS[key], names, trained=False)
+    return {check.name: check for check in found if not check.passed}
+
+
+def test_of_a_float_file_every_image_is_judged():
+    failed = failing(1, 100, ("tflite", "float32", None))
+    assert failed.keys() == {"worst_difference", "sqnr", "cosine"}
+    assert all("image_99," in check.detail for check in failed.values())
+    assert "(1 of 100 images beyond it; median " in failed["sqnr"].detail
+
+
+@pytest.mark.parametrize(("total", "most"), [(1, 0), (3, 0), (4, 1), (16, 3), (32, 6), (64, 11), (256, 35)])
+def test_of_an_int8_file_more_images_than_a_tenth_have_to_be_off_for_certain(total, most):
+    assert may_be_beyond(total, checks.BEYOND) == most
+    key = "tflite", "int8", "static"
+    assert not failing(most, total, key) or not most
+    failed = failing(most + 1, total, key)
+    assert failed.keys() >= {"sqnr", "cosine"}
+    if total > 1:
+        assert f"({most + 1} of {total} images beyond it" in failed["sqnr"].detail
+
+
+def test_a_verdict_does_not_depend_on_how_many_images_are_looked_at():
+    """A file with one weak image in twenty; one that loses a third of them."""
+    for total in (20, 80, 400):
+        assert not failing(total // 20, total, ("onnx", "int8", "qdq"))
+        assert failing(total // 3, total, ("onnx", "int8", "qdq")).keys() >= {"sqnr"}
 
 
 def test_a_figure_just_below_its_limit_is_shown_below_it():

@@ -39,7 +39,7 @@ LONGEST_FACT = 400
 """Characters of one value in the lists of settings; report.json has the whole."""
 
 
-_LIMITS = ("worst_difference", "cosine", "sqnr_db", "agreement")
+_LIMITS = ("worst_difference", "cosine", "sqnr_db", "agreement", "beyond")
 
 
 @dataclass(frozen=True)

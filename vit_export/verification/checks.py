@@ -1,7 +1,7 @@
 """The questions a file is asked, and the one table of limits its figures are held to."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,13 @@ from vit_export.verification.metrics import Comparison
 
 @dataclass(frozen=True)
 class Limits:
-    """What a file of one format, precision and scheme must keep to; the worst image is judged, never the mean.
+    """What a file of one format, precision and scheme must keep to.
 
-    `worst_difference` is relative to the range of the reference's outputs; `cosine` and `sqnr_db` are per image;
+    `worst_difference`, of all outputs of an image, is relative to the range of the reference's outputs; `cosine` and
+    `sqnr_db` are per image too. They are broken where it is certain to 95 % that more than the share `beyond` of all
+    such images breaks them: with rounded activations the worst image gets worse the more are looked at, and that says
+    nothing about the file. Where `beyond` is 0 every image counts.
+
     `agreement`, the share of images with the reference's top class, is judged for trained weights only, and by the
     upper end of its 95 % interval: one near tie among a few images is no other model.
     """
@@ -28,27 +32,28 @@ class Limits:
     cosine: float
     sqnr_db: float
     agreement: float
+    beyond: float = 0.0
 
 
 _EXACT = Limits(worst_difference=2e-5, cosine=0.999999, sqnr_db=85.0, agreement=0.99)
 _HALF = Limits(worst_difference=1e-2, cosine=0.9999, sqnr_db=35.0, agreement=0.99)
-# The three below: small Vision Transformers of 4 and 6 layers, trained on 5 classes, 300 labelled images each, whose
-# logits are near 0 where they are undecided: as right as in float to 0.7 points, the same class on 98 % and more. The
-# worst of 20 such files with ranges has 16.7 dB and a cosine of 0.978. Of 258 faults that cost a point of accuracy or 2
-# of agreement, 254 miss one of these limits; the other four have 16.1 to 18.3 dB. Of "full" 17.1 dB and 0.983; two with
-# 10.7 and 14.7 that are no worse by their classes fail. Of "w8a16" 22.3 dB and 0.993. DINOv2-S/14
-# (docs/quantization.md) is above all of them, its "full" and "static" apart.
-_RANGED = Limits(worst_difference=0.10, cosine=0.97, sqnr_db=15.0, agreement=0.98)
-_FULL = Limits(worst_difference=0.15, cosine=0.975, sqnr_db=16.0, agreement=0.95)
-_WIDE = Limits(worst_difference=0.05, cosine=0.99, sqnr_db=19.0, agreement=0.98)
+BEYOND = 0.1
+# Set by small Vision Transformers of 4 and 6 layers, trained on 5 classes, 300 labelled images each, whose logits are
+# near 0 where they are undecided; 40 draws of 16, 32, 64 and 256 images. Files with ranges that are as right as in
+# float to 0.7 points: the least of 20 is 24.1 dB in any draw; of "full" 20.5, of "w8a16" 29.6, of "dynamic" 36. Of 258
+# faults that cost a point of accuracy or 2 of agreement, 98 % miss one of the limits in draws of 16 and of 256 alike.
+# DINOv2-S/14 (docs/quantization.md) is above all of them, its "full" and "static" apart.
+_RANGED = Limits(worst_difference=0.07, cosine=0.99, sqnr_db=22.0, agreement=0.98, beyond=BEYOND)
+_FULL = Limits(worst_difference=0.10, cosine=0.985, sqnr_db=19.0, agreement=0.95, beyond=BEYOND)
+_WIDE = Limits(worst_difference=0.05, cosine=0.995, sqnr_db=25.0, agreement=0.98, beyond=BEYOND)
 # What another tool quantized, nobody knows how.
-_FOREIGN = Limits(worst_difference=0.25, cosine=0.97, sqnr_db=12.0, agreement=0.95)
+_FOREIGN = Limits(worst_difference=0.25, cosine=0.975, sqnr_db=15.0, agreement=0.95, beyond=BEYOND)
 
 LIMITS: dict[tuple[Format, Precision, str | None], Limits] = {
     ("saved_model", "float32", None): _EXACT,
     ("tflite", "float32", None): _EXACT,
     ("tflite", "float16", None): _HALF,
-    ("tflite", "int8", "dynamic"): Limits(worst_difference=0.05, cosine=0.995, sqnr_db=22.0, agreement=0.98),
+    ("tflite", "int8", "dynamic"): replace(_RANGED, worst_difference=0.05, cosine=0.995, sqnr_db=25.0),
     ("tflite", "int8", "static"): _RANGED,
     ("tflite", "int8", "full"): _FULL,
     ("tflite", "int8", "w8a16"): _WIDE,
@@ -56,7 +61,7 @@ LIMITS: dict[tuple[Format, Precision, str | None], Limits] = {
     ("tflite", "int8", None): _FOREIGN,
     ("onnx", "float32", None): _EXACT,
     ("onnx", "float16", None): _HALF,
-    ("onnx", "int8", "dynamic"): Limits(worst_difference=0.10, cosine=0.98, sqnr_db=17.0, agreement=0.98),
+    ("onnx", "int8", "dynamic"): replace(_RANGED, cosine=0.992, sqnr_db=23.0),
     ("onnx", "int8", "qdq"): _RANGED,
     ("onnx", "int8", "symmetric"): _RANGED,
     ("onnx", "int8", "w8a16"): _WIDE,
@@ -96,11 +101,11 @@ def limits_of(artifact: Artifact, *, trained: bool = True) -> Limits | None:
     limits = LIMITS.get((artifact.format, artifact.precision, artifact.scheme))
     if limits is None or trained or artifact.precision != "int8":
         return limits
-    return Limits(
+    return replace(
+        limits,
         worst_difference=UNTRAINED_ERROR * limits.worst_difference,
         cosine=1 - UNTRAINED_ERROR**2 * (1 - limits.cosine),
         sqnr_db=limits.sqnr_db - UNTRAINED_DB,
-        agreement=limits.agreement,
     )
 
 
@@ -197,38 +202,42 @@ def saved_as_built(known: np.ndarray, outputs: np.ndarray) -> Check:
 
 
 def figures(comparison: Comparison, limits: Limits, names: Sequence[str], *, trained: bool) -> list[Check]:
-    """Each figure of the worst image against its limit."""
-    worst = names[comparison.worst_image]
-    cosine, sqnr = np.array(comparison.cosine), np.array(comparison.sqnr_db)
-    difference, limit = comparison.worst_relative, limits.worst_difference
+    """Each figure against its limit, on every image or on all but those that may be beyond it."""
+    difference = [metrics.relative(value, comparison.range) for value in comparison.worst_difference]
     checks = [
-        check(
-            "worst_difference",
-            difference <= limit,
-            limit,
-            difference,
-            f"worst difference {difference:.3g} of the range on {worst}, limit {limit:g}",
-        ),
-        check(
-            "cosine",
-            bool(cosine.min() >= limits.cosine),
-            limits.cosine,
-            float(cosine.min()),
-            f"cosine {_below(float(cosine.min()), limits.cosine)} on {names[int(cosine.argmin())]}, "
-            f"limit {limits.cosine:g}",
-        ),
-        check(
-            "sqnr",
-            bool(sqnr.min() >= limits.sqnr_db),
-            limits.sqnr_db,
-            float(sqnr.min()),
-            f"SQNR {sqnr.min():.2f} dB on {names[int(sqnr.argmin())]}, limit {limits.sqnr_db:g} dB "
-            f"({(sqnr < limits.sqnr_db).sum()} of {len(sqnr)} images below, median {np.median(sqnr):.1f} dB)",
-        ),
+        _figure("worst_difference", "worst difference", difference, limits, names, " of the range", upwards=True),
+        _figure("cosine", "cosine", comparison.cosine, limits, names),
+        _figure("sqnr", "SQNR", comparison.sqnr_db, limits, names, " dB"),
     ]
     if trained and comparison.top1_agrees is not None:
         checks.append(_agreement(comparison, limits.agreement, names))
     return checks
+
+
+def _figure(
+    name: str,
+    called: str,
+    values: Sequence[float],
+    limits: Limits,
+    names: Sequence[str],
+    unit: str = "",
+    *,
+    upwards: bool = False,
+) -> Check:
+    """One figure of every image against its limit; the value is that of the worst image that counts."""
+    limit = getattr(limits, "sqnr_db" if name == "sqnr" else name)
+    goodness = -np.asarray(values) if upwards else np.asarray(values)
+    order = np.argsort(goodness, kind="stable")
+    allowed = metrics.may_be_beyond(len(order), limits.beyond)
+    judged, worst = float(values[order[allowed]]), float(values[order[0]])
+    passed = judged <= limit if upwards else judged >= limit
+    told = f"{called} {_beyond(worst, limit, upwards=upwards)}{unit} on {names[order[0]]}, limit {limit:g}"
+    told += " dB" if name == "sqnr" else ""
+    if len(order) > 1:
+        beyond = int((goodness < (-limit if upwards else limit)).sum())
+        least = f", {allowed} may be" if allowed else ""
+        told += f" ({beyond} of {len(order)} images beyond it{least}; median {float(np.median(values)):.4g})"
+    return check(name, passed, limit, judged, told)
 
 
 def repeatable(
@@ -321,11 +330,10 @@ def _same_scale(a: float | None, b: float | None) -> bool:
     return a == b if a is None or b is None else bool(np.float32(a) == np.float32(b))
 
 
-def _below(value: float, limit: float) -> str:
-    """`value` with as many digits as it takes to be seen below `limit`."""
-    return next(
-        (text for digits in range(4, 17) if (text := f"{value:.{digits}g}") and float(text) < limit), str(value)
-    )
+def _beyond(value: float, limit: float, *, upwards: bool) -> str:
+    """`value` with as many digits as it takes to be seen beyond `limit`."""
+    texts = [text for digits in range(4, 17) if (text := f"{value:.{digits}g}")]
+    return next((t for t in texts if (float(t) > limit if upwards else float(t) < limit)), texts[0])
 
 
 def check(name: str, passed: bool, limit: Any = None, value: Any = None, detail: str = "") -> Check:

@@ -4,6 +4,7 @@
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -119,6 +120,18 @@ def share_interval(count: int, total: int) -> tuple[float, float]:
 
     interval = binomtest(count, total).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def may_be_beyond(total: int, share: float) -> int:
+    """How many of `total` images may break a limit that the share `share` of all images may break.
+
+    The most for which the 95 % interval (`share_interval`) reaches down to `share`, but never more than a quarter; 0
+    where `share` is 0. With a share of 0.1: 3 of 16 images, 6 of 32, 35 of 256.
+    """
+    if share <= 0:
+        return 0
+    # The lower end grows with the count.
+    return bisect_right(range(1, total // 4 + 1), share, key=lambda count: share_interval(count, total)[0])
 
 
 def top_classes(outputs: np.ndarray, count: int, *, are_logits: bool = True) -> tuple[TopClasses, ...]:
