@@ -231,7 +231,8 @@ def _figure(
     allowed = metrics.may_be_beyond(len(order), limits.beyond)
     judged, worst = float(values[order[allowed]]), float(values[order[0]])
     passed = judged <= limit if upwards else judged >= limit
-    told = f"{called} {_beyond(worst, limit, upwards=upwards)}{unit} on {names[order[0]]}, limit {limit:g}"
+    shown = f"{worst:.2f}" if name == "sqnr" else _beyond(worst, limit, upwards=upwards)
+    told = f"{called} {shown}{unit} on {names[order[0]]}, limit {limit:g}"
     told += " dB" if name == "sqnr" else ""
     if len(order) > 1:
         beyond = int((goodness < (-limit if upwards else limit)).sum())
