@@ -181,13 +181,14 @@ QUANTIZATION = (
         departs="encoder layer 1 mlp",
         may=FIGURES,
         bench="digits",
-        missed="neighbouring channels have nearly the same scale: 29 dB where a good file has 34 and the limit is 25",
+        missed="neighbouring channels have nearly the same scale: 30 dB where a good file has 34 and the limit is 23",
         slow=True,
     ),
     Fault(
         "scales of the channels of a kernel off by one, tflite int8 dynamic",
         edited_tflite(_scales_rolled, "tflite int8 dynamic"),
-        FIGURES,
+        only("sqnr"),
+        may=FIGURES,
         departs="encoder layer 0 attention",
     ),
     Fault(

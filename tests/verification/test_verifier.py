@@ -164,7 +164,7 @@ FAULTS = {
     "cut onnx": ({"runs"}, r"cut\.onnx cannot be loaded by onnxruntime"),
     "bad scale": (
         NUMBERS | {"agreement"},
-        r"^tflite int8 full: worst difference 0\.\d+ of the range on .*, limit 0\.1 "
+        r"^tflite int8 full: worst difference 0\.\d+ of the range on .*, limit 0\.1 ",
     ),
     "scale not as recorded": ({"outputs"}, r"output logits has scale 0\.\d+, recorded 0\.\d+"),
     "sha256": ({"sha256"}, r"recorded 0{12}\.\.\.: the file has changed"),

@@ -44,7 +44,7 @@ BEYOND = 0.1
 # faults that cost a point of accuracy or 2 of agreement, 98 % miss one of the limits in draws of 16 and of 256 alike.
 # DINOv2-S/14 (docs/quantization.md) is above all of them, its "full" and "static" apart.
 _RANGED = Limits(worst_difference=0.07, cosine=0.99, sqnr_db=22.0, agreement=0.98, beyond=BEYOND)
-_FULL = Limits(worst_difference=0.10, cosine=0.985, sqnr_db=19.0, agreement=0.95, beyond=BEYOND)
+_FULL = Limits(worst_difference=0.10, cosine=0.985, sqnr_db=22.0, agreement=0.95, beyond=BEYOND)
 _WIDE = Limits(worst_difference=0.05, cosine=0.995, sqnr_db=25.0, agreement=0.98, beyond=BEYOND)
 # What another tool quantized, nobody knows how.
 _FOREIGN = Limits(worst_difference=0.25, cosine=0.975, sqnr_db=15.0, agreement=0.95, beyond=BEYOND)
@@ -86,11 +86,11 @@ def label(artifact: Artifact) -> str:
     return " ".join(part for part in (artifact.format, artifact.precision, artifact.scheme) if part)
 
 
-UNTRAINED_DB, UNTRAINED_ERROR = 3.0, 1.5
+UNTRAINED_DB, UNTRAINED_ERROR = 5.0, 1.5
 """How much more noise, and how many times the error, an int8 file of untrained weights may have.
 
 Random weights have no directions that matter more than others, so rounding costs them more than weights that were
-learnt: over 20 seeds good files came down to 13.7 dB where those of a trained model stay above 23
+learnt: over 20 seeds good files came down to 18.7 dB where those of a trained model stay above 24
 (tests/verification/test_fault_catalogue.py). Such files are for trying out; nothing about trained weights follows from
 them.
 """
