@@ -6,11 +6,13 @@ import zipfile
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from conftest import write_pictures
 from helpers.originals import ORIGINALS, STUDENT, fabricated
 from rich.console import Console
 
 from vit_export.base.errors import InputError
+from vit_export.cli.main import main
 from vit_export.model.record import ModelRecord, read_record
 from vit_export.pipeline.choice import default_photographs
 from vit_export.pipeline.request import ExportRequest
@@ -62,6 +64,18 @@ def test_assumptions_go_wherever_the_verdict_goes(photos, tmp_path, in_process):
     # and later, from the SavedModel alone
     again = verify_files(VerifyRequest((path,), data=photos, latency=False))
     assert again.verification.assumed == result.verification.assumed
+
+
+def test_a_guess_is_heard_where_nothing_else_is(photos, tmp_path):
+    fabricated(tmp_path / "w.npz", sizes=STUDENT)
+    command = ["--weights", str(tmp_path / "w.npz"), "--onnx", "--calibration", str(photos), "--no-verify", "--quiet"]
+    result = CliRunner().invoke(main, [*command, "--image-size", "32", "--output", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert result.stderr.splitlines() == [
+        "ASSUMED  scaling as Google's vision_transformer and big_vision does it (mean 0.5,0.5,0.5, std 0.5,0.5,0.5)",
+        "ASSUMED  resizing as Google's vision_transformer and big_vision does it (squash, bilinear)",
+    ]
+    assert result.stdout == ""
 
 
 def test_nothing_is_assumed_of_what_says_everything(photos, tmp_path, in_process):

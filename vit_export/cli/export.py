@@ -136,7 +136,15 @@ def _export(variant: Variant | None, *, as_json: bool, quiet: bool, **options: A
 
     failures = () if result.verification is None else result.verification.failures
     shown = None if quiet else show
-    finish(result.report, shown, as_json=as_json, failures=failures, shown=True, passed=result.passed)
+    finish(
+        result.report,
+        shown,
+        as_json=as_json,
+        failures=failures,
+        assumed=tuple(result.report.get("weights", {}).get("assumed", {}).values()),
+        shown=True,
+        passed=result.passed,
+    )
 
 
 def _request(

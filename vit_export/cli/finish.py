@@ -32,18 +32,22 @@ def finish(
     *,
     as_json: bool,
     failures: Sequence[str] = (),
+    assumed: Sequence[str] = (),
     shown: bool = False,
     passed: bool = True,
 ) -> None:
     """Print `result` as JSON or let `show` print it for people, then the `failures` to stderr; exit 1 unless `passed`.
 
-    Without `show` nothing but JSON and failures is printed. `shown` says that `show` prints the failures itself.
+    Without `show` nothing but JSON, failures and what was `assumed` is printed: a guess is never silent. `shown` says
+    that `show` prints both itself.
     """
     if as_json:
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))
     elif show is not None:
         show()
     if as_json or show is None or not shown:
+        for phrase in assumed:
+            click.echo(f"ASSUMED  {phrase}", err=True)
         for failure in failures:
             click.echo(f"FAIL  {failure}", err=True)
     if not passed:

@@ -91,8 +91,16 @@ def verify_command(
             click.echo(f"Wrote {path}")
 
     shown = None if quiet else show
-    failures = result.verification.failures
-    finish(result.report, shown, as_json=as_json, failures=failures, shown=True, passed=result.passed)
+    found = result.verification
+    finish(
+        result.report,
+        shown,
+        as_json=as_json,
+        failures=found.failures,
+        assumed=found.assumed,
+        shown=True,
+        passed=result.passed,
+    )
 
 
 def _planned(report: Path | None, junit: Path | None, *, overwrite: bool) -> list[Path]:
