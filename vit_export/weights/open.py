@@ -140,7 +140,8 @@ def open_checkpoint(
     contents = identify(path)
     given = {name: value for name, value in (pixels or {}).items() if value is not None}
     configs = Configs()
-    if contents.kind in ("npz", "safetensors", "safetensors_index"):
+    # A file that was downloaded alone lies among others that have nothing to do with it.
+    if contents.kind in ("npz", "safetensors", "safetensors_index") and (is_here or path.is_dir()):
         configs = find_configs(contents.path, path.is_dir(), heads_given=num_heads is not None, pixels_given=given)
     hints = Hints(
         row,
