@@ -80,7 +80,7 @@ def publish(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             yield temporary
             refuse_existing(path, overwrite=True, folder=temporary.is_dir())
             sync(temporary)
-            if temporary.is_dir():
+            if temporary.is_dir() and os.path.lexists(path):  # a folder does not take the place of another
                 exchange(path.parent, [temporary])
             else:
                 os.replace(temporary, path)
