@@ -23,7 +23,7 @@ from PIL import Image
 from skimage import data
 
 from vit_export.base.errors import InputError, OutputError
-from vit_export.base.files import digest_of_file
+from vit_export.base.files import claimed, digest_of_file
 from vit_export.bundles.code import code_files, markdown
 from vit_export.bundles.pack import bundle
 from vit_export.bundles.source import Subject, subject_of
@@ -362,6 +362,13 @@ def test_all_zips_are_written_or_none_and_none_is_replaced_unasked(files, tmp_pa
     bundle(files["plain.onnx"], ["linux", "web"], output=tmp_path, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plain_onnx_linux.zip", "plain_onnx_web.zip"]
     assert zipfile.is_zipfile(taken)
+
+
+def test_no_zip_is_written_into_a_folder_where_another_command_is_at_work(files, tmp_path):
+    with claimed(tmp_path, print), pytest.raises(OutputError, match="is writing into"):
+        bundle(files["plain.onnx"], ["linux"], output=tmp_path)
+    assert os.listdir(tmp_path) == []
+    bundle(files["plain.onnx"], ["linux"], output=tmp_path)
 
 
 def test_weights_in_a_file_of_their_own_go_along_where_they_can_be_read(files, photographs, tmp_path, monkeypatch):

@@ -420,14 +420,14 @@ def test_existing_data_file_is_refused(source, tmp_path, external):
 
 
 def test_data_file_goes_when_the_model_file_fails(source, tmp_path, external, monkeypatch):
-    path, replace = tmp_path / "toy.onnx", os.replace
+    path, rename = tmp_path / "toy.onnx", os.rename
 
     def failing(old, new):
         if os.fspath(new) == str(path):
             raise OSError(28, "No space left on device")
-        replace(old, new)
+        rename(old, new)
 
-    monkeypatch.setattr(os, "replace", failing)
+    monkeypatch.setattr(os, "rename", failing)
     with pytest.raises(OutputError, match="No space left"):
         export(source, path)
     assert os.listdir(tmp_path) == []

@@ -1,10 +1,15 @@
 """What a caller may ask for, and what the pipeline makes of odd requests, global settings, damage and interruption."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
+import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +17,7 @@ from conftest import RandomParameters, build, toy_spec, write_pictures
 
 import vit_export
 from vit_export.base.errors import InputError, OutputError
+from vit_export.base.files import claimed, digest_of_folder
 from vit_export.base.quiet import import_tensorflow
 from vit_export.images import photographs
 from vit_export.model.parameters import parameter_specs
@@ -23,7 +29,7 @@ from vit_export.pipeline import steps as pipeline
 from vit_export.pipeline.folder import outdated
 from vit_export.pipeline.plan import plan_files
 from vit_export.pipeline.request import ExportRequest
-from vit_export.report.earlier import files_told
+from vit_export.report.earlier import files_told, is_ours
 from vit_export.runtimes.runner import open_runner
 from vit_export.weights.open import open_checkpoint
 
@@ -245,15 +251,17 @@ def earlier(saved_model, tmp_path):
     folder.mkdir()
     shutil.copytree(saved_model, folder / "saved_model")
     for name in ("a_int8.tflite", "a_float32.onnx", "a_float32.onnx.data", "labels.txt", "mine.tflite", "mine.txt"):
-        (folder / name).write_text("old")
+        (folder / name).write_text("old\n")
+    digest = hashlib.sha256(b"old\n").hexdigest()
+    data = "elsewhere/a_float32.onnx.data"
     report = {
         "artifacts": [
             {"path": str(folder / "saved_model")},
-            {"path": "elsewhere/a_float32.onnx", "extra_files": ["elsewhere/a_float32.onnx.data"]},
-            {"path": "../mine.txt"},
+            {"path": "elsewhere/a_float32.onnx", "extra_files": [data], "sha256": digest, "bytes": 8},
+            {"path": "../mine.txt", "sha256": digest},
         ],
-        "labels": ["cat"],
-        "earlier_reports": [{"artifacts": [{"path": "a_int8.tflite"}]}],
+        "labels": ["old"],
+        "earlier_reports": [{"artifacts": [{"path": "a_int8.tflite", "sha256": digest}]}],
     }
     (folder / "report.json").write_text(json.dumps(report))
     return folder
@@ -271,6 +279,137 @@ def test_another_model_takes_the_old_ones_files_with_it(earlier):
     ]
     assert any("a_float32.onnx, a_float32.onnx.data, labels.txt, a_int8.tflite" in note for note in say.notes)
     assert [entry["files"] for entry in files_told(earlier)] == [["saved_model"], ["mine.txt"]]
+
+
+@pytest.mark.parametrize("name", ["a_int8.tflite", "a_float32.onnx", "a_float32.onnx.data", "labels.txt"])
+def test_what_somebody_has_changed_stays_and_is_told(name, earlier):
+    (earlier / name).write_text("changed")
+    say = Notes()
+    pipeline.export(alone(earlier, overwrite=True), say)
+    assert (earlier / name).read_text() == "changed"
+    (note,) = [note for note in say.notes if note.startswith("Left in ")]
+    assert name in note
+    assert any(name in entry["files"] for entry in files_told(earlier))
+    (removed,) = [note for note in say.notes if note.startswith("Removed from ")]
+    assert len(removed.split(", ")) == (2 if "onnx" in name else 3)
+
+
+def test_a_list_without_digests_removes_nothing(earlier):
+    report = json.loads((earlier / "report.json").read_text())
+    for artifact in report["artifacts"]:
+        artifact.pop("sha256", None)
+    (earlier / "report.json").write_text(json.dumps({**report, "labels": None}))
+    pipeline.export(alone(earlier, overwrite=True))
+    assert (earlier / "a_float32.onnx").is_file()
+    assert not (earlier / "a_int8.tflite").exists()
+
+
+@pytest.mark.parametrize("files", [["thesis.txt"], ["saved_model.pb", "variables/variables.index"]])
+def test_overwrite_keeps_a_saved_model_that_is_none_of_ours(files, tmp_path):
+    for name in files:
+        (tmp_path / "saved_model" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "saved_model" / name).write_text("mine")
+    with pytest.raises(OutputError, match="is no SavedModel of vit-export, so --overwrite does not replace it"):
+        pipeline.export(alone(tmp_path, overwrite=True))
+    assert all((tmp_path / "saved_model" / name).read_text() == "mine" for name in files)
+
+
+@pytest.mark.parametrize("name", ["report.json", "report.html"])
+@pytest.mark.parametrize("content", ['{"my": "own", "schema_version": "1"}', "<html>mine</html>", "", "[]"])
+def test_a_report_of_somebody_else_is_replaced_only_when_asked(name, content, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(OutputError, match=f"{name} exists already: pass --overwrite"):
+        pipeline.export(alone(tmp_path))
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {name: content}
+    pipeline.export(alone(tmp_path, overwrite=True))
+    assert all(is_ours(tmp_path / name) for name in ("report.json", "report.html"))
+
+
+def test_our_own_report_is_replaced(tmp_path):
+    pipeline.export(alone(tmp_path))
+    made = json.loads((tmp_path / "report.json").read_text())["created"]
+    shutil.rmtree(tmp_path / "saved_model")
+    (tmp_path / "report.json").write_text((tmp_path / "report.json").read_text().replace(made, "earlier"))
+    pipeline.export(alone(tmp_path))
+    assert json.loads((tmp_path / "report.json").read_text())["created"] != "earlier"
+
+
+def test_reports_of_earlier_versions_are_ours(tmp_path):
+    with zipfile.ZipFile(Path(__file__).parents[1] / "fixtures" / "earlier.zip") as archive:
+        archive.extractall(tmp_path)
+    assert all(is_ours(tmp_path / "exported" / name) for name in ("report.json", "report.html"))
+
+
+# Two at a time, and what a killed one leaves
+
+
+def test_the_second_export_into_a_folder_is_told_at_once(tmp_path, monkeypatch):
+    said = []
+
+    def second(*arguments):
+        with pytest.raises(OutputError) as caught:
+            pipeline.export(alone(tmp_path / "out", overwrite=True))
+        said.append(str(caught.value))
+        return save(*arguments)
+
+    save = pipeline._save
+    monkeypatch.setattr(pipeline, "_save", second)
+    pipeline.export(alone(tmp_path / "out"))
+    assert len(said) == 1
+    assert f"is writing into {tmp_path / 'out'}: wait until it has ended" in said[0]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["report.html", "report.json", "saved_model"]
+    monkeypatch.setattr(pipeline, "_save", save)
+    pipeline.export(alone(tmp_path / "out", overwrite=True))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
+def test_a_lock_goes_with_its_process_and_needs_no_file(tmp_path):
+    code = (
+        "import sys, pathlib; from vit_export.base.files import claimed\n"
+        "with claimed(pathlib.Path(sys.argv[1]), print): print('mine', flush=True); sys.stdin.read()"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdin=-1, stdout=-1, text=True)
+    assert child.stdout.readline() == "mine\n"
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(OutputError, match=rf"Another command( \(process {child.pid}\))? is writing into "):
+        pipeline.export(alone(tmp_path))
+    child.kill()
+    child.communicate()
+    pipeline.export(alone(tmp_path))
+
+
+def test_without_locks_nobody_is_kept_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("vit_export.base.files.take", lambda descriptor: None)
+    with claimed(tmp_path, print):
+        pipeline.export(alone(tmp_path))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
+def test_what_a_killed_export_left_is_cleared_and_brought_back(tmp_path):
+    pipeline.export(alone(tmp_path))
+    before = digest_of_folder(tmp_path)
+    code = (
+        "import os, sys; from pathlib import Path; from vit_export.base.files import move_into\n"
+        "from vit_export.pipeline.folder import staging\n"
+        "os.rename = (lambda real: lambda a, b: (real(a, b), os.kill(os.getpid(), 9)))(os.rename)\n"
+        "with staging(Path(sys.argv[1])) as stage:\n"
+        "    (stage / 'saved_model').mkdir(); move_into(Path(sys.argv[1]), [stage / 'saved_model'], overwrite=True)"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=False, timeout=60)
+    assert sorted(p.name[:4] for p in tmp_path.iterdir()) == [".par", ".pre", "repo", "repo"]
+    say = Notes()
+    with pytest.raises(OutputError, match="saved_model exists already"):
+        pipeline.export(alone(tmp_path), say)
+    assert say.notes == ["Brought back what a command that was killed had moved away: saved_model."]
+    assert digest_of_folder(tmp_path) == before
+
+
+def test_files_and_report_appear_together(tmp_path, monkeypatch):
+    """No moment has the new files beside the old report."""
+    moved = []
+    monkeypatch.setattr(pipeline, "move_into", lambda folder, paths, **options: moved.append([p.name for p in paths]))
+    pipeline.export(alone(tmp_path))
+    assert moved == [["saved_model", "report.json", "report.html"]]
 
 
 def test_the_same_model_keeps_them(earlier, saved_model, tmp_path):

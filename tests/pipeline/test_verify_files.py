@@ -14,6 +14,7 @@ from PIL import Image
 import vit_export
 from vit_export.artifacts.identify import files_of
 from vit_export.base.errors import InputError
+from vit_export.base.files import claimed
 from vit_export.base.reporting import Silent
 from vit_export.cli.main import main
 from vit_export.model.record import read_record
@@ -338,6 +339,16 @@ def test_the_command_says_pass_and_writes_what_was_asked(exported, pictures, in_
     again = run(exported, *options)
     assert again.exit_code == 2
     assert "exists already" in again.output
+
+
+def test_the_folder_of_the_reports_is_refused_before_the_work(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr("vit_export.pipeline.verify_files.verify_files", None)
+    with claimed(tmp_path / "evidence", print):
+        result = run(exported, "--report", tmp_path / "evidence", "--overwrite")
+    assert result.exit_code == 2
+    assert "is writing into" in result.stderr
+    (tmp_path / "evidence").write_text("mine")
+    assert "is a file, expected a folder" in run(exported, "--report", tmp_path / "evidence").stderr
 
 
 def test_the_command_says_fail_with_exit_code_1(exported, pictures, model, in_process, tmp_path):

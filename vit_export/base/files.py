@@ -6,10 +6,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from vit_export.base.errors import InputError, OutputError, VitExportError
+from vit_export.base.moving import exchange, recover
+from vit_export.base.scratch import holder, owned_folder, take
 
 _CHUNK = 1 << 20
 _SHOWN = 200
@@ -69,21 +71,19 @@ def publish(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         OutputError: `path` exists (and `overwrite` is false) or cannot be written.
     """
+    recover(path.parent)
     refuse_existing(path, overwrite=overwrite)
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        try:
+        with owned_folder(f".{path.name}.", path.parent) as folder:
             temporary = folder / path.name
             yield temporary
             refuse_existing(path, overwrite=True, folder=temporary.is_dir())
             sync(temporary)
-            if path.is_dir() and not path.is_symlink():
-                _replace_folder(temporary, path, folder)
+            if temporary.is_dir() and os.path.lexists(path):  # a folder does not take the place of another
+                exchange(path.parent, [temporary])
             else:
                 os.replace(temporary, path)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def require_new_file(path: Path, option: str, *, overwrite: bool = False) -> None:
@@ -137,17 +137,17 @@ def scratch_folder(prefix: str, need: float, what: str, otherwise: str) -> Itera
     Raises:
         OutputError: the disk has too little space, or the folder cannot be made.
     """
-    with scratch_errors():
-        place = tempfile.gettempdir()
-        free = shutil.disk_usage(place).free
-        if free < need:
-            raise OutputError(
-                f"{what} takes {need / 1e9:.1f} GB of disk in {place}, which has {free / 1e9:.1f} GB free: make room, "
-                f"set TMPDIR to a folder on another disk, or {otherwise}."
-            )
-        folder = tempfile.TemporaryDirectory(prefix=prefix)
-    with folder as name:
-        yield Path(name)
+    with ExitStack() as stack:
+        with scratch_errors():
+            place = tempfile.gettempdir()
+            free = shutil.disk_usage(place).free
+            if free < need:
+                raise OutputError(
+                    f"{what} takes {need / 1e9:.1f} GB of disk in {place}, which has {free / 1e9:.1f} GB free: make "
+                    f"room, set TMPDIR to a folder on another disk, or {otherwise}."
+                )
+            folder = stack.enter_context(owned_folder(prefix))
+        yield folder
 
 
 @contextmanager
@@ -173,43 +173,53 @@ def publish_folder(path: Path, write: Callable[[Path], None], *, overwrite: bool
         write(temporary)
 
 
-def move_into(folder: Path, paths: Sequence[Path], *, overwrite: bool = False) -> None:
-    """Move complete files and folders into `folder`, all of them or, when one cannot be moved, none.
+def move_into(folder: Path, paths: Sequence[Path], *, overwrite: bool = False, gone: Sequence[str] = ()) -> None:
+    """Move complete files and folders into `folder`, and those called `gone` out of it for ever: all of it or nothing.
 
     Raises:
         OutputError: one exists already (and `overwrite` is false) or cannot be moved.
     """
     for path in paths:
         refuse_existing(folder / path.name, overwrite=overwrite, folder=path.is_dir())
-    done: list[tuple[Path, Path, Path | None]] = []
-    with output_errors(folder), tempfile.TemporaryDirectory(prefix=".previous-", dir=folder) as scratch:
-        try:
-            for path in paths:
-                sync(path)
-                target, previous = folder / path.name, None
-                if target.exists():
-                    previous = Path(scratch) / path.name
-                    os.rename(target, previous)
-                done.append((path, target, previous))
-                os.rename(path, target)
-        except BaseException:
-            for path, target, previous in reversed(done):
-                if target.exists():
-                    os.rename(target, path)
-                if previous is not None:
-                    os.rename(previous, target)
-            raise
+    with output_errors(folder):
+        for path in paths:
+            sync(path)
+        exchange(folder, paths, gone)
 
 
-def _replace_folder(temporary: Path, path: Path, scratch: Path) -> None:
-    """A folder cannot be renamed over another: move the old one aside first, back if that fails."""
-    aside = scratch / "previous"
-    os.rename(path, aside)
+@contextmanager
+def claimed(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
+    """Have `folder` for oneself in the block; it is made where there is none, and goes again where nothing came to it.
+
+    What commands that were killed left in it is cleared, and `note` told what that brought back. On file systems
+    without locks nobody is kept out.
+
+    Raises:
+        OutputError: another process writes into it, or it cannot be made.
+    """
+    descriptor: int | None = None
+    made: list[Path] = []
     try:
-        os.rename(temporary, path)
-    except OSError:
-        os.rename(aside, path)
-        raise
+        with output_errors(folder):
+            made = [place for place in (folder.absolute(), *folder.absolute().parents) if not place.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            with suppress(OSError):  # not every system opens folders
+                descriptor = os.open(folder, os.O_RDONLY)
+        if descriptor is not None and take(descriptor) is False:
+            made = []
+            raise OutputError(
+                f"Another command{holder(folder)} is writing into {shortened(folder)}: wait until it has ended, or "
+                "choose another folder."
+            )
+        for text in recover(folder):
+            note(text)
+        yield
+    finally:
+        for place in made:
+            with suppress(OSError):  # not empty, or not there any more
+                place.rmdir()
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def sync(path: Path) -> None:

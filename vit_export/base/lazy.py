@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vit_export.base.errors import StructureError
+from vit_export.base.interrupts import heed
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class LazyTensor:
         Raises:
             StructureError: `read` gave another shape or type than was announced.
         """
+        heed()
         array = self.read()
         if array.shape != self.shape or array.dtype != self.dtype:
             raise StructureError(

@@ -2,6 +2,8 @@
 
 from typing import Protocol
 
+from vit_export.base.interrupts import heed
+
 
 class Reporter(Protocol):
     """What the pipeline tells while it works."""
@@ -17,13 +19,15 @@ class Reporter(Protocol):
 
 
 class Silent:
-    """A Reporter that says nothing."""
+    """A Reporter that says nothing; like every other one of a command, it hears of signals."""
 
     def step(self, text: str) -> None:
         """Say nothing."""
+        heed()
 
     def progress(self, done: int, total: int) -> None:
         """Say nothing."""
+        heed()
 
     def note(self, text: str) -> None:
         """Say nothing."""

@@ -2,16 +2,23 @@
 
 import json
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vit_export.base.errors import InputError
-from vit_export.base.files import digest_of_file, input_errors, move_into, output_errors, refuse_existing, shortened
+from vit_export.base.files import (
+    claimed,
+    digest_of_file,
+    input_errors,
+    move_into,
+    output_errors,
+    refuse_existing,
+    shortened,
+)
 from vit_export.base.numbers import visible
+from vit_export.base.scratch import owned_folder
 from vit_export.bundles.archive import SUMS_NAME, write_zip
 from vit_export.bundles.card import licence_missing, model_card
 from vit_export.bundles.code import code_files, readme
@@ -71,17 +78,19 @@ def bundle(
     terms = _licence(licence)
     folder = path.parent if output is None else Path(output)
     planned = {target: folder / f"{path.stem}_{subject.artifact.format}_{target}.zip" for target in rows}
-    for zipped in planned.values():
-        refuse_existing(zipped, overwrite=overwrite, folder=False)
-    with output_errors(folder), _made(folder), tempfile.TemporaryDirectory(prefix=".bundle-", dir=folder) as scratch:
-        converted = to_ort(subject, Path(scratch)) if ort else None
-        stage = [Path(scratch) / zipped.name for zipped in planned.values()]
-        names = [_write(subject, row, target, terms, converted, file) for (target, row), file in
-                 zip(rows.items(), stage, strict=True)]  # fmt: skip
-        made = [(file.stat().st_size, digest_of_file(file)) for file in stage]
-        move_into(folder, stage, overwrite=overwrite)
+    told: list[str] = []
+    with claimed(folder, told.append), output_errors(folder):
+        for zipped in planned.values():
+            refuse_existing(zipped, overwrite=overwrite, folder=False)
+        with owned_folder(".bundle-", folder) as scratch:
+            converted = to_ort(subject, scratch) if ort else None
+            stage = [scratch / zipped.name for zipped in planned.values()]
+            names = [_write(subject, row, target, terms, converted, file) for (target, row), file in
+                     zip(rows.items(), stage, strict=True)]  # fmt: skip
+            made = [(file.stat().st_size, digest_of_file(file)) for file in stage]
+            move_into(folder, stage, overwrite=overwrite)
     return tuple(
-        Bundle(str(planned[target]), target, size, digest, found, _notes(subject, target))
+        Bundle(str(planned[target]), target, size, digest, found, (*told, *_notes(subject, target)))
         for target, (size, digest), found in zip(rows, made, names, strict=True)
     )
 
@@ -106,20 +115,6 @@ def _licence(path: str | os.PathLike[str] | None) -> bytes | None:
                 "to --licence."
             )
         return file.read_bytes()
-
-
-@contextmanager
-def _made(folder: Path) -> Iterator[None]:
-    """Make `folder`, and take it away again if nothing is written to it after all."""
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):
-            for place in missing:
-                place.rmdir()
-        raise
 
 
 def _write(

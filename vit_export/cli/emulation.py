@@ -1,13 +1,13 @@
 """`python -m vit_export.cli.emulation`: set up the arm64 runtimes that run under emulation."""
 
-import signal
 import sys
 from pathlib import Path
 
 import click
 
 from vit_export.base.errors import VitExportError
-from vit_export.cli.framework import CONTEXT, INTERRUPTED, Command, GivenPath
+from vit_export.base.interrupts import heard
+from vit_export.cli.framework import CONTEXT, Command, GivenPath, ended
 from vit_export.runtimes.emulation import launch
 
 
@@ -22,16 +22,14 @@ def main(output: Path | None) -> None:
 
     What is up to date is left alone.
     """
-    # Ended from outside, clean up as for Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        _set_up(launch.folder() if output is None else output.expanduser().absolute())
+        with heard():
+            _set_up(launch.folder() if output is None else output.expanduser().absolute())
     except VitExportError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        click.echo("Interrupted: what was not complete is removed.", err=True)
-        sys.exit(INTERRUPTED)
+    except (KeyboardInterrupt, SystemExit) as end:
+        ended(end)
 
 
 def _set_up(where: Path) -> None:

@@ -6,13 +6,13 @@ import re
 import shlex
 import signal
 import sys
-import threading
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from vit_export.base.errors import InputError, VitExportError, nearest
+from vit_export.base.errors import InputError, OutputError, VitExportError, nearest
 from vit_export.base.files import shortened
+from vit_export.base.interrupts import heard
 
 EXPORT = "export"
 _TYPED = "vit_export.typed"
@@ -104,22 +104,32 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what this package raises on purpose becomes one line and an exit code."""
-        if threading.current_thread() is threading.main_thread():
-            # Ended from outside, clean up as for Ctrl-C: the default would leave unfinished files behind.
-            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         try:
-            return super().invoke(ctx)
+            with heard():
+                return super().invoke(ctx)
         except VitExportError as error:
             message, code = str(error), error.exit_code
-        except KeyboardInterrupt:
-            click.echo("Interrupted: what was not complete is removed.", err=True)
-            ctx.exit(INTERRUPTED)
+        except (KeyboardInterrupt, SystemExit) as end:
+            ended(end)
         except OSError as error:
             if error.errno not in _REFUSALS:
                 raise
             message, code = _refusal(error), 2
         click.echo(f"Error: {message}", err=True)
         ctx.exit(code)
+
+
+def ended(end: KeyboardInterrupt | SystemExit) -> NoReturn:
+    """End as a signal or `sys.exit` asks; of a move that failed on the way, say where its files are."""
+    error = end.__context__
+    while error is not None and not isinstance(error, OutputError):
+        error = error.__context__
+    if error is not None:
+        click.echo(f"Error: {error}", err=True)
+    if isinstance(end, SystemExit):
+        raise end
+    click.echo("Interrupted: what was not complete is removed.", err=True)
+    sys.exit(INTERRUPTED)
 
 
 def typed() -> str:

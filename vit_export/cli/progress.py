@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from vit_export.base.interrupts import heed
+
 
 class ConsoleReporter:
     """A Reporter for a terminal: a live line for the current step, a line left behind for each finished one.
@@ -42,6 +44,7 @@ class ConsoleReporter:
 
     def step(self, text: str) -> None:
         """The next step begins; the one before it is done."""
+        heed()
         self._finish()
         self._text, self._began = text, time.monotonic()
         if self._progress is not None:
@@ -53,6 +56,7 @@ class ConsoleReporter:
 
     def progress(self, done: int, total: int) -> None:
         """`done` of `total` parts of the current step are done."""
+        heed()
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, total=total)
 

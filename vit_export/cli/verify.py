@@ -1,11 +1,15 @@
 """`vit-export verify`: any files against a reference; exit 0 when all are the same model, 1 when one is not, 2 else."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vit_export.base.errors import InputError
+from vit_export.base.files import claimed, refuse_existing
+from vit_export.base.reporting import Reporter, Silent
 from vit_export.cli import options as shared
 from vit_export.cli.finish import finish, progress
 from vit_export.cli.framework import CONTEXT, Command, typed
@@ -66,8 +70,8 @@ def verify_command(
     Outputs of the worst image, determinism, order, what the file says of itself, latency, memory. Exit codes: 0 all
     are the reference's model, 1 one is not, 2 the call was wrong.
     """
-    written = _planned(report, junit, overwrite=overwrite)
-    with progress(quiet=quiet) as say:
+    with progress(quiet=quiet) as say, _reports_in(report, say):
+        written = _planned(report, junit, overwrite=overwrite)
         from vit_export.pipeline.verify_files import VerifyRequest, verify_files
 
         known = None
@@ -79,7 +83,7 @@ def verify_command(
             files=files, labelled=labels_from is not None, labels=known, latency=not no_latency, **options
         )
         result = verify_files(request, say, commands=(typed(),))
-        _write(result, report, junit)
+        _write(result, report, junit, overwrite=overwrite)
 
     def show() -> None:
         from rich.console import Console
@@ -103,29 +107,35 @@ def verify_command(
     )
 
 
+@contextmanager
+def _reports_in(folder: Path | None, say: Reporter | None) -> Iterator[None]:
+    """Have the `folder` of the reports, where there is to be one, for oneself."""
+    if folder is None:
+        yield
+        return
+    if folder.is_file():
+        raise InputError(f"{folder} is a file, expected a folder for report.html and report.json: give another.")
+    with claimed(folder, (say or Silent()).note):
+        yield
+
+
 def _planned(report: Path | None, junit: Path | None, *, overwrite: bool) -> list[Path]:
     """The files that will be written; refused now, not after minutes of work, where one exists."""
-    from vit_export.base.files import refuse_existing
-
     paths = [] if report is None else [report / PAGE_NAME, report / REPORT_NAME]
     if junit is not None:
         paths.append(junit)
-    if report is not None and report.is_file():
-        raise InputError(f"{report} is a file, expected a folder for report.html and report.json: give another.")
     for path in paths:
         refuse_existing(path, overwrite=overwrite, folder=False)
     return paths
 
 
-def _write(result: "Verified", report: Path | None, junit: Path | None) -> None:
+def _write(result: "Verified", report: Path | None, junit: Path | None, *, overwrite: bool) -> None:
     if report is not None:
-        from vit_export.report.content import write_report
-        from vit_export.report.page import images_shown, write_page
-        from vit_export.report.thumbnails import thumbnails
+        from vit_export.base.files import move_into
+        from vit_export.pipeline.folder import staging, write_reports
 
-        write_report(result.report, report / REPORT_NAME)
-        pictures = thumbnails(result.pictures, images_shown(result.report))
-        write_page(result.report, pictures, report / PAGE_NAME)
+        with staging(report) as stage:
+            move_into(report, write_reports(result.report, result.pictures, stage), overwrite=overwrite)
     if junit is not None:
         from vit_export.report.junit import write_junit
 

@@ -7,8 +7,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +17,8 @@ from PIL import Image
 
 from vit_export.base.errors import InputError, OutputError
 from vit_export.base.files import digest_of_file, sync
+from vit_export.base.moving import exchange, recover
+from vit_export.base.scratch import owned_folder
 from vit_export.images.read import load_image
 from vit_export.images.split import HELD_OUT, REPRESENTATIVE
 
@@ -139,6 +139,7 @@ def write_photographs(
     target = Path(folder)
     try:
         existed = target.is_dir()
+        recover(target)
         if target.exists() and not existed:
             raise OutputError(f"{target} is a file, expected a folder to write the photographs to: give another path.")
         if _is_up_to_date(target):
@@ -148,27 +149,23 @@ def write_photographs(
     except OSError as error:
         raise _refusal(target, error) from error
     source = photographs_folder()
-    staging: Path | None = None
     try:
         # Beside a new folder, but inside an existing one, which may be a mounted volume: renaming needs one disk.
         parent = target if existed else target.absolute().parent
         parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".photographs-", dir=parent))
-        fresh = staging / "new"
-        fresh.mkdir()
-        _write_set(source, fresh, progress)
-        sync(fresh)
-        if existed:
-            _replace_entries(fresh, target, staging / "old")
-        else:
-            fresh.rename(target)
+        with owned_folder(".photographs-", parent) as staging:
+            fresh = staging / "new"
+            fresh.mkdir()
+            _write_set(source, fresh, progress)
+            sync(fresh)
+            if existed:
+                exchange(target, [fresh / name for name in _ENTRIES])
+            else:
+                fresh.rename(target)
     except OSError as error:
         if _is_up_to_date(target):  # another process wrote the same set in the meantime
             return False
         raise _refusal(target, error) from error
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
     return True
 
 
@@ -225,24 +222,6 @@ def _write_set(source: Path, folder: Path, progress: Callable[[int, int], None] 
     (folder / SOURCES).write_text(_sources(), encoding="utf-8")
     manifest = {"recipe": _recipe(), "files": dict(sorted(files.items()))}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-
-
-def _replace_entries(fresh: Path, target: Path, old: Path) -> None:
-    """Move the entries of `fresh` into `target`; what they replace goes to `old`, and back if a move fails."""
-    old.mkdir()
-    moved: list[tuple[Path, Path]] = []
-    try:
-        for name in reversed(_ENTRIES):  # the old manifest goes first
-            if (target / name).exists():
-                (target / name).rename(old / name)
-                moved.append((old / name, target / name))
-        for name in _ENTRIES:
-            (fresh / name).rename(target / name)
-            moved.append((target / name, fresh / name))
-    except BaseException:
-        for now, before in reversed(moved):
-            now.rename(before)
-        raise
 
 
 def _read_manifest(target: Path) -> dict[str, Any]:

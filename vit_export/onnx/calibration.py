@@ -1,6 +1,5 @@
 """What the channels of a model reach, from running its float32 graph over images in ONNX Runtime."""
 
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +8,7 @@ import numpy as np
 
 from vit_export.base.errors import InputError
 from vit_export.base.machine import usable_cores
+from vit_export.base.scratch import owned_folder
 from vit_export.deployment.graph import INPUT_NAME
 from vit_export.deployment.rewrites import FoldedInput
 from vit_export.int8.simulate import Clips
@@ -64,8 +64,8 @@ def observe(
     values = {site: value for site, value in sites(model.graph, spec).items() if numbers.rounds(site)}
     _add_ends(model, values)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".calibration.", dir=folder) as scratch:
-        path = Path(scratch) / "float32.onnx"
+    with owned_folder(".calibration.", folder) as scratch:
+        path = scratch / "float32.onnx"
         # Weights in a file of their own are mapped into memory, not read.
         write_model(model, parameters.values(), path, single_file=False)
         shape = (batch, spec.image_size, spec.image_size, 3)

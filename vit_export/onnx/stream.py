@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from vit_export.base.errors import StructureError
-from vit_export.base.files import publish, refuse_existing
+from vit_export.base.files import move_into, output_errors, publish, refuse_existing
 from vit_export.base.lazy import LazyTensor
+from vit_export.base.scratch import owned_folder
 
 if TYPE_CHECKING:
     import onnx
@@ -82,18 +83,12 @@ def write_model(
         return ()
     refuse_existing(path, overwrite=overwrite)
     refuse_existing(data, overwrite=overwrite)
-    had_data = data.exists()
-    try:
-        # The data takes its place first: a model file is never there without the weights it names.
-        with (
-            publish(path, overwrite=overwrite) as temporary,
-            publish(data, overwrite=overwrite) as temporary_data,
-        ):
-            _write_external(model, weights, temporary, temporary_data, data.name)
-    except BaseException:
-        if not had_data:
-            data.unlink(missing_ok=True)
-        raise
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with owned_folder(f".{path.name}.", path.parent) as stage:
+            _write_external(model, weights, stage / path.name, stage / data.name, data.name)
+            # The data takes its place first: a model file is never there without the weights it names.
+            move_into(path.parent, [stage / data.name, stage / path.name], overwrite=overwrite)
     return (data,)
 
 

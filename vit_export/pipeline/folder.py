@@ -1,22 +1,26 @@
-"""The output folder: a stage beside it, what earlier exports left there, and what a new model makes untrue."""
+"""The output folder: what earlier exports left there, and what a new model makes untrue."""
 
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vit_export.base.errors import InputError
 from vit_export.base.files import output_errors
+from vit_export.base.scratch import owned_folder
+from vit_export.images.pictures import Pictures
 from vit_export.model.artifact import Artifact
-from vit_export.model.names import LABELS_NAME, SAVED_MODEL_NAME
+from vit_export.model.names import LABELS_NAME, PAGE_NAME, REPORT_NAME, SAVED_MODEL_NAME
 from vit_export.model.parameters import parameter_specs
 from vit_export.model.record import read_record
 from vit_export.model.saved_model import SavedModelParameters
+from vit_export.report.content import write_report
 from vit_export.report.earlier import files_told
+from vit_export.report.page import images_shown, write_page
+from vit_export.report.thumbnails import thumbnails
 
 _CONVERTED = (".tflite", ".onnx", ".onnx.data")
 
@@ -52,27 +56,25 @@ def _same_model(old: Path, new: Path) -> bool:
 
 @contextmanager
 def staging(output: Path) -> Iterator[Path]:
-    """A folder beside `output`, on the same disk, that is gone afterwards whatever happens."""
-    with output_errors(output):
-        created = [p for p in (output.absolute(), *output.absolute().parents) if not p.exists()]
-        output.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=".partial-", dir=output))
-    try:
+    """A hidden folder in `output`, so on the same disk, that is gone afterwards whatever happens."""
+    with ExitStack() as stack:
+        with output_errors(output):
+            stage = stack.enter_context(owned_folder(".partial-", output))
         yield stage
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        for folder in created:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
 
 
-def drop(folder: Path, artifacts: tuple[Artifact, ...], outdated: tuple[Path, ...]) -> None:
-    """Remove `outdated` files, and external data that a larger ONNX model of the same name left."""
-    for path in outdated:
-        path.unlink(missing_ok=True)
-    for artifact in artifacts:
-        if artifact.format == "onnx" and not artifact.extra_files:
-            (folder / f"{Path(artifact.path).name}.data").unlink(missing_ok=True)
+def write_reports(report: dict[str, Any], pictures: Pictures | None, folder: Path) -> list[Path]:
+    """Write `report` as report.json, and the page of it with its images, to `folder`; the paths of both."""
+    paths = [folder / REPORT_NAME, folder / PAGE_NAME]
+    write_report(report, paths[0])
+    write_page(report, thumbnails(pictures, images_shown(report)) if pictures else {}, paths[1])
+    return paths
+
+
+def leftover_data(artifacts: Sequence[Artifact]) -> list[str]:
+    """The names of data files that larger ONNX models called like `artifacts` may have left."""
+    alone = [artifact for artifact in artifacts if artifact.format == "onnx" and not artifact.extra_files]
+    return [f"{Path(artifact.path).name}.data" for artifact in alone]
 
 
 def at_folder(artifact: Artifact, folder: Path) -> Artifact:

@@ -21,6 +21,7 @@ from vit_export.model.names import (
 )
 from vit_export.model.spec import ViTSpec
 from vit_export.pipeline.request import ExportRequest
+from vit_export.report.earlier import is_ours
 
 
 def plan_files(
@@ -53,7 +54,7 @@ def plan_files(
             scheme = _scheme(request, file_format) if precision == "int8" else None
             path = request.output / file_name(spec.name, file_format, precision, scheme)
             files.append(PlannedFile(path, file_format, precision, scheme))
-    _require_writable(request.output)
+    require_writable(request.output)
     for file in files:
         refuse_existing(file.path, overwrite=request.overwrite, folder=False)
         if file.format == "onnx":  # above 2 GB the weights go beside it
@@ -61,16 +62,30 @@ def plan_files(
             refuse_existing(data, overwrite=request.overwrite, folder=False)
     if not reuses_saved_model(request, saved_model):
         refuse_existing(request.output / SAVED_MODEL_NAME, overwrite=request.overwrite, folder=True)
+        _require_ours(request.output / SAVED_MODEL_NAME)
         if labelled:
             refuse_existing(request.output / LABELS_NAME, overwrite=request.overwrite, folder=False)
     for name in (REPORT_NAME, PAGE_NAME):
-        refuse_existing(request.output / name, overwrite=True, folder=False)
+        path = request.output / name
+        refuse_existing(path, overwrite=request.overwrite or is_ours(path), folder=False)
     return tuple(files)
 
 
 def reuses_saved_model(request: ExportRequest, saved_model: Path | None) -> bool:
     """Whether the folder `saved_model` is the one that this export would write."""
     return saved_model is not None and saved_model.resolve() == (request.output / SAVED_MODEL_NAME).resolve()
+
+
+def _require_ours(saved_model: Path) -> None:
+    """Raise OutputError when a folder that no export has made is in the place of a SavedModel."""
+    from vit_export.model.record import RECORD_FILE
+
+    with output_errors(saved_model):
+        if saved_model.is_dir() and any(saved_model.iterdir()) and not (saved_model / RECORD_FILE).is_file():
+            raise OutputError(
+                f"{saved_model} is no SavedModel of vit-export, so --overwrite does not replace it: move it away, or "
+                "choose another folder with --output."
+            )
 
 
 def require_outside(output: Path, saved_model: Path) -> None:
@@ -93,7 +108,7 @@ def _scheme(request: ExportRequest, file_format: Format) -> str:
     return request.int8_scheme
 
 
-def _require_writable(folder: Path) -> None:
+def require_writable(folder: Path) -> None:
     """Find out before minutes of work, not after, that nothing can be written."""
     existing = folder.absolute()
     with output_errors(folder):

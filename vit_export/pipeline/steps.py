@@ -1,7 +1,7 @@
 """The one place where the order of steps is written: build, save, convert, verify, report."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,27 +9,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vit_export.base.errors import InputError
-from vit_export.base.files import input_errors, move_into, output_errors
+from vit_export.base.files import claimed, input_errors, move_into, output_errors, refuse_existing
 from vit_export.base.machine import release_memory
 from vit_export.base.quiet import import_tensorflow
 from vit_export.base.reporting import Reporter, Silent
 from vit_export.images.split import DataSplit
 from vit_export.model.artifact import Artifact
 from vit_export.model.labels import check_labels
-from vit_export.model.names import LABELS_NAME, PAGE_NAME, REPORT_NAME, SAVED_MODEL_NAME
+from vit_export.model.names import LABELS_NAME, REPORT_NAME, SAVED_MODEL_NAME
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import ModelRecord, assumptions_told, read_record
 from vit_export.model.saved_model import describe_saved_model
 from vit_export.model.spec import ViTSpec
 from vit_export.pipeline.choice import choose_images
 from vit_export.pipeline.convert import convert
-from vit_export.pipeline.folder import at_folder, drop, outdated, staging
-from vit_export.pipeline.plan import plan_files, require_outside, reuses_saved_model
+from vit_export.pipeline.folder import at_folder, leftover_data, outdated, staging, write_reports
+from vit_export.pipeline.plan import plan_files, require_outside, require_writable, reuses_saved_model
 from vit_export.pipeline.request import ExportRequest
-from vit_export.report.content import build_report, write_report
-from vit_export.report.earlier import earlier_files, files_told
-from vit_export.report.page import images_shown, write_page
-from vit_export.report.thumbnails import thumbnails
+from vit_export.report.content import build_report
+from vit_export.report.earlier import as_told, earlier_files, files_told
 from vit_export.report.view import Record
 from vit_export.weights.checkpoint import Checkpoint
 from vit_export.weights.open import open_checkpoint
@@ -77,19 +75,23 @@ def export(request: ExportRequest, reporter: Reporter | None = None, *, commands
         raise InputError("There is nothing to export: name a variant, or give --weights.")
     if checkpoint is None and request.trained:
         raise InputError("trained is True, but the weights are random: give weights, or leave it out.")
-    made = _make(request, spec, checkpoint, say)
-    earlier = files_told(request.output)
-    verification = None
-    if request.verify and made.artifacts and made.data is not None:
-        # The files are there already: if this ends before verification does, they are not nameless.
-        _report(request, made, None, commands, earlier)
-        try:
-            verification = _verify(request, made, made.data, say)
-        except BaseException:
-            say.note(f"Ended before verification did: the files in {request.output}/ are complete, but not verified.")
-            raise
-    say.step("Writing the report")
-    report = _report(request, made, verification, commands, earlier)
+    require_writable(request.output)
+    with claimed(request.output, say.note):
+        earlier = files_told(request.output)
+        made, report = _make(request, spec, checkpoint, earlier, commands, say)
+        verification = None
+        if request.verify and made.artifacts and made.data is not None:
+            try:
+                verification = _verify(request, made, made.data, say)
+            except BaseException:
+                say.note(
+                    f"Ended before verification did: the files in {request.output}/ are complete, but not verified."
+                )
+                raise
+            say.step("Writing the report")
+            with staging(request.output) as stage:
+                report, paths = _report(request, made, verification, commands, earlier, stage)
+                move_into(request.output, paths, overwrite=True)
     return ExportResult(made.saved_model, made.artifacts, verification, report, request.output / REPORT_NAME)
 
 
@@ -107,8 +109,15 @@ class _Made:
     spot_check: np.ndarray | None
 
 
-def _make(request: ExportRequest, spec: ViTSpec, checkpoint: Checkpoint | None, say: Reporter) -> _Made:
-    """Build, save and convert; everything appears in the output together or not at all."""
+def _make(
+    request: ExportRequest,
+    spec: ViTSpec,
+    checkpoint: Checkpoint | None,
+    earlier: list[Record],
+    commands: Sequence[str],
+    say: Reporter,
+) -> tuple[_Made, dict[str, Any]]:
+    """Build, save and convert; everything appears in the output together or not at all, with a report."""
     if checkpoint is not None:
         stated = checkpoint.stated
     else:
@@ -131,16 +140,32 @@ def _make(request: ExportRequest, spec: ViTSpec, checkpoint: Checkpoint | None, 
                 if record.labels is not None:
                     (stage / LABELS_NAME).write_text("\n".join(record.labels) + "\n", encoding="utf-8")
                     moved.append(stage / LABELS_NAME)
-            replaces = request.overwrite and stage / SAVED_MODEL_NAME in moved
-            gone = outdated(request.output, stage / SAVED_MODEL_NAME, {p.name for p in moved}) if replaces else ()
-            move_into(request.output, moved, overwrite=request.overwrite)
-            drop(request.output, artifacts, gone)
+            for path in moved:
+                refuse_existing(request.output / path.name, overwrite=request.overwrite, folder=path.is_dir())
+            gone, changed = _outdated(request, moved, stage)
+            gone_too = leftover_data(artifacts) if request.overwrite else []
+            saved_model = at_folder(saved_model, request.output)
+            artifacts = tuple(at_folder(artifact, request.output) for artifact in artifacts)
+            made = _Made(saved_model, artifacts, record, data, spot_check)
+            report, reports = _report(request, made, None, commands, earlier, stage, gone)
+            move_into(request.output, [*moved, *reports], overwrite=True, gone=[*gone, *gone_too])
     if gone:
-        names = ", ".join(path.name for path in gone)
-        say.note(f"Removed from {request.output}/ what an earlier export had made of another model: {names}.")
-    saved_model = at_folder(saved_model, request.output)
-    artifacts = tuple(at_folder(artifact, request.output) for artifact in artifacts)
-    return _Made(saved_model, artifacts, record, data, spot_check)
+        say.note(f"Removed from {request.output}/ what an earlier export had made of another model: {', '.join(gone)}.")
+    if changed:
+        say.note(
+            f"Left in {request.output}/, though of another model, what is not any more as an export wrote it: "
+            f"{', '.join(changed)}."
+        )
+    return made, report
+
+
+def _outdated(request: ExportRequest, moved: Sequence[Path], stage: Path) -> tuple[list[str], list[str]]:
+    """The names of what goes since `moved` are of another model, and of what would, had nobody changed it."""
+    if not request.overwrite or stage / SAVED_MODEL_NAME not in moved:
+        return [], []
+    found = [p.name for p in outdated(request.output, stage / SAVED_MODEL_NAME, {p.name for p in moved})]
+    gone = as_told(request.output, found)
+    return [name for name in found if name in gone], [name for name in found if name not in gone]
 
 
 def _report(
@@ -149,8 +174,13 @@ def _report(
     verification: "Verification | None",
     commands: Sequence[str],
     earlier: list[Record],
-) -> dict[str, Any]:
-    """Write report.json and report.html; the content of the former. `earlier` is told by the one that it replaces."""
+    stage: Path,
+    gone: Collection[str] = (),
+) -> tuple[dict[str, Any], list[Path]]:
+    """Write report.json and report.html to `stage`; the content of the former, and both paths.
+
+    `earlier` is told by the one that it replaces; files called as in `gone` go together with that.
+    """
     record, data = made.record, made.data
     report = build_report(
         record,
@@ -160,12 +190,9 @@ def _report(
         artifacts=(made.saved_model, *made.artifacts),
         commands=commands,
     )
-    if left := earlier_files(earlier, report, request.output):
+    if left := earlier_files(earlier, report, request.output, gone):
         report["earlier_files"] = left
-    write_report(report, request.output / REPORT_NAME)
-    pictures = thumbnails(data.held_out, images_shown(report)) if data else {}
-    write_page(report, pictures, request.output / PAGE_NAME)
-    return report
+    return report, write_reports(report, data.held_out if data else None, stage)
 
 
 def _checked(reporter: Reporter | None) -> Reporter:

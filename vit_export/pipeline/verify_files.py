@@ -1,6 +1,5 @@
 """Verification on its own: any files against a reference, with the evidence; what `vit-export verify` does."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from vit_export.base.checks import whole_number
 from vit_export.base.errors import InputError
 from vit_export.base.files import input_errors
 from vit_export.base.reporting import Reporter, Silent
+from vit_export.base.scratch import owned_folder
 from vit_export.images.pictures import Pictures
 from vit_export.images.split import HELD_OUT, REPRESENTATIVE, Skipped, find_images, split
 from vit_export.model.artifact import Artifact, InputKind, Precision
@@ -82,8 +82,8 @@ def verify_files(request: VerifyRequest, reporter: Reporter | None = None, *, co
         artifact_at(path, precision=request.precision, scheme=request.scheme, input=request.input)
         for path in files_of(request.files)
     )
-    with tempfile.TemporaryDirectory(prefix="vit-export-verify-") as stage:
-        reference, origin = reference_at(request.reference, artifacts, Path(stage), say)
+    with owned_folder("vit-export-verify-") as stage:
+        reference, origin = reference_at(request.reference, artifacts, stage, say)
         record = read_record(reference)
         if request.labels is not None:
             check_labels(request.labels, record.spec.num_classes)

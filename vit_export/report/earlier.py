@@ -7,23 +7,24 @@ An entry is what one report said of one file: `files` (its name, then those of t
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
+from vit_export.base.files import digest_of_file
 from vit_export.model.artifact import Artifact, Format, Precision, TensorSpec
 from vit_export.model.names import LABELS_NAME, REPORT_NAME
 from vit_export.report.view import EMPTY, Record, listed, read_files, record, records, text
 
+_PAGES_POLICY = b'content="default-src &#39;none&#39;; style-src &#39;sha256-'
+"""How the policy of every report.html begins (see `page`)."""
+_PAGES_HEAD = 1000
+
 
 def files_told(folder: Path) -> list[Record]:
     """The entries of report.json in `folder`, newest first; none where nothing can be understood."""
-    try:
-        # NaN and the infinities, which JSON lacks, become the text that a report holds for them.
-        report = record(json.loads((folder / REPORT_NAME).read_text(encoding="utf-8"), parse_constant=str))
-    except (OSError, ValueError, RecursionError):
-        return []
+    report = _read(folder / REPORT_NAME)
     # Until schema_version 2 a report held the older ones whole.
     entries = [entry for each in (report, *records(report.get("earlier_reports"))) for entry in _entries(each)]
     for entry in records(report.get("earlier_files")):
@@ -32,10 +33,39 @@ def files_told(folder: Path) -> list[Record]:
     return entries
 
 
-def earlier_files(told: Iterable[Record], report: Record, folder: Path) -> list[Record]:
+def is_ours(path: Path) -> bool:
+    """Whether the report.json or report.html at `path` is one of this package, of any version, and nobody else's."""
+    if path.name == REPORT_NAME:
+        report = _read(path)
+        return isinstance(report.get("schema_version"), int) and {"created", "verdict", "artifacts"} <= report.keys()
+    try:
+        with open(path, "rb") as file:
+            return _PAGES_POLICY in file.read(_PAGES_HEAD)
+    except OSError:
+        return False
+
+
+def as_told(folder: Path, names: Iterable[str]) -> set[str]:
+    """Those of `names`, files in `folder`, that are still what the report there says an export wrote."""
+    wanted, found = set(names), set()
+    for entry in files_told(folder):
+        files, artifact = [folder / name for name in entry["files"]], record(entry.get("artifact"))
+        if wanted.intersection(entry["files"]) and all(map(os.path.isfile, files)):
+            # The digest of a model with a data file beside it is that of the model's own file.
+            size = artifact.get("bytes") if files[1:] else files[0].stat().st_size
+            if size == sum(file.stat().st_size for file in files) and digest_of_file(files[0]) == _digest(entry):
+                found.update(entry["files"])
+    labels = "\n".join(map(text, listed(_read(folder / REPORT_NAME).get("labels")))) + "\n"
+    if LABELS_NAME in wanted and (folder / LABELS_NAME).read_bytes() == labels.encode(errors="replace"):
+        found.add(LABELS_NAME)
+    return wanted & found
+
+
+def earlier_files(told: Iterable[Record], report: Record, folder: Path, gone: Collection[str] = ()) -> list[Record]:
     """What `report` has to keep of the entries `told` by the one that it replaces: one for each file still in `folder`.
 
-    A file that `report` lists itself needs none, unless only the older report verified its very bytes.
+    Files called as in `gone` are about to go. A file that `report` lists itself needs none, unless only the older
+    report verified its very bytes.
     """
     own = list(_entries(report))
     newest: dict[str, Record] = {}
@@ -46,7 +76,7 @@ def earlier_files(told: Iterable[Record], report: Record, folder: Path) -> list[
     return [
         entry
         for entry in newest.values()
-        if entry not in own and any(os.path.exists(folder / name) for name in entry["files"])
+        if entry not in own and any(os.path.exists(folder / name) for name in entry["files"] if name not in gone)
     ]
 
 
@@ -66,6 +96,14 @@ def _entries(report: Record) -> Iterator[Record]:
             yield {"files": names, **created, "artifact": artifact, **_verified(report, artifact)}
     if report.get("labels"):
         yield {"files": [LABELS_NAME], **created}
+
+
+def _read(path: Path) -> Record:
+    try:
+        # NaN and the infinities, which JSON lacks, become the text that a report holds for them.
+        return record(json.loads(path.read_text(encoding="utf-8"), parse_constant=str))
+    except (OSError, ValueError, RecursionError):
+        return EMPTY
 
 
 def _names(paths: Iterable[Any]) -> list[str]:

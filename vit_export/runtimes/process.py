@@ -25,6 +25,7 @@ from typing import IO, Any, Self
 import numpy as np
 
 from vit_export.base.errors import first_line
+from vit_export.base.interrupts import heed
 from vit_export.model.artifact import Format, TensorSpec
 from vit_export.runtimes.runner import RUNNERS, Runner, RunnerError, open_runner, require
 
@@ -174,6 +175,7 @@ class RunnerProcess:
         return launch.command(launch.folder(), _SERVE), {**launch.environment(), **_QUIET}
 
     def _ask(self, request: str, *arguments: Any) -> Any:
+        heed()
         child = self._child
         if child is None or child.stdin is None or child.stdout is None:
             raise RunnerError(f"No process is running {self.path.name}.")

@@ -1,6 +1,5 @@
 """The int8 scheme `auto`: the search of `vit_export.int8.search`, with real files to measure."""
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from vit_export.base.quiet import quiet
 from vit_export.base.reporting import Reporter
+from vit_export.base.scratch import owned_folder
 from vit_export.base.signal import overall_sqnr_db
 from vit_export.images.pictures import Batches, Pictures, spread
 from vit_export.int8 import sensitivity, tune
@@ -71,8 +71,8 @@ def write_within(
         )
 
     tuning = tuned_for(static(spec), "static")
-    with tempfile.TemporaryDirectory(prefix=".auto-", dir=path.parent) as work:
-        exact, mix = Path(work) / "float32.tflite", Path(work) / "mix.tflite"
+    with owned_folder(".auto-", path.parent) as work:
+        exact, mix = work / "float32.tflite", work / "mix.tflite"
         write_tflite(source, record, exact, batch=batch, input=options.input)
         wanted = _answers(exact, shown)
 

@@ -1,12 +1,12 @@
 """An int8 .tflite file from parameters: tuned, written in float, calibrated, quantized."""
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from vit_export.base.scratch import owned_folder
 from vit_export.int8.modes import TUNED_FOR
 from vit_export.int8.recipe import Recipe
 from vit_export.int8.tune import images_wanted, tune
@@ -59,8 +59,8 @@ def ranges_of_each(
         OutputError: `folder` cannot be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".calibration.", dir=folder) as scratch:
-        exact = _exact(source, record, Path(scratch), recipe, batch, input)
+    with owned_folder(".calibration.", folder) as scratch:
+        exact = _exact(source, record, scratch, recipe, batch, input)
         return calibrate_each(exact, batches, len(batches), progress=progress)
 
 
@@ -89,8 +89,8 @@ def write_int8_tflite(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     tuned, each = recipe.tuning, list(seen or ())
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        exact = _exact(source, record, Path(folder), recipe, batch, input)
+    with owned_folder(f".{path.name}.", path.parent) as folder:
+        exact = _exact(source, record, folder, recipe, batch, input)
         if recipe.calibrates and seen is None:
             each = calibrate_each(exact, batches, len(batches), progress=progress)
         artifact = write_int8(

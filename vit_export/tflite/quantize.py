@@ -15,7 +15,6 @@ and 57.7 for Dense layers alone. Of the other 20 dB softmax, whose exponentials 
 """
 
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from vit_export.base.adapters.quantizer import open_quantizer
 from vit_export.base.errors import InputError
 from vit_export.base.machine import usable_cores
 from vit_export.base.quiet import quiet
+from vit_export.base.scratch import owned_folder
 from vit_export.deployment.graph import INPUT_NAME
 from vit_export.int8.arithmetic import HEADROOM
 from vit_export.int8.modes import SCHEMES, Modes
@@ -269,8 +269,8 @@ def _quantize(
     overwrite: bool,
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        raw = Path(folder) / path.name
+    with owned_folder(f".{path.name}.", path.parent) as folder:
+        raw = folder / path.name
         with quiet():
             quantizer = _quantizer(float_path, rules)
             quantizer.quantize(

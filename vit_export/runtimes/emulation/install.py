@@ -10,12 +10,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from vit_export.base.errors import InputError, OutputError
 from vit_export.base.files import publish
+from vit_export.base.scratch import owned_folder
 from vit_export.base.versions import versions
 from vit_export.runtimes.emulation import launch
 
@@ -98,8 +98,7 @@ def _require_tools() -> None:
 
 
 def _unpack_python(root: Path, step: Step) -> None:
-    with tempfile.TemporaryDirectory(prefix="vit-export-apt-") as temporary:
-        apt = Path(temporary)
+    with owned_folder("vit-export-apt-") as apt:
         apt.chmod(0o755)  # run by root, apt downloads as a user without rights
         for folder in ("state/lists/partial", "cache/archives/partial", "log"):
             (apt / folder).mkdir(parents=True)

@@ -1,7 +1,6 @@
 """The interior tensors of an .onnx file: a copy of it whose outputs are more."""
 
 import shutil
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from vit_export.artifacts.onnx_file import load_structure
 from vit_export.base.errors import InputError
 from vit_export.base.machine import usable_cores
+from vit_export.base.scratch import owned_folder
 from vit_export.model.artifact import TensorSpec
 from vit_export.verification.layers.tensors import Interior, native, of_one
 
@@ -99,8 +99,8 @@ class OnnxInterior(Interior):
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
             data = self._path.read_bytes() + more.SerializeToString()
             return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        with tempfile.TemporaryDirectory(prefix="vit_export.") as scratch:
-            copy = Path(scratch) / self._path.name
+        with owned_folder("vit-export-layers-") as scratch:
+            copy = scratch / self._path.name
             shutil.copyfile(self._path, copy)
             with open(copy, "ab") as file:
                 file.write(more.SerializeToString())
