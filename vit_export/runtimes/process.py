@@ -25,6 +25,7 @@ from typing import IO, Any, Self
 import numpy as np
 
 from vit_export.base.errors import first_line
+from vit_export.base.python import python_command, python_environment
 from vit_export.model.artifact import Format, TensorSpec
 from vit_export.runtimes.runner import RUNNERS, Runner, RunnerError, open_runner, require
 
@@ -159,10 +160,8 @@ class RunnerProcess:
         """The child's command line and environment."""
         if self.emulate is not None:
             return self._launch_emulated(self.emulate)
-        if not sys.executable:
-            raise RunnerError("This Python does not know its own executable, so no file can be run in its own process.")
-        # -P keeps the current folder, which may hold a tensorflow.py of its own, out of the child's path.
-        return [sys.executable, "-P", "-c", _SERVE], _environment()
+        # Quiet, and without a GPU: threads and times are the CPU's.
+        return python_command("-c", _SERVE), {**python_environment(), **_QUIET, "CUDA_VISIBLE_DEVICES": "-1"}
 
     def _launch_emulated(self, architecture: str) -> tuple[list[str], dict[str, str]]:
         from vit_export.runtimes.emulation import launch
@@ -235,13 +234,6 @@ def _end(child: "subprocess.Popen[bytes]", patience: float = 5.0) -> int:
     except subprocess.TimeoutExpired:
         child.kill()
         return child.wait()
-
-
-def _environment() -> dict[str, str]:
-    """The parent's environment and import path; quiet, and without a GPU: threads and times are the CPU's."""
-    package_root = str(Path(__file__).resolve().parents[2])
-    path = dict.fromkeys([package_root, *(entry or os.getcwd() for entry in sys.path)])
-    return {**os.environ, **_QUIET, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": os.pathsep.join(path)}
 
 
 def _send(stream: IO[bytes], message: Any) -> None:
