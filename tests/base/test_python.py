@@ -22,9 +22,8 @@ STARTERS = {
 def started(tree):
     """Every use of STARTERS, every import of a module that starts processes of its own, and every shell."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if node.attr in STARTERS.get(node.value.id, ()):
-                yield f"{node.value.id}.{node.attr}"
+        if isinstance(node, ast.Attribute) and node.attr in STARTERS.get(ast.unparse(node.value), ()):
+            yield ast.unparse(node)
         if isinstance(node, ast.ImportFrom) and node.module in STARTERS:
             yield from (f"{node.module}.{a.name}" for a in node.names if a.name in STARTERS[node.module])
         if isinstance(node, ast.Import | ast.ImportFrom):

@@ -451,5 +451,5 @@ def test_unknown_layouts_and_keras_models(tmp_path):
     import keras
 
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
-    with pytest.raises(InputError, match="class 'Sequential', expected vit_export's VisionTransformer"):
+    with pytest.raises(InputError, match=r"class 'Sequential', expected one of vit_export's own Vis.*docs/weights.md"):
         open_checkpoint(tmp_path / "other.keras")
