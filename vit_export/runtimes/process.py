@@ -24,7 +24,8 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from vit_export.base.errors import first_line
+from vit_export.artifacts.onnx_file import require_own_data
+from vit_export.base.errors import InputError, first_line
 from vit_export.base.python import python_command, python_environment
 from vit_export.model.artifact import Format, TensorSpec
 from vit_export.runtimes.runner import RUNNERS, Runner, RunnerError, open_runner, require
@@ -103,7 +104,16 @@ class RunnerProcess:
         return shape[0] if shape else None
 
     def start(self) -> None:
-        """Start the child and load the file; `inputs`, `outputs` and `load_seconds` are known afterwards."""
+        """Start the child and load the file; `inputs`, `outputs` and `load_seconds` are known afterwards.
+
+        Raises:
+            InputError: the file would make its runtime read other files, or run what is no arithmetic.
+        """
+        if self.format == "onnx" and self.path.is_file():
+            try:
+                require_own_data(self.path)
+            except ValueError as error:
+                raise RunnerError(f"{self.path.name} cannot be loaded by onnxruntime: it is damaged.") from error
         command, environment = self._launch()
         self._chatter = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child does
         self._child = subprocess.Popen(
@@ -192,9 +202,9 @@ class RunnerProcess:
             raise self._obituary(child, late.is_set()) from error
         finally:
             timer.cancel()
-        if not good:
-            raise RunnerError(answer)
-        return answer
+        if good:
+            return answer
+        raise (RunnerError if good is False else InputError)(answer)
 
     def _obituary(self, child: "subprocess.Popen[bytes]", late: bool) -> RunnerError:
         code = _end(child)
@@ -270,6 +280,8 @@ def serve() -> None:
             answer = (True, getattr(worker, request)(*arguments))
         except RunnerError as error:
             answer = (False, str(error))
+        except InputError as error:
+            answer = (None, str(error))
         except Exception as error:  # whatever it was, the parent must hear of it rather than of a dead process
             answer = (False, f"{request} failed with {type(error).__name__}: {first_line(error)}")
         _send(answers, answer)
