@@ -124,23 +124,42 @@ def test_tables_and_assets_are_refused_before_they_are_set_up(tmp_path):
         tf.lookup.TextFileIndex.LINE_NUMBER,
     )
     for name, initializer, said in (
-        ("values", tf.lookup.KeyValueTensorInitializer(["a"], [1]), "a resource, such as a table"),
-        ("file", keys, "files that it reads when it is loaded"),
+        ("values", tf.lookup.KeyValueTensorInitializer(["a"], [1]), "the operator (HashTable|LookupTable)"),
+        ("file", keys, "the operator (HashTable|LookupTable|InitializeTable)"),
     ):
         table = tf.lookup.StaticHashTable(initializer, 0)
         save(module_of(lambda images: None, table=table), tmp_path / name)
         with pytest.raises(InputError, match=said):
             open_runner(tmp_path / name, "saved_model")
-    # The same without saying so: a class of TensorFlow's own sets itself up, whatever kind an object is of.
-    save(module_of(lambda images: None, weight=tf.Variable(1.0)), tmp_path / "hidden")
+    # The same without operators that say so: the kind, the name and the saver of an object alone set it up.
+    save(module_of(lambda images: None, weight=tf.Variable(1.0)), tmp_path / "plain")
 
-    def hide(model):
-        nodes = model.meta_graphs[0].object_graph_def.nodes
+    def resource(meta):
+        meta.object_graph_def.nodes.add().resource.SetInParent()
+
+    def asset(meta):
+        meta.asset_file_def.add(filename="words.txt")
+
+    def hidden(meta):
+        nodes = meta.object_graph_def.nodes
         next(node for node in nodes if node.WhichOneof("kind") == "variable").registered_name = "tf.StaticHashTable"
 
-    edited(tmp_path / "hidden", hide)
-    with pytest.raises(InputError, match="restored in a way of its own"):
-        require_numeric(tmp_path / "hidden")
+    def saver(meta):
+        meta.object_graph_def.nodes[0].registered_saver = "tf.Any"
+
+    def restored(meta):
+        meta.object_graph_def.nodes[0].saveable_objects["x"].restore_function = 1
+
+    for edit, said in (
+        (resource, "a resource, such as a table, that is set up when it is loaded"),
+        (asset, "files that it reads when it is loaded"),
+        (hidden, "restored in a way of its own"),
+        (saver, "restored in a way of its own"),
+        (restored, "restored in a way of its own"),
+    ):
+        path = shutil.copytree(tmp_path / "plain", tmp_path / edit.__name__)
+        with pytest.raises(InputError, match=said):
+            require_numeric(edited(path, lambda model, edit=edit: edit(model.meta_graphs[0])))
 
 
 def test_the_functions_that_save_are_called_by_nothing_else(plain, tmp_path):

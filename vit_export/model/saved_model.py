@@ -113,10 +113,10 @@ class SavedModelParameters:
 
         self.record, self._path = read_record(path), path
         self._last: tuple[str, np.ndarray] | None = None
-        prefix = path / "variables" / "variables"
+        checkpoint = path / "variables" / "variables"
         try:
-            require_sound(prefix)
-            self._reader = tf.train.load_checkpoint(str(prefix))
+            require_sound(checkpoint)
+            self._reader = tf.train.load_checkpoint(str(checkpoint))
             shapes = self._reader.get_variable_to_shape_map()
             types = self._reader.get_variable_to_dtype_map()
         except Exception as error:  # TensorFlow raises a different class for each way a checkpoint can be broken

@@ -274,6 +274,7 @@ def serve() -> None:
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests, inbox), daemon=True).start()
     worker = _Worker()
+    answer: tuple[bool | None, Any]  # None: the file itself is refused, whatever was asked
     while True:
         request, arguments = inbox.get()
         try:

@@ -100,12 +100,12 @@ def require_numeric(path: Path) -> None:
             "save it again with TensorFlow 2's tf.saved_model.save."
         )
     (meta,) = model.meta_graphs
-    _require_plain_objects(path, meta)
     exempt = _saver_functions(meta)
     for function in meta.graph_def.library.function:
         allowed = NUMERIC | SAVING if function.signature.name in exempt else NUMERIC
         _require_operators(path, function.node_def, allowed)
     _require_operators(path, meta.graph_def.node, NUMERIC)
+    _require_plain_objects(path, meta)
 
 
 def _require_operators(path: Path, nodes: Iterable[Any], allowed: frozenset[str]) -> None:
