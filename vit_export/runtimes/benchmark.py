@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -138,7 +138,8 @@ def bench(
     found = files_of(named, "measure", saved_models=True, once=True)
     wanted = None if baseline is None else found[0]
     say = reporter or Silent()
-    run = _Run([_described(path, found) for path in found], threads, seed, image_size, say)
+    own = {str(Path(path)) for path in named}
+    run = _Run([_described(path, found) for path in found], own, threads, seed, image_size, say)
     with ExitStack() as stack:
         run.start(stack)
         measured = run.measure(wanted, time_limit)
@@ -162,9 +163,16 @@ class _Run:
     """The rows, filled while their files are started, run once and timed."""
 
     def __init__(
-        self, rows: list[BenchedFile], threads: int, seed: int, image_size: int | None, say: "Reporter"
+        self,
+        rows: list[BenchedFile],
+        named: Collection[str],
+        threads: int,
+        seed: int,
+        image_size: int | None,
+        say: "Reporter",
     ) -> None:
-        self.rows, self.threads, self.seed, self.image_size, self.say = rows, threads, seed, image_size, say
+        self.rows, self.named, self.threads, self.seed, self.image_size = rows, named, threads, seed, image_size
+        self.say = say
         self.images: dict[str, np.ndarray] = {}
         self.opened: dict[str, RunnerProcess] = {}
 
@@ -194,7 +202,10 @@ class _Run:
                     memory=process.memory(),
                 )
                 self.images[row.path] = image
-            except RunnerError as error:
+            except (RunnerError, InputError) as error:
+                # A SavedModel that does more than compute: named, it is refused as any file is that is none.
+                if isinstance(error, InputError) and row.path in self.named:
+                    raise
                 self._fail(row.path, error)
                 process.close()
             else:
@@ -248,7 +259,7 @@ class _Run:
             if row.error is None and row.format is not None
         ]
 
-    def _fail(self, path: str, error: RunnerError) -> None:
+    def _fail(self, path: str, error: RunnerError | InputError) -> None:
         self.rows = [replace(row, error=str(error)) if row.path == path else row for row in self.rows]
 
 
