@@ -11,7 +11,7 @@ from typing import Any
 
 from vit_export.base.errors import InputError
 from vit_export.base.files import digest_of_file, input_errors, move_into, output_errors, refuse_existing, shortened
-from vit_export.base.numbers import visible
+from vit_export.base.text import visible
 from vit_export.bundles.archive import SUMS_NAME, write_zip
 from vit_export.bundles.card import licence_missing, model_card
 from vit_export.bundles.code import code_files, readme

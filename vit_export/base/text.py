@@ -1,0 +1,45 @@
+"""Text from files, addresses and the command line, as it may be shown: it deceives nobody, and tells no password."""
+
+import re
+import unicodedata
+
+MAX_MESSAGE = 800
+"""Characters of a message: one sentence, however long the names in it are."""
+
+# Marks and overrides of direction make text look like another ('gnp.exe' as 'exe.png'); U+FFFE and U+FFFF are no
+# characters, and XML holds neither them nor control characters.
+_DECEIVING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff\ufffe\uffff")
+_HIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+# A path that an address was taken for has one slash where the address has two. A scheme has more letters than a drive.
+_SCHEME = r"(?<![\w+.-])([A-Za-z][A-Za-z0-9+.-]+:/{1,2})"
+# A password may hold a slash, where no port is meant (host:8080/@name).
+_USER = re.compile(_SCHEME + r"""(?:[^/\s'"]*@|[^/\s:'"]*:(?!\d+/)[^\s'"]*@)""")
+_QUERY = re.compile(_SCHEME + r"""([^\s?#'"]+)\?[^\s#'"]*""")
+
+
+def visible(text: str, *, keep: str = "") -> str:
+    r"""`text` with control characters, marks of direction and lone surrogates spelled out, as in '\u202e'.
+
+    What remains is valid in HTML, in XML 1.0 and as UTF-8, and drives no terminal. Of JSON the same JSON remains.
+    Characters in `keep` stay as they are.
+    """
+
+    def spelled(character: str) -> str:
+        hidden = unicodedata.category(character) in _HIDDEN or character in _DECEIVING
+        if not hidden or character in keep:
+            return character
+        return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(character, f"\\u{ord(character):04x}")
+
+    return text if text.isascii() and text.isprintable() else "".join(map(spelled, text))
+
+
+def without_secrets(text: str) -> str:
+    """`text` without what addresses in it may hide: user and password, and the query, where tokens are."""
+    return _QUERY.sub(r"\1\2", _USER.sub(r"\1", text))
+
+
+def message(text: str) -> str:
+    """`text` as an error says it: on one line, `visible`, without secrets; the middle goes where it is too long."""
+    line = visible(without_secrets(text))
+    return line if len(line) <= MAX_MESSAGE else f"{line[: MAX_MESSAGE // 2]}…{line[-(MAX_MESSAGE // 2 - 1) :]}"
