@@ -1,4 +1,4 @@
-"""JSON that somebody else wrote: configs, labels, reports, headers and records. All of it is parsed here, within limits.
+"""JSON that somebody else wrote: configs, labels, reports, headers, records. All of it is parsed here, within limits.
 
 What Python's parser lets pass is refused: a key twice (the last one would win in silence), whole numbers that no float
 holds, nesting and numbers of parts that no such file has.
@@ -7,6 +7,7 @@ holds, nesting and numbers of parts that no such file has.
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,14 @@ MAX_PARTS = 1_000_000
 MAX_DEPTH = 100
 """Deepest nesting: what walks through the values afterwards is recursive."""
 
-_MAX_DIGITS = 308  # of the largest whole numbers that a float holds
+_TOO_LONG = f"it has more than {MAX_JSON} bytes"
+_MAX_DIGITS = 100  # of a whole number: a product of three of them is still within the range of floats
 
 
-def parse_json(text: bytes | str) -> Any:
-    """The value that `text`, UTF-8 with or without byte order mark, describes; NaN and Infinity are floats.
+def parse_json(text: bytes | str, *, constant: Callable[[str], Any] = float) -> Any:
+    """The value that `text` describes, which is UTF-8 with or without byte order mark.
+
+    `constant` makes the values of NaN and the infinities, which JSON lacks.
 
     Raises:
         json.JSONDecodeError: it is no JSON.
@@ -35,7 +39,7 @@ def parse_json(text: bytes | str) -> Any:
             digits or a key twice; the text says which.
     """
     if len(text) > MAX_JSON:
-        raise ValueError(f"it has more than {MAX_JSON} bytes")
+        raise ValueError(_TOO_LONG)
     if isinstance(text, bytes):
         try:
             text = text.decode("utf-8-sig")
@@ -44,7 +48,7 @@ def parse_json(text: bytes | str) -> Any:
     if text.count("[") + text.count("{") > MAX_PARTS:
         raise ValueError(f"it has more than {MAX_PARTS} lists and objects")
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_int=_whole)
+        value = json.loads(text, object_pairs_hook=_unique, parse_int=_whole, parse_constant=constant)
     except RecursionError as error:
         raise ValueError(f"it is nested deeper than {MAX_DEPTH}") from error
     level, depth = [value], 0
@@ -54,6 +58,23 @@ def parse_json(text: bytes | str) -> Any:
     return value
 
 
+def json_bytes(path: Path) -> bytes:
+    """The bytes of the JSON file `path`, for `parse_json`.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ValueError: it is a folder, a pipe or a device, or too long.
+    """
+    # Asked before it is opened: a pipe would block for ever, and some devices never end.
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is a pipe or a device")
+    if status.st_size > MAX_JSON:
+        raise ValueError(_TOO_LONG)
+    with open(path, "rb") as file:
+        return file.read(MAX_JSON + 1)
+
+
 def read_json(path: Path) -> Any:
     """The value in the JSON file `path`.
 
@@ -61,14 +82,12 @@ def read_json(path: Path) -> Any:
         InputError: there is no such file; it is a folder, a pipe or a device; it cannot be read, or not parsed.
     """
     try:
-        return parse_json(_content(path))
+        return parse_json(json_bytes(path))
     except FileNotFoundError as error:
         raise InputError(f"There is no {shortened(path)}: check the path.") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(
-            f"{shortened(path)} cannot be read as JSON ({reason}): correct it or take it away."
-        ) from error
+        raise InputError(f"{shortened(path)} cannot be read as JSON ({reason}): correct it or take it away.") from error
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -80,17 +99,11 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def json_text(value: Any) -> str:
-    """`value` as indented JSON for people: letters as they are, but nothing in it drives a terminal or is no UTF-8."""
+    """`value` as indented JSON for people: letters as they are, but nothing that drives a terminal or is no UTF-8.
+
+    It holds no NaN and no infinity (see `signal.json_ready`).
+    """
     return visible(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), keep="\n")
-
-
-def _content(path: Path) -> bytes:
-    # Asked before it is opened: a pipe would block for ever, and some devices never end.
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode):
-        raise ValueError("it is a folder" if stat.S_ISDIR(mode) else "it is a pipe or a device")
-    with open(path, "rb") as file:
-        return file.read(MAX_JSON + 1)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

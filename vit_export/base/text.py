@@ -2,6 +2,8 @@
 
 import re
 import unicodedata
+from collections.abc import Mapping
+from typing import Any
 
 MAX_MESSAGE = 800
 """Characters of a message: one sentence, however long the names in it are."""
@@ -32,6 +34,15 @@ def visible(text: str, *, keep: str = "") -> str:
         return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(character, f"\\u{ord(character):04x}")
 
     return text if text.isascii() and text.isprintable() else "".join(map(spelled, text))
+
+
+def shown(value: Any) -> Any:
+    """`value`, JSON-ready, with every text in it `visible`, keys too."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, Mapping):
+        return {shown(key): shown(item) for key, item in value.items()}
+    return [shown(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def without_secrets(text: str) -> str:

@@ -1,6 +1,5 @@
 """One zip per target, of one file: all of them, or none."""
 
-import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from vit_export.base.errors import InputError
 from vit_export.base.files import digest_of_file, input_errors, move_into, output_errors, refuse_existing, shortened
+from vit_export.base.json_file import json_text
 from vit_export.base.text import visible
 from vit_export.bundles.archive import SUMS_NAME, write_zip
 from vit_export.bundles.card import licence_missing, model_card
@@ -141,7 +141,7 @@ def _write(
     texts = code_files(subject, row, model)
     if subject.record.labels is not None:
         texts[LABELS_NAME] = "\n".join(map(visible, subject.record.labels)) + "\n"
-    texts["metadata.json"] = json.dumps(metadata(subject, row, told), indent=2, ensure_ascii=False) + "\n"
+    texts["metadata.json"] = json_text(metadata(subject, row, told)) + "\n"
     texts["MODEL_CARD.md"] = model_card(subject, conversion)
     texts["LICENCE"] = licence_missing(subject)
     beside = {name: subject.path.parent / name for name in artifact.extra_files}

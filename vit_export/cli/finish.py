@@ -1,6 +1,5 @@
 """How a command that works for a while goes: progress on stderr meanwhile, and at the end its result and exit code."""
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,8 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vit_export.base.text import visible
+
 if TYPE_CHECKING:
     from vit_export.cli.progress import ConsoleReporter
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print `text`, in which names may be anything, to stdout or stderr."""
+    click.echo(visible(text, keep="\n"), err=err)
 
 
 @contextmanager
@@ -40,11 +46,14 @@ def finish(
     Without `show` nothing but JSON and failures is printed. `shown` says that `show` prints the failures itself.
     """
     if as_json:
-        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        from vit_export.base.json_file import json_text
+        from vit_export.base.signal import json_ready
+
+        say(json_text(json_ready(result)))
     elif show is not None:
         show()
     if as_json or show is None or not shown:
         for failure in failures:
-            click.echo(f"FAIL  {failure}", err=True)
+            say(f"FAIL  {failure}", err=True)
     if not passed:
         sys.exit(1)

@@ -67,7 +67,7 @@ def verify_command(
     are the reference's model, 1 one is not, 2 the call was wrong.
     """
     written = _planned(report, junit, overwrite=overwrite)
-    with progress(quiet=quiet) as say:
+    with progress(quiet=quiet) as reporter:
         from vit_export.pipeline.verify_files import VerifyRequest, verify_files
 
         known = None
@@ -78,7 +78,7 @@ def verify_command(
         request = VerifyRequest(
             files=files, labelled=labels_from is not None, labels=known, latency=not no_latency, **options
         )
-        result = verify_files(request, say, commands=(typed(),))
+        result = verify_files(request, reporter, commands=(typed(),))
         _write(result, report, junit)
 
     def show() -> None:
@@ -88,7 +88,7 @@ def verify_command(
 
         render_table(result.verification, Console())
         for path in written:
-            click.echo(f"Wrote {path}")
+            say(f"Wrote {path}")
 
     shown = None if quiet else show
     failures = result.verification.failures

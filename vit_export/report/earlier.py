@@ -5,25 +5,27 @@ An entry is what one report said of one file: `files` (its name, then those of t
 `verification` as in that report, but of this file alone, so that `view.read_files` reads an entry like a report.
 """
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
+from vit_export.base.errors import InputError
+from vit_export.base.files import shortened
+from vit_export.base.json_file import json_bytes, parse_json
 from vit_export.model.artifact import Artifact, Format, Precision, TensorSpec
 from vit_export.model.names import LABELS_NAME, REPORT_NAME
 from vit_export.report.view import EMPTY, Record, listed, read_files, record, records, text
 
 
 def files_told(folder: Path) -> list[Record]:
-    """The entries of report.json in `folder`, newest first; none where nothing can be understood."""
-    try:
-        # NaN and the infinities, which JSON lacks, become the text that a report holds for them.
-        report = record(json.loads((folder / REPORT_NAME).read_text(encoding="utf-8"), parse_constant=str))
-    except (OSError, ValueError, RecursionError):
-        return []
+    """The entries of report.json in `folder`, newest first; none where nothing can be understood.
+
+    Raises:
+        InputError: it is a folder, a pipe or a device, or longer than any report.
+    """
+    report = _report(folder / REPORT_NAME)
     # Until schema_version 2 a report held the older ones whole.
     entries = [entry for each in (report, *records(report.get("earlier_reports"))) for entry in _entries(each)]
     for entry in records(report.get("earlier_files")):
@@ -56,6 +58,21 @@ def recorded(path: Path) -> Artifact | None:
         if entry["files"][0] == path.name:
             return _artifact(record(entry.get("artifact")), path)
     return None
+
+
+def _report(path: Path) -> Record:
+    """What is in the file `path`; nothing where it is not there, or no report."""
+    try:
+        content = json_bytes(path)
+    except OSError:
+        return EMPTY
+    except ValueError as error:
+        raise InputError(f"{shortened(path)} is no report that can be read ({error}): move it away.") from error
+    try:
+        # NaN and the infinities, which JSON lacks, become the text that a report holds for them.
+        return record(parse_json(content, constant=str))
+    except ValueError:  # somebody else's
+        return EMPTY
 
 
 def _entries(report: Record) -> Iterator[Record]:

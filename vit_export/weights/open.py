@@ -4,7 +4,6 @@ A source is told by the names of its tensors, never by the name of a file; addin
 function `layout`.
 """
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_export.base.errors import InputError
+from vit_export.base.json_file import read_object
 from vit_export.model.labels import check_labels, labels_from_id2label, read_labels
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import ModelRecord, Rule
@@ -179,8 +179,8 @@ def _with_neighbours(contents: Contents) -> Contents:
     config, preprocessor = (contents.path.with_name(name) for name in ("config.json", "preprocessor_config.json"))
     return replace(
         contents,
-        config=config if config.is_file() else None,
-        preprocessor=preprocessor if preprocessor.is_file() else None,
+        config=config if os.path.lexists(config) else None,  # a folder or a pipe is refused where it is read
+        preprocessor=preprocessor if os.path.lexists(preprocessor) else None,
     )
 
 
@@ -260,14 +260,4 @@ def _named_imagenet_1k(name: str) -> bool:
 
 
 def _json(path: Path | None) -> Mapping[str, Any] | None:
-    if path is None:
-        return None
-    try:
-        if path.stat().st_size > 64 << 20:
-            raise ValueError("it is larger than 64 MB")
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error}): correct it or take it away.") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path} holds a JSON {type(values).__name__}, expected an object.")
-    return values
+    return None if path is None else read_object(path)

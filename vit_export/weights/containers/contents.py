@@ -139,7 +139,9 @@ def _folder(path: Path) -> Contents:
         )
     if candidates:
         config, preprocessor = (
-            path / name if os.path.isfile(path / name) else None for name in ("config.json", "preprocessor_config.json")
+            # A folder or a pipe of that name is not absent: it is refused where it is read.
+            path / name if os.path.lexists(path / name) else None
+            for name in ("config.json", "preprocessor_config.json")
         )
         return replace(identify(path / candidates[0]), config=config, preprocessor=preprocessor)
     if pickle := next((name for name in _PICKLES if name in names), None):
