@@ -50,7 +50,10 @@ def without_secrets(text: str) -> str:
     return _QUERY.sub(r"\1\2", _USER.sub(r"\1", text))
 
 
-def message(text: str) -> str:
-    """`text` as an error says it: on one line, `visible`, without secrets; the middle goes where it is too long."""
-    line = visible(without_secrets(text))
+def message(text: str, *, keep: str = "") -> str:
+    """`text` as an error says it: on one line, `visible`, without secrets; the middle goes where it is too long.
+
+    Characters in `keep` stay as they are.
+    """
+    line = visible(without_secrets(text), keep=keep)
     return line if len(line) <= MAX_MESSAGE else f"{line[: MAX_MESSAGE // 2]}…{line[-(MAX_MESSAGE // 2 - 1) :]}"

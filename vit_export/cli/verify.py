@@ -7,7 +7,7 @@ import click
 
 from vit_export.base.errors import InputError
 from vit_export.cli import options as shared
-from vit_export.cli.finish import finish, progress
+from vit_export.cli.finish import finish, progress, say
 from vit_export.cli.framework import CONTEXT, Command, typed
 from vit_export.cli.options import AS_JSON, FILES, QUIET, TEXT, THREADS, choice, count, flag, pathname
 from vit_export.model.names import PAGE_NAME, PRECISIONS, REPORT_NAME
