@@ -37,9 +37,9 @@ def visible(text: str, *, keep: str = "") -> str:
 
 
 def shown(value: Any) -> Any:
-    """`value`, JSON-ready, with every text in it `visible`, keys too."""
+    """`value`, JSON-ready, for a terminal: every text in it, keys too, is `visible` and not longer than a message."""
     if isinstance(value, str):
-        return visible(value)
+        return visible(_cut(value))
     if isinstance(value, Mapping):
         return {shown(key): shown(item) for key, item in value.items()}
     return [shown(item) for item in value] if isinstance(value, list | tuple) else value
@@ -55,5 +55,9 @@ def message(text: str, *, keep: str = "") -> str:
 
     Characters in `keep` stay as they are.
     """
-    line = visible(without_secrets(text), keep=keep)
-    return line if len(line) <= MAX_MESSAGE else f"{line[: MAX_MESSAGE // 2]}…{line[-(MAX_MESSAGE // 2 - 1) :]}"
+    # What is cut was long before it was made harmless, or becomes so by that.
+    return _cut(visible(without_secrets(_cut(text, 10 * MAX_MESSAGE)), keep=keep))
+
+
+def _cut(text: str, most: int = MAX_MESSAGE) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most // 2 - 1) :]}"
