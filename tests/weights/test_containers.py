@@ -23,10 +23,12 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from vit_export.base.errors import InputError
+from vit_export.base.json_file import MAX_JSON
+from vit_export.base.zip_file import MAX_MEMBERS
 from vit_export.weights.containers.contents import Contents, identify
 from vit_export.weights.containers.hdf5 import open_keras_archive, open_weights_h5
-from vit_export.weights.containers.npz import MAX_MEMBERS, open_npz
-from vit_export.weights.containers.safetensors_file import MAX_JSON, open_safetensors, open_sharded
+from vit_export.weights.containers.npz import open_npz
+from vit_export.weights.containers.safetensors_file import open_safetensors, open_sharded
 from vit_export.weights.containers.tensors import LOADABLE, StoredTensor
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -351,7 +353,7 @@ def test_a_shard_with_more_than_the_index_says_is_refused(tmp_path):
         ("{}", "has no weight_map"),
         ('{"weight_map": {}}', "has no weight_map"),
         ("[1]", "its JSON is no object"),
-        ('{"weight_map": {"a": "x", "a": "y"}}', "a name appears twice"),
+        ('{"weight_map": {"a": "x", "a": "y"}}', "has the key 'a' twice"),
         ("{", "damaged or truncated"),
         ("[" * 100_000, "damaged or truncated"),
         (" " * (MAX_JSON + 1), f"more than {MAX_JSON} bytes"),

@@ -54,8 +54,8 @@ class Room:
         """
         if not 0 <= count * each <= self._left:
             raise InputError(
-                f"{self._what} names more parts than it has room for, as if one were many: it is damaged, or made to "
-                "take all memory; fetch or export it again."
+                f"{self._what} names more parts than it has room for, as if one were many: it is damaged or cut off, "
+                "or made to take all memory; fetch or export it again."
             )
         self._left -= count * each
         return count

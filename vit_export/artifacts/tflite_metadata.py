@@ -79,7 +79,7 @@ def read_tflite_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         outputs = subgraph.tables(Subgraph.OUTPUTS) if subgraph else []
         archive = stack.enter_context(opened_zip(path)) if zipfile.is_zipfile(path) else None
         names = archive.namelist() if archive else []
-        labels = Room(_MAX_LABELS, f"The labels in {shortened(path)}")
+        labels = Room(_MAX_LABELS, f"{shortened(path)}, with its label files,")
         return {
             "name": model.text(Model.NAME),
             "description": model.text(Model.DESCRIPTION),

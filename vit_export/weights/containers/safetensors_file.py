@@ -72,11 +72,12 @@ def open_safetensors(path: Path) -> SafetensorsFile:
                 raise ValueError(
                     f"its header claims {length} bytes, expected at most {min(MAX_JSON, max(size - 8, 0))} in this file"
                 )
-            object_of(start.read(length))  # whose reader lets a name appear twice
+            header = start.read(length)
         with _opened(path) as file:
             tensors = {key: _stored(file.get_slice(key)) for key in file.keys()}  # noqa: SIM118 (not a mapping)
             result = SafetensorsFile(path, dict.fromkeys(tensors, path), tensors)
             result.metadata = file.metadata() or {}
+        object_of(header)  # of a name that appears twice its reader takes the last
     return result
 
 
