@@ -19,6 +19,7 @@ from vit_export.artifacts.flatbuffer import Room
 from vit_export.artifacts.tflite_file import Reader
 from vit_export.base.files import shortened
 from vit_export.base.zip_file import opened_zip
+from vit_export.model.spec import MAX_CLASSES
 
 METADATA_NAME = b"TFLITE_METADATA"
 IDENTIFIER = b"M001"
@@ -130,7 +131,10 @@ def _labels(tensor: "_Table", archive: zipfile.ZipFile | None, room: Room) -> di
             if archive is None or name is None or name not in archive.NameToInfo:
                 raise ValueError(f"no label file {name}")
             room.take(archive.NameToInfo[name].file_size, 1)
-            return {"labels": archive.read(name).decode().removesuffix("\n").split("\n")}
+            labels = archive.read(name).decode().removesuffix("\n")
+            if labels.count("\n") >= MAX_CLASSES:
+                raise ValueError(f"more than {MAX_CLASSES} labels")
+            return {"labels": labels.split("\n")}
     return {}
 
 

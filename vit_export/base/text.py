@@ -1,17 +1,18 @@
 """Text from files, addresses and the command line, as it may be shown: it deceives nobody, and tells no password."""
 
 import re
-import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
 MAX_MESSAGE = 800
 """Characters of a message: one sentence, however long the names in it are."""
 
-# Marks and overrides of direction make text look like another ('gnp.exe' as 'exe.png'); U+FFFE and U+FFFF are no
-# characters, and XML holds neither them nor control characters.
-_DECEIVING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff\ufffe\uffff")
-_HIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
+# Control characters, separators of lines and halves of characters (Cc, Zl, Zp and Cs in Unicode). Marks and overrides of
+# direction make text look like another ('gnp.exe' as 'exe.png'); U+FFFE and U+FFFF are no characters.
+_HIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff]"
+)
+_SPELLED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 # A path that an address was taken for has one slash where the address has two. A scheme has more letters than a drive.
 _SCHEME = r"(?<![\w+.-])([A-Za-z][A-Za-z0-9+.-]+:/{1,2})"
@@ -27,13 +28,11 @@ def visible(text: str, *, keep: str = "") -> str:
     Characters in `keep` stay as they are.
     """
 
-    def spelled(character: str) -> str:
-        hidden = unicodedata.category(character) in _HIDDEN or character in _DECEIVING
-        if not hidden or character in keep:
-            return character
-        return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(character, f"\\u{ord(character):04x}")
+    def spelled(found: re.Match[str]) -> str:
+        character = found[0]
+        return character if character in keep else _SPELLED.get(character) or f"\\u{ord(character):04x}"
 
-    return text if text.isascii() and text.isprintable() else "".join(map(spelled, text))
+    return _HIDDEN.sub(spelled, text)
 
 
 def shown(value: Any) -> Any:
