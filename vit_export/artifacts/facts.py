@@ -17,6 +17,9 @@ RECORD_KEY = "vit_export"
 """The name under which files of ours hold their record: TFLite metadata, ONNX metadata_props."""
 
 
+_MAX_ENDS = 1000  # inputs and outputs of a graph
+
+
 @dataclass(frozen=True)
 class FileFacts:
     """One .tflite or .onnx file. Sizes are in bytes; dtypes go by numpy's names (and int4, bfloat16, ...).
@@ -67,6 +70,12 @@ def mapped(path: Path) -> memoryview:
     """The bytes of the file at `path`, which must not be empty; only those that are looked at are read."""
     with input_errors(path), open(path, "rb") as file:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def require_few(path: Path, count: int) -> None:
+    """Raise InputError where a graph of the file at `path` has so many (`count`) inputs and outputs as no model has."""
+    if count > _MAX_ENDS:
+        raise InputError(f"{shortened(path)} has {count:,} inputs and outputs: expected at most {_MAX_ENDS:,}.")
 
 
 @contextmanager

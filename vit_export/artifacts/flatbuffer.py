@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_export.artifacts.facts import damage_told
+from vit_export.artifacts.facts import damage_told, require_few
 from vit_export.base.adapters.litert import names_of, schema
 from vit_export.base.errors import InputError
 from vit_export.base.files import shortened
@@ -82,11 +82,11 @@ def require_room(model: Any, nbytes: int, path: Path) -> None:
         room.take(count, _SLOT)
     for index in range(model.SignatureDefsLength()):
         signature = model.SignatureDefs(index)
-        room.take(signature.InputsLength() + signature.OutputsLength(), _TABLE)
+        require_few(path, signature.InputsLength() + signature.OutputsLength())
     for index in range(model.SubgraphsLength()):
         graph = model.Subgraphs(index)
         room.take(graph.TensorsLength() + graph.OperatorsLength(), _TABLE)
-        room.take(graph.InputsLength() + graph.OutputsLength(), _SLOT)
+        require_few(path, graph.InputsLength() + graph.OutputsLength())
         for tensor in map(graph.Tensors, range(graph.TensorsLength())):
             room.take(len(tensor.Name() or b""), 1)
             room.take(tensor.ShapeLength() + tensor.ShapeSignatureLength() + tensor.VariantTensorsLength(), _SLOT)

@@ -19,6 +19,7 @@ from vit_export.artifacts.facts import (
     FileFacts,
     damage_told,
     mapped,
+    require_few,
     text_of,
     usable_record,
     values_of,
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
 _LARGE = 4096  # bytes from which a field is looked into, or left out where it is a tensor's data
 _PAYLOADS = frozenset({"raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"})
 _MAX_DEPTH = 100  # protobuf's own limit
-_MAX_PARTS = 1_000_000  # fields at any depth; a Vision Transformer has some 30,000
+_MAX_PARTS = 150_000  # messages at any depth: nodes, attributes, dimensions; a Vision Transformer has some 10,000
+_MAX_FIELDS = 1_000_000
+_UNSEEN = 1 << 16  # bytes of small messages in which nothing is counted, which spares nearly every file the time
+_MAX_GRAPHS = 10_000
 _MAX_RANK = 64
 _MAX_ELEMENTS = 1 << 62
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5  # wire types
@@ -95,25 +99,29 @@ def load_structure(path: Path) -> "onnx.ModelProto":
         raise ValueError("not a complete protobuf message") from error
     if not model.ir_version or not (model.graph.node or model.graph.output):
         raise ValueError("no graph")
-    for tensor in _tensors(model):
-        _require_shape(path, text_of(tensor.name), tensor.dims)
-    for graph in _graphs(model.graph):
+    for number, graph in enumerate(_graphs(model.graph)):
+        if number > _MAX_GRAPHS:
+            raise InputError(f"{shortened(path)} has more than {_MAX_GRAPHS:,} graphs in its nodes: expected fewer.")
+        require_few(path, len(graph.input) + len(graph.output))
         for value in (*graph.input, *graph.output, *graph.value_info):
             _require_shape(path, text_of(value.name), [d.dim_value for d in value.type.tensor_type.shape.dim])
+    for tensor in _tensors(model):
+        _require_shape(path, text_of(tensor.name), tensor.dims)
     return model
 
 
 class _Parts:
-    """Counts the fields of a file, of which 2 bytes take 200 of memory once they are parsed."""
+    """Counts the messages and fields of a file, of which 2 bytes take 200 of memory once they are parsed."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._left = path, _MAX_PARTS
-        # A field takes 2 bytes at the least: so many need not be looked into, which spares nearly every file the time.
-        self._unseen = 2 * _MAX_PARTS
+        self._path, self._parts, self._fields = path, _MAX_PARTS, _MAX_FIELDS
+        self._unseen = _UNSEEN
 
-    def take(self) -> None:
-        self._left -= 1
-        if self._left < 0:
+    def take(self, field: Any) -> None:
+        """Count one field, by its descriptor (None: of a later release of ONNX)."""
+        self._fields -= 1
+        self._parts -= field is not None and field.message_type is not None
+        if min(self._parts, self._fields) < 0:
             raise InputError(
                 f"{shortened(self._path)} has more than {_MAX_PARTS:,} nodes, attributes, values and other parts: "
                 "expected a model of fewer."
@@ -127,10 +135,10 @@ class _Parts:
         _require_depth(depth)
         known = _fields_of(kind)
         for number, _, value, end in _fields(data):
-            self.take()
-            inner = known[number].message_type if number in known else None
-            if inner is not None and end > value:
-                self.count(inner, data[value:end], depth + 1)
+            field = known.get(number)
+            self.take(field)
+            if field is not None and field.message_type is not None:
+                self.count(field.message_type, data[value:end], depth + 1)
 
 
 def _require_depth(depth: int) -> None:
@@ -149,8 +157,8 @@ def _fill(message: Any, data: memoryview, parts: _Parts, depth: int = 0) -> None
     known = _fields_of(message.DESCRIPTOR)
     small = bytearray()
     for number, start, value, end in _fields(data):
-        parts.take()
         field = known.get(number)
+        parts.take(field)
         if end - value < _LARGE:
             small += data[start:end]
             if field is not None and field.message_type is not None:

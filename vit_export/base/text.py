@@ -7,8 +7,8 @@ from typing import Any
 MAX_MESSAGE = 800
 """Characters of a message: one sentence, however long the names in it are."""
 
-# Control characters, separators of lines and halves of characters (Cc, Zl, Zp and Cs in Unicode). Marks and overrides of
-# direction make text look like another ('gnp.exe' as 'exe.png'); U+FFFE and U+FFFF are no characters.
+# Control characters, separators of lines and halves of characters (Cc, Zl, Zp and Cs in Unicode). Marks of direction
+# and overrides make text look like another ('gnp.exe' as 'exe.png'); U+FFFE and U+FFFF are no characters.
 _HIDDEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff]"
 )
