@@ -98,7 +98,7 @@ def open_sharded(index_path: Path) -> SafetensorsFile:
                 f"{index_path} names the shard {name[:80]!r}, expected the name of a file beside it: correct the index."
             )
         path = index_path.parent / name
-        if not path.exists():
+        if not os.path.exists(path):  # which takes a name that is too long for none
             raise InputError(f"{index_path} needs the shard {name}, which is not beside it: download every shard.")
         shard = open_safetensors(path)
         mapped = {key for key, shard_name in weight_map.items() if shard_name == name}
