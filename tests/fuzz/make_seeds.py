@@ -1,4 +1,4 @@
-"""Write seeds.zip: one small good file or folder for every reader, which the fuzzer spoils (`python -m fuzz.make_seeds`)."""
+"""Write seeds.zip, a small good file for every reader, which the fuzzer spoils: `python -m fuzz.make_seeds` in tests/."""
 
 import json
 import tempfile
@@ -33,11 +33,8 @@ def write(folder: Path) -> None:
     for name in ("huggingface", "timm", "torchvision", "google"):
         (folder / name).mkdir()
         getattr(layouts, f"write_{name}")(folder / name, source)
-    for name, content in {
-        "list": LABELS,
-        "numbered": dict(enumerate(LABELS)),
-        "named": dict(zip(LABELS, range(3))),
-    }.items():
+    numbers = dict(enumerate(LABELS))
+    for name, content in {"list": LABELS, "numbered": numbers, "named": {v: k for k, v in numbers.items()}}.items():
         (folder / f"labels_{name}.json").write_text(json.dumps(content))
     (folder / "labels_lines.txt").write_text("\n".join(LABELS) + "\n")
     (folder / "sharded").mkdir()

@@ -1,6 +1,7 @@
 """Every reader of files that somebody else wrote, with the seed that is spoilt for it, and how."""
 
 import io
+import json
 import random
 import zipfile
 from collections.abc import Callable
@@ -113,8 +114,8 @@ def _spoilt_labels(data: bytes, chance: random.Random) -> bytes:
 def _spoilt_record(data: bytes, chance: random.Random) -> bytes:
     """A file of ours with another record of the same length in it."""
     start = data.index(b'{"record_version"')
-    end = data.index(b"\0", start)
-    record = spoilt_json(data[start:end].strip(), chance)
+    end = start + json.JSONDecoder().raw_decode(data[start:].decode(errors="replace"))[1]
+    record = spoilt_json(data[start:end], chance)
     return data[:start] + (record + b" " * (end - start))[: end - start] + data[end:]
 
 
