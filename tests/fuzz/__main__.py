@@ -89,6 +89,7 @@ def serve(name: str, number: int, seconds: float) -> None:
 def case(name: str, number: int) -> tuple[str, str]:
     """What becomes of one case: "read", "refused", or "find" and what happened."""
     from vit_export.base.errors import VitExportError
+    from vit_export.base.text import visible
 
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         try:
@@ -100,7 +101,7 @@ def case(name: str, number: int) -> tuple[str, str]:
             READERS[name].read(path)
         except VitExportError as error:
             word, text = "refused", str(error)
-            if len(text) > LONGEST or not text.isprintable():
+            if len(text) > LONGEST or visible(text) != text:
                 word = "find"
         except Exception:
             word, text = "find", " | ".join(traceback.format_exc(limit=-3).splitlines())

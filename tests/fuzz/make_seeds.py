@@ -1,4 +1,4 @@
-"""Write seeds.zip, a small good file for every reader, which the fuzzer spoils: `python -m fuzz.make_seeds` in tests/."""
+"""Write seeds.zip, a small good file for every reader, to be spoilt: `python -m fuzz.make_seeds` in tests/."""
 
 import json
 import tempfile
