@@ -1,4 +1,4 @@
-"""What a shell, a limit or a name may do to the command line: never a traceback, never a letter that drives a terminal."""
+"""What shells, limits and names do to the command line: never a traceback, nothing that drives a terminal."""
 
 import json
 import os
@@ -91,7 +91,13 @@ def test_passwords_are_not_repeated(arguments, tmp_path):
 def test_passwords_are_not_recorded(monkeypatch):
     import click
 
-    words = ["verify", "a.onnx", "--reference", "https://user:secret@host/x?token=secret", "--data=https:/u:secret@host"]
+    words = [
+        "verify",
+        "a.onnx",
+        "--reference",
+        "https://user:secret@host/x?token=secret",
+        "--data=https:/u:secret@host",
+    ]
     with click.Context(click.Command("verify"), obj=None) as context:
         context.meta[framework._TYPED] = words
         assert "secret" not in framework.typed()

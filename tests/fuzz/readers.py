@@ -5,6 +5,7 @@ import json
 import random
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -88,12 +89,13 @@ def report(path: Path) -> None:
     from vit_export.report.junit import write_junit
     from vit_export.report.page import images_shown, render_page
 
-    folder = path.parent
+    folder, content = path.parent, None
     told = files_told(folder)
     for entry in told:
         recorded(folder / entry["files"][0])
     earlier_files(told, {}, folder)
-    content = parse_json(path.read_bytes(), constant=str)
+    with suppress(ValueError):  # no report
+        content = parse_json(path.read_bytes(), constant=str)
     if isinstance(content, dict):
         images_shown(content)
         render_page(content, {})

@@ -140,7 +140,7 @@ def harmless() -> Iterator[None]:
     try:
         yield
     except click.ClickException as error:
-        error.message = message(error.message, keep="\n\t")
+        error.message = message(error.message, keep="\n\t")  # type: ignore[misc]
         raise
 
 
