@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup export test test-thorough test-slow test-originals calibration arm64 lint types bench real clean
+.PHONY: help setup export test test-thorough test-slow test-originals calibration arm64 fuzz lint types bench real clean
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,10 @@ test-slow: $(SETUP)  ## every test, the full-size exports too
 test-originals: $(SETUP)  ## full-size models against transformers' own forward pass (installs torch)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,originals]'
 	$(BIN)/python -m pytest -m '' tests/pipeline/test_full_size.py
+
+SECONDS ?= 60
+fuzz: $(SETUP)  ## spoilt files for every reader, for SECONDS=60
+	cd tests && PYTHONPATH=.. ../$(BIN)/python -m fuzz --seconds $(SECONDS)
 
 lint: $(SETUP)  ## ruff
 	$(BIN)/ruff check .

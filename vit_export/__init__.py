@@ -5,10 +5,15 @@
 There is a factory for every variant. Nothing heavy is imported until one of these names is used.
 """
 
+import os
 from importlib import import_module
 from typing import Any
 
 from vit_export.model.variants import VARIANTS
+
+# Read when ONNX Runtime is loaded, here and in every process that is started from here: without it each use writes an
+# identifier of this machine and a queue of events for Microsoft into the home folder, and sends them.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "create_vit": "vit_export.api",

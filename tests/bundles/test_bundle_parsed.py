@@ -46,3 +46,11 @@ def test_the_guides_code_can_be_parsed_and_names_what_bundles_install(target, la
         assert not list(faults(parser.parse(text.encode()).root_node)), text
     assert all(row.release in guide for row in [ROWS["android", "tflite"]] if target == "android")
     assert all(ROWS["ios", format].release in guide for format in ("tflite", "onnx") if target == "ios")
+
+
+@pytest.mark.parametrize("target", ["android", "ios", "linux"])
+def test_onnx_runtime_is_told_to_send_nothing_before_it_starts(target):
+    starts = {"android": "OrtEnvironment.getEnvironment()", "ios": "try ORTEnv(", "linux": "import onnxruntime"}
+    found = [text for _, code in variants(target) for text in code.values() if starts[target] in text]
+    assert found
+    assert all("ORT_DISABLE_TELEMETRY" in text.partition(starts[target])[0] for text in found)

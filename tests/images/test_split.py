@@ -69,12 +69,12 @@ def _count_decoding(monkeypatch):
 
 
 def test_names_are_recursive_sorted_posix_and_case_insensitive(tmp_path):
-    for name in ("b.JPG", "a.png", "deep/er/c.Jpeg", "deep/d.webp", "e.bmp"):
+    for name in ("b.JPG", "a.png", "deep/er/c.Jpeg", "deep/d.webp", "e.bmp", "f.jfif"):
         _image(tmp_path / name)
     for name in ("notes.txt", ".hidden.png", ".git/f.png", "deep/._c.jpeg", "png", "g.gif"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert list_images(tmp_path) == ("a.png", "b.JPG", "deep/d.webp", "deep/er/c.Jpeg", "e.bmp")
+    assert list_images(tmp_path) == ("a.png", "b.JPG", "deep/d.webp", "deep/er/c.Jpeg", "e.bmp", "f.jfif")
 
 
 def test_linked_folders_are_followed_but_loops_are_not(tmp_path):
@@ -126,7 +126,7 @@ def test_each_kind_of_useless_folder_has_its_own_sentence(tmp_path, function):
     (text / "b.csv").touch()
     (bad / "a.jpg").write_text("x")
     (bad / "b.jpg").write_text("x")
-    put = r"put images \(\.jpg, \.jpeg, \.png, \.webp, \.bmp\) in it or give another folder\."
+    put = r"put images \(\.jpg, \.jpeg, \.jpe, \.jfif, \.png, \.webp, \.bmp\) in it or give another folder\."
     expected = {
         missing: rf"There is no folder {missing}: check the path, or create the folder and {put}",
         file: rf"{file} is a file, expected a folder of images: give the folder that contains it\.",

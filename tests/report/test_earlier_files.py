@@ -1,6 +1,7 @@
 """What report.json keeps of older exports: a list of the files that they left, which does not grow."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import jsonschema
 import pytest
 from helpers import reports
 
+from vit_export.base.errors import InputError
+from vit_export.pipeline.folder import outdated
 from vit_export.report.content import write_report
 from vit_export.report.earlier import earlier_files, files_told, recorded
 from vit_export.report.schema import report_schema
@@ -135,3 +138,24 @@ def test_somebody_elses_report_does_not_spoil_ours(folder):
     text = json.dumps({"artifacts": [{"path": f"x/{INT8}", "bytes": float("nan")}], "created": 5, "machine": 6})
     (folder / "report.json").write_text(text)
     assert write(report_on(FLOAT), folder)[INT8]["artifact"]["bytes"] == "NaN"
+
+
+@pytest.mark.parametrize("kind", ["120 MB", "a folder", "a pipe"])
+def test_what_is_no_report_is_refused_before_it_is_read(kind, folder):
+    path = folder / "report.json"
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "a pipe":
+        os.mkfifo(path)
+    else:
+        with open(path, "wb") as file:
+            file.truncate(120_000_000)
+    with pytest.raises(InputError, match="is no report that can be read"):
+        files_told(folder)
+
+
+def test_names_in_a_report_that_no_file_can_have(folder):
+    entries = [{"path": name} for name in ("a" * 5000 + ".onnx", "\0.onnx", "\udcff.onnx")]
+    (folder / "report.json").write_text(json.dumps({"artifacts": entries}))
+    assert outdated(folder, folder, set()) == ()
+    assert write(report_on(FLOAT), folder) == {}

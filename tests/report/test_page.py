@@ -17,7 +17,8 @@ from helpers.reports import FAILURE, HOSTILE, artifact, hostile_report, latency,
 from PIL import Image
 
 from vit_export.base.errors import InputError, OutputError
-from vit_export.base.numbers import figure, number, percent, shortened, visible
+from vit_export.base.numbers import figure, number, percent, shortened
+from vit_export.base.text import visible
 from vit_export.images.pictures import ImageSet, Pictures
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.report import charts

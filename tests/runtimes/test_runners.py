@@ -7,12 +7,16 @@ import sys
 import time
 from pathlib import Path
 
+import flatbuffers
 import numpy as np
 import psutil
 import pytest
 from helpers import foreign
 from helpers import verifier_toys as toys
+from onnx import helper, numpy_helper
 
+from vit_export.artifacts.flatbuffer import IDENTIFIER, unpack
+from vit_export.artifacts.sizes import MAX_OUTPUT
 from vit_export.model.artifact import TensorSpec
 from vit_export.runtimes.process import RunnerProcess
 from vit_export.runtimes.runner import Runner, RunnerError, SavedModelRunner, open_runner
@@ -206,6 +210,54 @@ def test_one_answer_without_batch_dimension_is_given_one(tmp_path):
     runner = open_runner(foreign.write_onnx(tmp_path / "y.onnx", ("n", 3, 16, 16), outputs=("mean",)), "onnx")
     with pytest.raises(RunnerError, match=r"gives mean of \[10\] for 3 images, expected one row for each"):
         runner.run(images)
+
+
+@pytest.mark.parametrize("numbers", [MAX_OUTPUT, MAX_OUTPUT + 1])
+def test_an_answer_of_millions_of_numbers_does_not_reach_the_caller(numbers, tmp_path):
+    nodes = [
+        # Known when it runs, not before: as many as the brightest pixel says.
+        helper.make_node("ReduceMax", ["images"], ["brightest"], keepdims=0),
+        helper.make_node("Cast", ["brightest"], ["count"], to=7),
+        helper.make_node("Reshape", ["count", "one"], ["row"]),
+        helper.make_node("Concat", ["one", "row"], ["shape"], axis=0),
+        helper.make_node("ConstantOfShape", ["shape"], ["logits"]),
+    ]
+    constants = [numpy_helper.from_array(np.int64([1]), "one")]
+    ends = [helper.make_tensor_value_info(n, 1, s) for n, s in (("images", [1, 3, 4, 4]), ("logits", [1, None]))]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], constants)
+    path = tmp_path / "x.onnx"
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+    )
+    runner = open_runner(path, "onnx", 1)
+    images = np.full((1, 4, 4, 3), numbers, np.float32)
+    if numbers == MAX_OUTPUT:
+        assert runner.run(images).shape == (1, numbers)
+    else:
+        with pytest.raises(RunnerError, match=r"answers 1 images with 4,194,305 numbers, expected at most 4,194,304"):
+            runner.run(images)
+
+
+def test_a_tflite_file_whose_images_no_memory_holds_is_not_allocated(files, tmp_path):
+    model = unpack(Path(files["tflite"]).read_bytes())
+    graph = model.subgraphs[0]
+    image = graph.tensors[graph.inputs[0]]
+    image.shape = image.shapeSignature = np.int32([1, 60_000, 60_000, 3])
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), IDENTIFIER)
+    path = tmp_path / "x.tflite"
+    path.write_bytes(builder.Output())
+    with pytest.raises(RunnerError, match=r"x.tflite cannot be run: .* has 10,800,000,000 numbers, at most"):
+        open_runner(path, "tflite", 1)
+
+
+def test_onnx_runtime_writes_nothing_into_the_home_folder(files, tmp_path):
+    code = "from vit_export.runtimes.runner import open_runner; import pathlib, sys; "
+    code += "open_runner(pathlib.Path(sys.argv[1]), 'onnx', 1)"
+    home = {name: str(tmp_path) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")}
+    plain = {k: v for k, v in environment().items() if k not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    subprocess.run([sys.executable, "-c", code, str(files["onnx"])], env=plain | home, check=True)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize(

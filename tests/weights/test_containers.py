@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import random
+import shutil
 import signal
 import struct
 import subprocess
@@ -22,16 +23,20 @@ import ml_dtypes
 import numpy as np
 import psutil
 import pytest
+from helpers.originals import ORIGINALS
 from PIL import Image
 from safetensors.numpy import save_file
 
 from vit_export.base.errors import InputError
+from vit_export.base.json_file import MAX_JSON
+from vit_export.base.zip_file import MAX_MEMBERS
 from vit_export.weights.containers import hdf5_listing
 from vit_export.weights.containers.contents import Contents, identify
 from vit_export.weights.containers.hdf5 import open_keras_archive, open_weights_h5
-from vit_export.weights.containers.npz import MAX_MEMBERS, open_npz
-from vit_export.weights.containers.safetensors_file import MAX_JSON, open_safetensors, open_sharded
+from vit_export.weights.containers.npz import open_npz
+from vit_export.weights.containers.safetensors_file import open_safetensors, open_sharded
 from vit_export.weights.containers.tensors import LOADABLE, StoredTensor
+from vit_export.weights.open import open_checkpoint
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 STACK = np.arange(2 * 3 * 4, dtype=np.float64).reshape(2, 3, 4) / 7 - 1
@@ -355,7 +360,7 @@ def test_a_shard_with_more_than_the_index_says_is_refused(tmp_path):
         ("{}", "has no weight_map"),
         ('{"weight_map": {}}', "has no weight_map"),
         ("[1]", "its JSON is no object"),
-        ('{"weight_map": {"a": "x", "a": "y"}}', "a name appears twice"),
+        ('{"weight_map": {"a": "x", "a": "y"}}', "has the key 'a' twice"),
         ("{", "damaged or truncated"),
         ("[" * 100_000, "damaged or truncated"),
         (" " * (MAX_JSON + 1), f"more than {MAX_JSON} bytes"),
@@ -888,3 +893,29 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(zipfile.ZipFile, "__init__", denied)
     with pytest.raises(InputError, match=r"cannot be read \(permission denied\)"):
         open_npz(path)
+
+
+def test_a_name_twice_in_a_safetensors_header_is_refused(tmp_path):
+    header = b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "a": {"dtype": "F32", "shape": [1], '
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(safetensors_bytes(header + b'"data_offsets": [0, 4]}}', bytes(4)))
+    with pytest.raises(InputError, match="it has the key 'a' twice"):
+        open_safetensors(path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_config_that_is_no_file_is_not_absent(name, kind, alone, tmp_path):
+    folder = shutil.copytree(ORIGINALS / "hf", tmp_path / "hf")
+    path = folder / name
+    path.unlink()
+    {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "device": lambda: path.symlink_to("/dev/zero")}[kind]()
+    with pytest.raises(InputError, match=f"{name} cannot be read as JSON"):
+        open_checkpoint(folder / "model.safetensors" if alone else folder)
+
+
+def test_a_shard_whose_name_is_too_long_is_missing(tmp_path):
+    (tmp_path / "index.json").write_text(json.dumps({"weight_map": {"a": "a" * 5000}}))
+    with pytest.raises(InputError, match="which is not beside it"):
+        open_sharded(tmp_path / "index.json")

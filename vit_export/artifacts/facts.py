@@ -1,6 +1,5 @@
 """What is found in a file: the record `FileFacts`, and what the readers of both formats share."""
 
-import json
 import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,11 +9,15 @@ from typing import Any, get_args
 
 from vit_export.base.errors import InputError, VitExportError
 from vit_export.base.files import input_errors, shortened
+from vit_export.base.json_file import parse_json
 from vit_export.model.artifact import Format, Precision, TensorSpec
 from vit_export.model.input_kinds import KINDS
 
 RECORD_KEY = "vit_export"
 """The name under which files of ours hold their record: TFLite metadata, ONNX metadata_props."""
+
+
+_MAX_ENDS = 1000  # inputs and outputs of a graph
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,12 @@ def mapped(path: Path) -> memoryview:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
+def require_few(path: Path, count: int) -> None:
+    """Raise InputError where a graph of the file at `path` has so many (`count`) inputs and outputs as no model has."""
+    if count > _MAX_ENDS:
+        raise InputError(f"{shortened(path)} has {count:,} inputs and outputs: expected at most {_MAX_ENDS:,}.")
+
+
 @contextmanager
 def damage_told(path: Path, kind: str) -> Iterator[None]:
     """Turn whatever reading a damaged file of this `kind` runs into into one InputError."""
@@ -95,7 +104,7 @@ def usable_record(text: bytes | str | None) -> tuple[dict[str, Any] | None, tupl
     if text is None:
         return None, ()
     try:
-        record = json.loads(text)
+        record = parse_json(text)
         ModelRecord.from_dict(record)
         precision, kind = record.get("precision"), record.get("input", "normalized")
         if precision not in get_args(Precision):
@@ -106,7 +115,7 @@ def usable_record(text: bytes | str | None) -> tuple[dict[str, Any] | None, tupl
             raise InputError(f"input is {kind!r:.40}, expected one of {', '.join(KINDS)}.")
     except InputError as error:
         return None, (f"The vit-export record in the file is not used: {error}",)
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError):
         return None, ("The vit-export record in the file is damaged and not used.",)
     return record, ()
 

@@ -126,6 +126,8 @@ def files_of(
         raise InputError(f"There is no file to {to}: give some, or the folder they are in.")
     places: dict[Path, Path] = {}
     for path in found:
+        if any("\ud800" <= character <= "\udfff" for character in str(path)):
+            raise InputError(f"{shortened(path)} has a name that is not UTF-8, which no runtime opens: rename it.")
         if path.resolve() in places and not once:
             raise InputError(f"{shortened(path)} is given twice: give each file once.")
         places.setdefault(path.resolve(), path)

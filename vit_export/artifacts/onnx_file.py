@@ -7,7 +7,8 @@ data of tensors is handed to protobuf, so that a file of any size costs its stru
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +19,15 @@ from vit_export.artifacts.facts import (
     FileFacts,
     damage_told,
     mapped,
+    require_few,
     text_of,
     usable_record,
     values_of,
 )
 from vit_export.artifacts.layout import layout_of, open_or_size
 from vit_export.artifacts.onnx_external import ExternalFiles, external_entries
+from vit_export.base.errors import InputError
+from vit_export.base.files import shortened
 from vit_export.model.artifact import TensorSpec
 
 if TYPE_CHECKING:
@@ -32,6 +36,12 @@ if TYPE_CHECKING:
 _LARGE = 4096  # bytes from which a field is looked into, or left out where it is a tensor's data
 _PAYLOADS = frozenset({"raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"})
 _MAX_DEPTH = 100  # protobuf's own limit
+_MAX_PARTS = 150_000  # messages at any depth: nodes, attributes, dimensions; a Vision Transformer has some 10,000
+_MAX_FIELDS = 500_000
+_UNSEEN = 1 << 16  # bytes of small messages in which nothing is counted, which spares nearly every file the time
+_MAX_GRAPHS = 10_000
+_MAX_RANK = 64
+_MAX_ELEMENTS = 1 << 62
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5  # wire types
 _DOMAIN = "ai.onnx"
 _NAMES = {"float": "float32", "double": "float64"}
@@ -53,8 +63,7 @@ def read_onnx(path: Path) -> FileFacts:
             constants.add(dtype, tensor.dims, size)
             if tensor.data_location == tensor.EXTERNAL:
                 files.require(tensor, size)
-        texts = {entry.key: entry.value for entry in model.metadata_props}
-        record, notes = usable_record(texts.get(RECORD_KEY))
+        record, notes = usable_record(properties_of(model).get(RECORD_KEY))
         given = {tensor.name for tensor in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
         return FileFacts(
             path=str(path),
@@ -96,6 +105,7 @@ def load_structure(path: Path) -> "onnx.ModelProto":
     """The model at `path` without the data of its large tensors.
 
     Raises:
+        InputError: it has more parts, or a tensor more dimensions or elements, than any model.
         ValueError: the file is no complete ModelProto, or holds no graph.
     """
     import onnx
@@ -103,33 +113,95 @@ def load_structure(path: Path) -> "onnx.ModelProto":
 
     model = onnx.ModelProto()
     try:
-        _fill(model, mapped(path))
+        _fill(model, mapped(path), _Parts(path))
     except (DecodeError, IndexError) as error:
         raise ValueError("not a complete protobuf message") from error
     if not model.ir_version or not (model.graph.node or model.graph.output):
         raise ValueError("no graph")
+    for number, graph in enumerate(_graphs(model.graph)):
+        if number > _MAX_GRAPHS:
+            raise InputError(f"{shortened(path)} has more than {_MAX_GRAPHS:,} graphs in its nodes: expected fewer.")
+        require_few(path, len(graph.input) + len(graph.output))
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            _require_shape(path, text_of(value.name), [d.dim_value for d in value.type.tensor_type.shape.dim])
+    for tensor in _tensors(model):
+        _require_shape(path, text_of(tensor.name), tensor.dims)
     return model
 
 
-def _fill(message: Any, data: memoryview, depth: int = 0) -> None:
-    """Parse `data` into `message`, the data of large tensors left out; nodes keep their order, other fields may not."""
+class _Parts:
+    """Counts the messages and fields of a file, of which 2 bytes take 200 of memory once they are parsed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._parts, self._fields = path, _MAX_PARTS, _MAX_FIELDS
+        self._unseen = _UNSEEN
+
+    def take(self, field: Any) -> None:
+        """Count one field, by its descriptor (None: of a later release of ONNX)."""
+        self._fields -= 1
+        self._parts -= field is not None and field.message_type is not None
+        if min(self._parts, self._fields) < 0:
+            raise InputError(
+                f"{shortened(self._path)} has more than {_MAX_PARTS:,} nodes, attributes, values and other parts: "
+                "expected a model of fewer."
+            )
+
+    def count(self, kind: Any, data: memoryview, depth: int) -> None:
+        """Count what is in `data`, a message of the descriptor `kind`."""
+        if len(data) <= self._unseen:
+            self._unseen -= len(data)
+            return
+        _require_depth(depth)
+        known = _fields_of(kind)
+        for number, _, value, end in _fields(data):
+            field = known.get(number)
+            self.take(field)
+            if field is not None and field.message_type is not None:
+                self.count(field.message_type, data[value:end], depth + 1)
+
+
+def _require_depth(depth: int) -> None:
     if depth > _MAX_DEPTH:
         raise ValueError("nested too deeply")
-    known = {field.number: field for field in message.DESCRIPTOR.fields}
+
+
+@cache
+def _fields_of(kind: Any) -> dict[int, Any]:
+    return {field.number: field for field in kind.fields}
+
+
+def _fill(message: Any, data: memoryview, parts: _Parts, depth: int = 0) -> None:
+    """Parse `data` into `message`, the data of large tensors left out; nodes keep their order, other fields may not."""
+    _require_depth(depth)
+    known = _fields_of(message.DESCRIPTOR)
     small = bytearray()
     for number, start, value, end in _fields(data):
         field = known.get(number)
+        parts.take(field)
         if end - value < _LARGE:
             small += data[start:end]
+            if field is not None and field.message_type is not None:
+                parts.count(field.message_type, data[value:end], depth + 1)
         elif field is not None and field.message_type is not None:
             if field.name == "node":  # those before it come first: nodes run in their order
                 message.MergeFromString(bytes(small))
                 small.clear()
             child = getattr(message, field.name)
-            _fill(child.add() if hasattr(child, "add") else child, data[value:end], depth + 1)
+            _fill(child.add() if hasattr(child, "add") else child, data[value:end], parts, depth + 1)
+        elif field is not None and field.name == "dims":
+            raise ValueError("a tensor of thousands of dimensions")
         elif field is not None and field.name not in _PAYLOADS:
             small += data[start:end]
     message.MergeFromString(bytes(small))
+
+
+def _require_shape(path: Path, name: str, dims: Sequence[int]) -> None:
+    """Raise InputError for a shape that no tensor has: too many dimensions, or more elements than memory has bytes."""
+    if len(dims) > _MAX_RANK or math.prod(max(1, n) for n in dims) > _MAX_ELEMENTS:
+        raise InputError(
+            f"{shortened(path)} says that {shortened(name)} has {len(dims)} dimensions, {shortened(str(dims[:4]))}…: "
+            f"expected at most {_MAX_RANK}, and fewer than 2^62 elements; the file is damaged."
+        )
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int, int, int]]:
@@ -165,6 +237,11 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
         shift += 7
         if shift > 63:
             raise ValueError("a number of more than 64 bits")
+
+
+def properties_of(model: "onnx.ModelProto") -> dict[str, str]:
+    """The metadata_props of `model`."""
+    return {text_of(entry.key): text_of(entry.value) for entry in model.metadata_props}
 
 
 def _graphs(graph: "onnx.GraphProto") -> Iterator["onnx.GraphProto"]:

@@ -8,6 +8,7 @@ from typing import get_args
 from vit_export.artifacts.facts import FileFacts
 from vit_export.artifacts.identify import format_of, suffix_note
 from vit_export.artifacts.onnx_file import read_onnx
+from vit_export.artifacts.sizes import too_large
 from vit_export.artifacts.tflite_file import read_tflite
 from vit_export.base.errors import InputError
 from vit_export.base.files import digest_of_file, input_errors, shortened
@@ -32,6 +33,12 @@ def read_facts(path: str | os.PathLike[str]) -> FileFacts:
     return replace(facts, notes=(*suffix_note(path, format), *facts.notes))
 
 
+def require_feasible(facts: FileFacts) -> None:
+    """Raise InputError where a file's images or answers are larger than can be run."""
+    if reason := too_large(facts.inputs, facts.outputs):
+        raise InputError(f"{shortened(facts.path)} cannot be run: {reason}.")
+
+
 def precision_found(facts: FileFacts) -> Precision:
     """The precision that most bytes of a file's weights are stored in, biases and norms left out.
 
@@ -54,12 +61,13 @@ def artifact_of(
     that is found in it (`precision_found`) and no scheme. The whole file is read once, for its sha256.
 
     Raises:
-        InputError: there is no such precision; see also `read_facts`.
+        InputError: there is no such precision, or images or answers are too large to run it; see also `read_facts`.
     """
     if precision is not None and precision not in get_args(Precision):
         raise InputError(f"Unknown precision {precision!r}: expected one of {', '.join(get_args(Precision))}.")
     path = Path(path)
     facts = read_facts(path)
+    require_feasible(facts)
     record = facts.record or {}
     own: Precision = record.get("precision") or precision_found(facts)
     if scheme is None and precision in (None, own):

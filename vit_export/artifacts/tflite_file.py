@@ -16,6 +16,7 @@ from vit_export.artifacts.facts import (
     usable_record,
     values_of,
 )
+from vit_export.artifacts.flatbuffer import require_room
 from vit_export.artifacts.layout import layout_of, open_or_size
 from vit_export.base.adapters.litert import integers, names_of, schema
 from vit_export.model.artifact import TensorSpec
@@ -46,6 +47,7 @@ class Reader:
         self.path = path
         self.data = mapped(path)
         self.model = schema().Model.GetRootAs(self.data, 0)
+        require_room(self.model, len(self.data), path)
         self.buffers = self.model.BuffersLength()
         self.subgraphs = list(self.each(self.model.Subgraphs, self.model.SubgraphsLength()))
         self.types = names_of("TensorType")

@@ -7,6 +7,7 @@ writer, `tflite.metadata`.
 
 import os
 import zipfile
+from contextlib import ExitStack
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,11 @@ from typing import Any
 import numpy as np
 
 from vit_export.artifacts.facts import damage_told, text_of
+from vit_export.artifacts.flatbuffer import Room
 from vit_export.artifacts.tflite_file import Reader
+from vit_export.base.files import shortened
+from vit_export.base.zip_file import opened_zip
+from vit_export.model.spec import MAX_CLASSES
 
 METADATA_NAME = b"TFLITE_METADATA"
 IDENTIFIER = b"M001"
@@ -46,7 +51,7 @@ _FILE_TYPES = (
     "scann index",
 )
 
-_MAX_LABELS = 16 * 2**20  # bytes of a label file that are read
+_MAX_LABELS = 16 * 2**20  # bytes of the label files of all outputs together
 
 
 def read_tflite_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -62,19 +67,20 @@ def read_tflite_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         InputError: the file, its metadata or its zip is damaged or cut off.
     """
     path = Path(path)
-    with damage_told(path, ".tflite"):
+    with damage_told(path, ".tflite"), ExitStack() as stack:
         data = Reader(path).metadata(METADATA_NAME)
         if data is None:
             return None
         if data[4:8] != IDENTIFIER:
             raise ValueError("another schema")
-        model = _Table.root(data)
+        # Each part of it is looked at twice at the most.
+        model = _Table(data, int.from_bytes(data[:4], "little"), Room(2 * len(data), shortened(path)))
         subgraph = next(iter(model.tables(Model.SUBGRAPHS)), None)
         inputs = subgraph.tables(Subgraph.INPUTS) if subgraph else []
         outputs = subgraph.tables(Subgraph.OUTPUTS) if subgraph else []
-        # A zip is found by its end; only its directory and the labels are read.
-        archive = zipfile.ZipFile(path) if zipfile.is_zipfile(path) else None
+        archive = stack.enter_context(opened_zip(path)) if zipfile.is_zipfile(path) else None
         names = archive.namelist() if archive else []
+        labels = Room(_MAX_LABELS, f"{shortened(path)}, with its label files,")
         return {
             "name": model.text(Model.NAME),
             "description": model.text(Model.DESCRIPTION),
@@ -84,7 +90,7 @@ def read_tflite_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
             "min_parser_version": model.text(Model.MIN_PARSER_VERSION),
             "files": names,
             "inputs": [{**_tensor(tensor), **_image(tensor)} for tensor in inputs],
-            "outputs": [{**_tensor(tensor), **_labels(tensor, archive)} for tensor in outputs],
+            "outputs": [{**_tensor(tensor), **_labels(tensor, archive, labels)} for tensor in outputs],
         }
 
 
@@ -117,14 +123,18 @@ def _image(tensor: "_Table") -> dict[str, Any]:
     return found
 
 
-def _labels(tensor: "_Table", archive: zipfile.ZipFile | None) -> dict[str, Any]:
+def _labels(tensor: "_Table", archive: zipfile.ZipFile | None, room: Room) -> dict[str, Any]:
     """The labels of the first file of them, as MediaPipe takes them."""
     for file in tensor.tables(Tensor.FILES):
         if file.byte(File.TYPE) == AXIS_LABELS:
             name = file.text(File.NAME)
-            if archive is None or name not in archive.namelist() or archive.getinfo(name).file_size > _MAX_LABELS:
+            if archive is None or name is None or name not in archive.NameToInfo:
                 raise ValueError(f"no label file {name}")
-            return {"labels": archive.read(name).decode().removesuffix("\n").split("\n")}
+            room.take(archive.NameToInfo[name].file_size, 1)
+            labels = archive.read(name).decode().removesuffix("\n")
+            if labels.count("\n") >= MAX_CLASSES:
+                raise ValueError(f"more than {MAX_CLASSES} labels")
+            return {"labels": labels.split("\n")}
     return {}
 
 
@@ -135,18 +145,18 @@ def _named(names: tuple[str, ...], number: int) -> str:
 class _Table:
     """One table of a flatbuffer, its fields by number."""
 
-    def __init__(self, data: bytes, position: int) -> None:
+    def __init__(self, data: bytes, position: int, room: Room) -> None:
         from flatbuffers.table import Table
 
-        self._table = Table(data, position)
-
-    @classmethod
-    def root(cls, data: bytes) -> "_Table":
-        return cls(data, int.from_bytes(data[:4], "little"))
+        self._table, self._room = Table(data, position), room
 
     def text(self, field: int) -> str | None:
         place = self._place(field)
-        return text_of(self._table.String(place)) if place is not None else None
+        if place is None:
+            return None
+        found = text_of(self._table.String(place))
+        self._room.take(len(found), 1)
+        return found
 
     def byte(self, field: int) -> int:
         place = self._place(field)
@@ -154,15 +164,18 @@ class _Table:
 
     def table(self, field: int) -> "_Table | None":
         place = self._place(field)
-        return _Table(self._table.Bytes, self._table.Indirect(place)) if place is not None else None
+        return self._at(place) if place is not None else None
 
     def tables(self, field: int) -> list["_Table"]:
         start, count = self._vector(field)
-        return [_Table(self._table.Bytes, self._table.Indirect(start + 4 * i)) for i in range(count)]
+        return [self._at(start + 4 * i) for i in range(count)]
 
     def floats(self, field: int) -> list[float]:
         start, count = self._vector(field)
         return [float(value) for value in np.frombuffer(self._table.Bytes, "<f4", count, start)] if count else []
+
+    def _at(self, place: int) -> "_Table":
+        return _Table(self._table.Bytes, self._table.Indirect(place), self._room)
 
     def _place(self, field: int) -> int | None:
         offset = self._table.Offset(4 + 2 * field)
@@ -176,4 +189,4 @@ class _Table:
         start, count = self._table.Vector(offset), self._table.VectorLen(offset)
         if start + 4 * count > len(self._table.Bytes):
             raise ValueError(f"a vector of {count} entries")
-        return start, count
+        return start, self._room.take(count, 4)

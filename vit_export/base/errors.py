@@ -3,11 +3,19 @@
 import difflib
 from collections.abc import Collection, Iterable
 
+from vit_export.base.text import message
+
 
 class VitExportError(Exception):
-    """Base of every error this package raises on purpose; `exit_code` is what the shell sees."""
+    """Base of every error this package raises on purpose; `exit_code` is what the shell sees.
+
+    Its text is one sentence of bounded length: names from files and addresses in it are made harmless here.
+    """
 
     exit_code = 2
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(message(str(text)))
 
 
 class InputError(VitExportError):

@@ -31,6 +31,8 @@ def output_errors(path: Path) -> Iterator[None]:
         text = str(error).lower()
         if "no space left" in text or ("resource_exhausted" in text and "write" in text):
             raise OutputError(_refusal(path, OSError(errno.ENOSPC, ""))) from error
+        if "file too large" in text:
+            raise OutputError(_refusal(path, OSError(errno.EFBIG, ""))) from error
         if "permission denied" in text or "read-only file system" in text:
             raise OutputError(_refusal(path, OSError(errno.EACCES, ""))) from error
         raise
@@ -274,6 +276,8 @@ def shortened(path: str | Path) -> str:
 def _refusal(path: Path, error: OSError) -> str:
     if error.errno == errno.ENAMETOOLONG:
         return f"{shortened(path)} cannot be written: the name is too long; choose a shorter one with --output."
+    if error.errno == errno.EFBIG:
+        return f"{path} would become larger than a file may be here: raise the limit (ulimit -f)."
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"No space left on the disk for {path}: free some, or choose another folder with --output."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from vit_export.base.errors import OutputError, first_line
 from vit_export.base.interrupts import heed, held
-from vit_export.base.numbers import visible
 from vit_export.base.scratch import JOURNAL, abandoned, owned_folder
+from vit_export.base.text import visible
 
 _OLD, _NEW = "old", "new"
 _LONGEST_JOURNAL = 1 << 20

@@ -1,7 +1,6 @@
-"""How values of a report read: numbers with as many digits as they deserve, names that cannot deceive."""
+"""How values of a report read: numbers with as many digits as they deserve, and names in the room there is."""
 
 import math
-import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,25 +8,6 @@ NONE = "–"
 MEGABYTE = 1e6
 
 _SPELLED = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-# Marks and overrides of direction make text look like another ('gnp.exe' as 'exe.png'); U+FFFE and U+FFFF are no
-# characters, and XML holds neither them nor control characters.
-_DECEIVING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff\ufffe\uffff")
-_HIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
-
-
-def visible(text: str, *, keep: str = "") -> str:
-    r"""`text` with control characters, marks of direction and lone surrogates spelled out, as in '\u202e'.
-
-    What remains is valid in HTML, in XML 1.0 and as UTF-8. Characters in `keep` stay as they are.
-    """
-
-    def spelled(character: str) -> str:
-        hidden = unicodedata.category(character) in _HIDDEN or character in _DECEIVING
-        if not hidden or character in keep:
-            return character
-        return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(character, f"\\u{ord(character):04x}")
-
-    return text if text.isascii() and text.isprintable() else "".join(map(spelled, text))
 
 
 def sentence(text: Any) -> str:

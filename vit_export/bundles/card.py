@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from vit_export.base.numbers import NONE, megabytes, number, visible
+from vit_export.base.numbers import NONE, megabytes, number
+from vit_export.base.text import visible
 from vit_export.bundles.code import markdown, preprocessing, templates, what
 from vit_export.bundles.source import Subject
 from vit_export.model.names import scheme_of

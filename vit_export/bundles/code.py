@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from vit_export.base.numbers import visible
+from vit_export.base.text import visible
 from vit_export.bundles.source import Subject
 from vit_export.bundles.targets import Row, minimum_of, release_of
 from vit_export.model.input_kinds import left_to_do

@@ -1,6 +1,5 @@
 """One zip per target, of one file: all of them, or none."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,8 +16,9 @@ from vit_export.base.files import (
     refuse_existing,
     shortened,
 )
-from vit_export.base.numbers import visible
+from vit_export.base.json_file import json_text
 from vit_export.base.scratch import owned_folder
+from vit_export.base.text import visible
 from vit_export.bundles.archive import SUMS_NAME, write_zip
 from vit_export.bundles.card import licence_missing, model_card
 from vit_export.bundles.code import code_files, readme
@@ -136,7 +136,7 @@ def _write(
     texts = code_files(subject, row, model)
     if subject.record.labels is not None:
         texts[LABELS_NAME] = "\n".join(map(visible, subject.record.labels)) + "\n"
-    texts["metadata.json"] = json.dumps(metadata(subject, row, told), indent=2, ensure_ascii=False) + "\n"
+    texts["metadata.json"] = json_text(metadata(subject, row, told)) + "\n"
     texts["MODEL_CARD.md"] = model_card(subject, conversion)
     texts["LICENCE"] = licence_missing(subject)
     contents |= {name: subject.path.parent / name for name in artifact.extra_files}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from vit_export.cli.finish import finish
+from vit_export.cli.finish import finish, say
 from vit_export.cli.framework import CONTEXT, Command
 from vit_export.cli.options import AS_JSON, PATH, flag, overwrite, pathname
 
@@ -46,8 +46,8 @@ def bundle_command(
 
     def show() -> None:
         for entry in made:
-            click.echo(f"Wrote {entry.path} ({megabytes(entry.bytes)})")
+            say(f"Wrote {entry.path} ({megabytes(entry.bytes)})")
         for note in dict.fromkeys(note for entry in made for note in entry.notes):
-            click.echo(f"Note: {note}", err=True)
+            say(f"Note: {note}", err=True)
 
     finish([entry.to_dict() for entry in made], show, as_json=as_json)

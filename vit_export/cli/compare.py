@@ -1,6 +1,5 @@
 """`vit-export compare`: variants side by side, what follows from their sizes and what this machine measures."""
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ import click
 from vit_export.base.errors import InputError
 from vit_export.base.files import require_new_file, write_new_file
 from vit_export.base.numbers import MEGABYTE, conditions, shortened, three_digits
+from vit_export.cli.finish import say
 from vit_export.cli.framework import CONTEXT, Command, GivenPath
 from vit_export.model.names import PRECISIONS
 from vit_export.pipeline.compare import compare
@@ -60,10 +60,13 @@ def compare_command(
         require_new_file(plot, "--plot", overwrite=overwrite)
     wanted = tuple(PRECISIONS) if precisions is None else [p.strip() for p in precisions.split(",") if p.strip()]
     with ExitStack() as stack:
-        say = None if quiet or no_measure else stack.enter_context(ConsoleReporter(Console(stderr=True)))
-        comparison = compare(precisions=wanted, measure=not no_measure, reporter=say, **more)
+        reporter = None if quiet or no_measure else stack.enter_context(ConsoleReporter(Console(stderr=True)))
+        comparison = compare(precisions=wanted, measure=not no_measure, reporter=reporter, **more)
     if as_json:
-        click.echo(json.dumps(comparison, indent=2, ensure_ascii=False))
+        from vit_export.base.json_file import json_text
+        from vit_export.base.signal import json_ready
+
+        say(json_text(json_ready(comparison)))
     else:
         render_comparison(comparison, Console(width=COLUMNS))
     if plot is not None:
@@ -71,10 +74,10 @@ def compare_command(
 
         write_new_file(plot, speeds(comparison), "--plot", overwrite=overwrite)
         if not quiet:
-            click.echo(f"Wrote {plot}.", err=True)
+            say(f"Wrote {plot}.", err=True)
     if failed := [row for row in comparison["variants"] if row["error"]]:
         for row in failed:
-            click.echo(f"FAIL  {row['name']} was not measured: {row['error']}", err=True)
+            say(f"FAIL  {row['name']} was not measured: {row['error']}", err=True)
         sys.exit(1)
 
 

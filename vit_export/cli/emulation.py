@@ -7,6 +7,7 @@ import click
 
 from vit_export.base.errors import VitExportError
 from vit_export.base.interrupts import heard
+from vit_export.cli.finish import say
 from vit_export.cli.framework import CONTEXT, Command, GivenPath, ended
 from vit_export.runtimes.emulation import launch
 
@@ -26,7 +27,7 @@ def main(output: Path | None) -> None:
         with heard():
             _set_up(launch.folder() if output is None else output.expanduser().absolute())
     except VitExportError as error:
-        click.echo(f"Error: {error}", err=True)
+        say(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, SystemExit) as end:
         ended(end)
@@ -42,10 +43,10 @@ def _set_up(where: Path) -> None:
     with ConsoleReporter(Console(stderr=True)) as reporter:
         done = set_up(where, reporter.step)
     state = f"set up in {where} ({size_of_folder(where) / 1e6:.0f} MB)" if done else f"up to date in {where}"
-    click.echo(f"The arm64 runtimes are {state}.")
+    say(f"The arm64 runtimes are {state}.")
     if where != launch.folder():
-        click.echo(f"For them to be found there: export {launch.VARIABLE}={where}")
-    click.echo("Next: verify exported files with them, vit-export verify FOLDER --emulate arm64.")
+        say(f"For them to be found there: export {launch.VARIABLE}={where}")
+    say("Next: verify exported files with them, vit-export verify FOLDER --emulate arm64.")
 
 
 if __name__ == "__main__":

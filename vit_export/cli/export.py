@@ -9,7 +9,7 @@ import click
 from vit_export.base.errors import InputError
 from vit_export.cli import options as shared
 from vit_export.cli.closing import closing, default_output
-from vit_export.cli.finish import finish, progress
+from vit_export.cli.finish import finish, progress, say
 from vit_export.cli.framework import EXPORT, Command, typed, weights_hint
 from vit_export.cli.options import AS_JSON, QUIET, TEXT, THREADS, choice, count, flag, pathname
 from vit_export.model.labels import read_labels
@@ -132,7 +132,7 @@ def _export(variant: Variant | None, *, as_json: bool, quiet: bool, **options: A
 
         if result.verification is not None:
             render_table(result.verification, Console())
-        click.echo(closing(request, result))
+        say(closing(request, result))
 
     failures = () if result.verification is None else result.verification.failures
     shown = None if quiet else show

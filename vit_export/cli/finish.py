@@ -1,6 +1,5 @@
 """How a command that works for a while goes: progress on stderr meanwhile, and at the end its result and exit code."""
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,8 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vit_export.base.text import visible
+
 if TYPE_CHECKING:
     from vit_export.cli.progress import ConsoleReporter
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print `text`, in which names may be anything, to stdout or stderr."""
+    click.echo(visible(text, keep="\n"), err=err)
 
 
 @contextmanager
@@ -42,13 +48,16 @@ def finish(
     that `show` prints both itself.
     """
     if as_json:
-        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        from vit_export.base.json_file import json_text
+        from vit_export.base.signal import json_ready
+
+        say(json_text(json_ready(result)))
     elif show is not None:
         show()
     if as_json or show is None or not shown:
         for phrase in assumed:
             click.echo(f"ASSUMED  {phrase}", err=True)
         for failure in failures:
-            click.echo(f"FAIL  {failure}", err=True)
+            say(f"FAIL  {failure}", err=True)
     if not passed:
         sys.exit(1)

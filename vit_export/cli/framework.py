@@ -1,11 +1,14 @@
 """What every command of the command line shares: how options are checked, and how errors and signals end it."""
 
+import codecs
 import errno
 import os
 import re
 import shlex
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
@@ -13,9 +16,10 @@ import click
 from vit_export.base.errors import InputError, OutputError, VitExportError, nearest
 from vit_export.base.files import shortened
 from vit_export.base.interrupts import heard
+from vit_export.base.text import message, without_secrets
 
 EXPORT = "export"
-_TYPED = "vit_export.typed"
+_TYPED, _SPELLED = "vit_export.typed", "vit_export.spelled"
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -29,6 +33,7 @@ _REFUSALS = (
     errno.ELOOP,
     errno.ENOSPC,
     errno.EDQUOT,
+    errno.EFBIG,
 )
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
@@ -76,13 +81,19 @@ class Command(click.Command):
 class Commands(click.Group):
     """A group that answers a mistyped command with the nearest one, and every error with one sentence."""
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the command line; click's own refusals, which repeat what was typed, are made harmless in `invoke`."""
+        prepare_streams()
+        return super().main(*args, **options)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Options without a command in front of them are those of `export`: `vit-export --weights FILE --tflite`."""
         ctx.meta[_TYPED] = list(args)
         own = {option for parameter in self.get_params(ctx) for option in parameter.opts}
         if args and args[0].startswith("-") and args[0].partition("=")[0] not in own:
             args = [EXPORT, *args]
-        return super().parse_args(ctx, args)
+        with harmless():
+            return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -90,12 +101,12 @@ class Commands(click.Group):
         """The command named by `args`, or a usage error that names the nearest."""
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
-            message = weights_hint(name)
-            if message is None:
+            text = weights_hint(name)
+            if text is None:
                 guess = nearest(name, self.list_commands(ctx))
                 hint = f"Did you mean '{guess}'?" if guess else "'vit-export list' shows them all."
-                message = f"Unknown variant or command '{shortened(name)}'. {hint}"
-            raise click.UsageError(message, ctx)
+                text = f"Unknown variant or command '{shortened(name)}'. {hint}"
+            raise click.UsageError(text, ctx)
         return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -105,17 +116,17 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what this package raises on purpose becomes one line and an exit code."""
         try:
-            with heard():
+            with heard(), harmless():
                 return super().invoke(ctx)
         except VitExportError as error:
-            message, code = str(error), error.exit_code
+            text, code = str(error), error.exit_code
         except (KeyboardInterrupt, SystemExit) as end:
             ended(end)
         except OSError as error:
             if error.errno not in _REFUSALS:
                 raise
-            message, code = _refusal(error), 2
-        click.echo(f"Error: {message}", err=True)
+            text, code = message(_refusal(error)), 2
+        click.echo(f"Error: {text}", err=True)
         ctx.exit(code)
 
 
@@ -132,6 +143,42 @@ def ended(end: KeyboardInterrupt | SystemExit) -> NoReturn:
     sys.exit(INTERRUPTED)
 
 
+@contextmanager
+def harmless() -> Iterator[None]:
+    """What click refuses in the block repeats what was typed: names of files that a shell put there may be anything."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = message(error.message, keep="\n\t")  # type: ignore[misc]
+        raise
+
+
+def prepare_streams() -> None:
+    """A stream that the shell closed (2>&-) leads nowhere, and one whose encoding lacks a letter spells it.
+
+    A closed one would give its number to the next file that is opened, into which everybody's errors were written.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    codecs.register_error(_SPELLED, _spelled)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=_SPELLED)
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    r"""What an encoding lacks as JSON spells it, and `text.visible`: '\u00e9'."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2)), error.end
+
+
 def typed() -> str:
     """The command as it was typed, to be typed again; of an address that may hold a password, what may be shown."""
     from vit_export.weights.remote.fetch import shown
@@ -139,7 +186,7 @@ def typed() -> str:
     words = []
     for word in click.get_current_context().meta[_TYPED]:
         option, is_, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        words.append(f"{option}{is_}{shown(value)}")
+        words.append(f"{option}{is_}{without_secrets(shown(value))}")
     return shlex.join(["vit-export", *words])
 
 
@@ -156,6 +203,8 @@ def weights_hint(name: str) -> str | None:
 
 def _refusal(error: OSError) -> str:
     what = (error.strerror or str(error)).lower()
+    if error.errno == errno.EFBIG:
+        return f"A file would become larger than is allowed ({what}{_of(error)}): raise the limit (ulimit -f)."
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk takes no more ({what}{_of(error)}): free some space, or choose another folder."
     return f"A path cannot be used ({what}{_of(error)}): give another one."

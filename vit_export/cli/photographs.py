@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from vit_export.cli.finish import say
 from vit_export.cli.framework import CONTEXT, Command
 from vit_export.cli.options import PATH, overwrite
 
@@ -22,4 +23,4 @@ def calibration_command(folder: Path, overwrite: bool) -> None:
 
     written = write_photographs(folder, overwrite=overwrite)
     total = sum(photograph.count for photograph in PHOTOGRAPHS)
-    click.echo(f"{folder}: {total} images {'written' if written else 'are up to date'}.")
+    say(f"{folder}: {total} images {'written' if written else 'are up to date'}.")

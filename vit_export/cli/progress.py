@@ -7,13 +7,14 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.text import Text
 
 from vit_export.base.interrupts import heed
+from vit_export.base.text import visible, without_secrets
 
 
 class ConsoleReporter:
     """A Reporter for a terminal: a live line for the current step, a line left behind for each finished one.
 
-    Without a terminal (a log file, CI) there is no live line, only one line per step. Texts are shown as they are: a
-    path may look like rich's markup.
+    Without a terminal (a log file, CI) there is no live line, only one line per step. Texts are no markup, and
+    nothing in them drives the terminal: paths are in them.
     """
 
     def __init__(self, console: Console) -> None:
@@ -46,6 +47,7 @@ class ConsoleReporter:
         """The next step begins; the one before it is done."""
         heed()
         self._finish()
+        text = visible(without_secrets(text))
         self._text, self._began = text, time.monotonic()
         if self._progress is not None:
             self._task = self._progress.add_task(text, total=None)
@@ -62,7 +64,7 @@ class ConsoleReporter:
 
     def note(self, text: str) -> None:
         """Something the user should know."""
-        self._print(Text.assemble(("note", "yellow"), "  ", text))
+        self._print(Text.assemble(("note", "yellow"), "  ", visible(without_secrets(text))))
 
     def _finish(self, mark: str = "done", style: str = "green") -> None:
         if self._progress is not None and self._task is not None:

@@ -11,7 +11,7 @@ from vit_export.base.errors import InputError
 from vit_export.base.files import claimed, refuse_existing
 from vit_export.base.reporting import Reporter, Silent
 from vit_export.cli import options as shared
-from vit_export.cli.finish import finish, progress
+from vit_export.cli.finish import finish, progress, say
 from vit_export.cli.framework import CONTEXT, Command, typed
 from vit_export.cli.options import AS_JSON, FILES, QUIET, TEXT, THREADS, choice, count, flag, pathname
 from vit_export.model.names import PAGE_NAME, PRECISIONS, REPORT_NAME
@@ -70,7 +70,7 @@ def verify_command(
     Outputs of the worst image, determinism, order, what the file says of itself, latency, memory. Exit codes: 0 all
     are the reference's model, 1 one is not, 2 the call was wrong.
     """
-    with progress(quiet=quiet) as say, _reports_in(report, say):
+    with progress(quiet=quiet) as reporter, _reports_in(report, reporter):
         written = _planned(report, junit, overwrite=overwrite)
         from vit_export.pipeline.verify_files import VerifyRequest, verify_files
 
@@ -82,7 +82,7 @@ def verify_command(
         request = VerifyRequest(
             files=files, labelled=labels_from is not None, labels=known, latency=not no_latency, **options
         )
-        result = verify_files(request, say, commands=(typed(),))
+        result = verify_files(request, reporter, commands=(typed(),))
         _write(result, report, junit, overwrite=overwrite)
 
     def show() -> None:
@@ -92,7 +92,7 @@ def verify_command(
 
         render_table(result.verification, Console())
         for path in written:
-            click.echo(f"Wrote {path}")
+            say(f"Wrote {path}")
 
     shown = None if quiet else show
     found = result.verification

@@ -17,6 +17,7 @@ from PIL import Image
 
 from vit_export.base.errors import InputError, OutputError
 from vit_export.base.files import digest_of_file, sync
+from vit_export.base.json_file import json_bytes, parse_json
 from vit_export.base.moving import exchange, recover
 from vit_export.base.scratch import owned_folder
 from vit_export.images.read import load_image
@@ -227,7 +228,7 @@ def _write_set(source: Path, folder: Path, progress: Callable[[int, int], None] 
 def _read_manifest(target: Path) -> dict[str, Any]:
     """Return the manifest in `target`, or {} where there is none that can be understood."""
     try:
-        manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
+        manifest = parse_json(json_bytes(target / MANIFEST))
     except (OSError, ValueError):
         return {}
     return manifest if isinstance(manifest, dict) and isinstance(manifest.get("files"), dict) else {}

@@ -16,7 +16,7 @@ from vit_export.images.pictures import ImageSet, Pictures, encoded, sha256_of_im
 from vit_export.images.read import UnreadableImage, load_image, resize_and_crop, room_for
 from vit_export.model.preprocessing import Preprocessing
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp")
 
 REPRESENTATIVE, HELD_OUT = "representative", "held_out"
 """Sub-folders that, when both exist, are the two sides of a split."""

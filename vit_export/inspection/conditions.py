@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from vit_export.base.checks import is_number
 from vit_export.inspection.operators import Node
 
 
@@ -31,7 +32,8 @@ def _counts(node: Node, allowed: Sequence[Sequence[int]]) -> str:
 def _equal(node: Node, options: Mapping[str, float]) -> str:
     for option, value in options.items():
         if (found := node.attributes.get(option, value)) != value:
-            return f"{_called(option)} is {found:g}, {value:g} is taken"
+            told = f"{found:g}" if is_number(found) else "no number"
+            return f"{_called(option)} is {told}, {value:g} is taken"
     return ""
 
 

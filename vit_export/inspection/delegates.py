@@ -4,6 +4,7 @@ import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Literal
 
 from vit_export.base.versions import versions
 from vit_export.inspection.conditions import CONDITIONS
-from vit_export.inspection.operators import Graph, Node, is_folded, macs_of
+from vit_export.inspection.operators import Graph, Key, Node, is_folded, macs_of
 
 Basis = Literal["runtime", "source, not run", "documentation, not run"]
 RUNTIMES = {"tflite": "LiteRT", "onnx": "ONNX Runtime"}
@@ -139,19 +140,31 @@ def partitions(graph: Graph, taken: set[int]) -> list[list[int]]:
 
     As TFLite and ONNX Runtime both do it: greedily, everything of one kind that can run, then everything of the other.
     """
-    waiting = list(graph.computing)
-    unmade = {tensor.key for node in waiting for tensor in node.outputs}
+    nodes = graph.computing
+    unmade = {tensor.key for node in nodes for tensor in node.outputs}
+    missing = [unmade.intersection(tensor.key for tensor in node.given) for node in nodes]
+    readers: dict[Key, list[int]] = {}
+    for place, keys in enumerate(missing):
+        for key in keys:
+            readers.setdefault(key, []).append(place)
+    # What can run, of each kind (theirs or not), in the order of the file.
+    ready: dict[bool, list[int]] = {True: [], False: []}
+    for place, keys in enumerate(missing):
+        if not keys:
+            ready[nodes[place].index in taken].append(place)
     pieces: list[list[int]] = []
-    theirs, idle = True, 0
-    while waiting and idle < 2:  # two idle turns are a cycle: no runtime opens such a file
-        # In the order of the file each node comes after those it reads, so one pass finds all of a piece.
-        left, piece = [], []
-        for node in waiting:
-            if (node.index in taken) == theirs and unmade.isdisjoint(tensor.key for tensor in node.given):
-                unmade.difference_update(tensor.key for tensor in node.outputs)
-                piece.append(node.index)
-            else:
-                left.append(node)
+    theirs = True
+    while ready[True] or ready[False]:  # nodes that are left after that read one another in a circle: none can run
+        piece = []
+        while ready[theirs]:
+            node = nodes[heappop(ready[theirs])]
+            piece.append(node.index)
+            for key in unmade.intersection(tensor.key for tensor in node.outputs):
+                unmade.discard(key)
+                for place in readers.get(key, ()):
+                    missing[place].discard(key)
+                    if not missing[place]:
+                        heappush(ready[nodes[place].index in taken], place)
         pieces += [piece] if theirs and piece else []
-        waiting, theirs, idle = left, not theirs, 0 if piece else idle + 1
+        theirs = not theirs
     return pieces

@@ -8,7 +8,7 @@ from typing import Any
 from vit_export.artifacts.description import PRODUCER
 from vit_export.artifacts.facts import RECORD_KEY, FileFacts
 from vit_export.artifacts.identify import format_of
-from vit_export.artifacts.onnx_file import load_structure
+from vit_export.artifacts.onnx_file import load_structure, properties_of
 from vit_export.artifacts.read import read_facts
 from vit_export.artifacts.runtime_versions import minimum_onnx_runtime, minimum_runtime, understated
 from vit_export.artifacts.tflite_metadata import read_tflite_metadata
@@ -172,7 +172,7 @@ def _unlabelled(record: Mapping[str, Any] | None, metadata: Mapping[str, Any] | 
 
 def _properties(path: Path) -> dict[str, str]:
     """The metadata_props of an .onnx file but for our record."""
-    entries = {entry.key: entry.value for entry in load_structure(path).metadata_props}
+    entries = properties_of(load_structure(path))
     return {
         key: text if len(text) <= _LONG else f"{text[:_LONG]}…" for key, text in entries.items() if key != RECORD_KEY
     }

@@ -1,9 +1,9 @@
 """The faults of an .onnx file."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from vit_export.inspection.findings import MAX_RANK, Fault, Finding
-from vit_export.inspection.operators import Graph, Key, Node
+from vit_export.inspection.operators import Graph, Node
 
 DYNAMIC_SHAPE = Fault(
     "dynamic shape",
@@ -73,29 +73,25 @@ def findings_in(graphs: Sequence[Graph]) -> list[Finding]:
 
 def gelus(graph: Graph) -> list[Node]:
     """The Erf or Tanh of every GELU that is written out: x · (1 + f(...)), where 1 is added and x multiplied."""
-    readers = graph.readers()
-    found = []
-    for node in graph.nodes:
-        if node.op not in ("Erf", "Tanh") or not node.outputs:
-            continue
-        after = _next(readers, node, ("Add",))
-        if any(_next(readers, add, ("Mul",)) for add in after):
-            found.append(node)
-    return found
+    return _chain(graph, ("Erf", "Tanh"), ("Add",), ("Mul",))
 
 
 def layer_norms(graph: Graph) -> list[Node]:
     """The first ReduceMean of every LayerNorm that is written out: x - mean, squared, its mean."""
-    readers = graph.readers()
-    found = []
-    for mean in (node for node in graph.nodes if node.op == "ReduceMean"):
-        for centred in _next(readers, mean, ("Sub",)):
-            squares = _next(readers, centred, ("Mul", "Pow"))
-            if any(_next(readers, square, ("ReduceMean",)) for square in squares):
-                found.append(mean)
-                break
+    return _chain(graph, ("ReduceMean",), ("Sub",), ("Mul", "Pow"), ("ReduceMean",))
+
+
+def _chain(graph: Graph, *kinds: Sequence[str]) -> list[Node]:
+    """The nodes of the first of `kinds` that one of the second reads, that one of the third reads, and so on.
+
+    From the end to the beginning, once through the graph for each kind: a tensor may have thousands of readers.
+    """
+    found, read = list(graph.nodes), None
+    for operators in reversed(kinds):
+        found = [
+            node
+            for node in graph.nodes
+            if node.op in operators and (read is None or any(tensor.key in read for tensor in node.outputs))
+        ]
+        read = {tensor.key for node in found for tensor in node.given}
     return found
-
-
-def _next(readers: dict[Key, list[Node]], node: Node, kinds: Iterable[str]) -> list[Node]:
-    return [after for tensor in node.outputs for after in readers.get(tensor.key, ()) if after.op in kinds]

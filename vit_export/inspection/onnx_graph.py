@@ -52,7 +52,8 @@ def _graphs(graph: "onnx.GraphProto", outer: dict[str, Tensor]) -> Iterator[Grap
         attributes = {text_of(a.name): _attribute(a) for a in node.attribute}
         if node.op_type == "Constant" and node.output:  # a weight by another name: no runtime computes it
             known[node.output[0]] = _constant(node)
-        if node.op_type == "DequantizeLinear" and all(known.get(name, _unknown(name)).constant for name in node.input):
+        quantized = node.op_type == "DequantizeLinear" and node.output
+        if quantized and all(known.get(name, _unknown(name)).constant for name in node.input):
             # A quantized weight: runtimes take the pair for a constant.
             made = known.get(node.output[0], _unknown(node.output[0]))
             known[node.output[0]] = replace(made, constant=True)

@@ -99,14 +99,6 @@ class Graph:
                     seen.add(tensor.key)
                     yield tensor
 
-    def readers(self) -> dict[Key, list[Node]]:
-        """The nodes that read each tensor."""
-        found: dict[Key, list[Node]] = {}
-        for node in self.nodes:
-            for key in dict.fromkeys(tensor.key for tensor in node.given):
-                found.setdefault(key, []).append(node)
-        return found
-
 
 def is_folded(node: Node) -> bool:
     """Whether `node` only widens float16 weights, which every delegate does when it is built: they are constants."""
@@ -127,6 +119,11 @@ def macs_of(node: Node) -> int | None:
     if len(shapes) != 3:
         return None
     first, second, results = ([n or 0 for n in shape or ()] for shape in shapes)
+    if min(len(first), len(second)) < 2 and node.op not in _KERNELS:
+        # As NumPy multiplies: a vector is a row at the left and a column at the right. What is no product has no sum.
+        first, second = [1, *first], [*second, 1]
+    if min(len(first), len(second)) < 2:
+        return None
     if node.op == "Attention":
         # The scores of every query with every key, and as many again for the values.
         return 2 * math.prod(results) * second[-2]

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vit_export.base.numbers import MEGABYTE, three_digits
+from vit_export.base.text import shown
 from vit_export.model.names import FORMATS
 
 _STYLES = {"problem": "bold red", "remark": "yellow"}
@@ -17,6 +18,7 @@ Row = tuple[str, str]
 
 def render(found: Mapping[str, Any], console: Console) -> None:
     """Print one file's inspection: what it is, its faults, and its delegates where they were asked for."""
+    found = shown(found)  # names may be anything, control characters that drive a terminal too
     console.print(Text(found["path"], style="bold"), soft_wrap=True)
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 2))
     table.add_column(style="dim", no_wrap=True)

@@ -85,12 +85,12 @@ def findings_in(
     nodes = [node for graph in graphs for node in graph.nodes]
     tensors = [tensor for graph in graphs for tensor in graph.tensors()]
     running = [tensor for tensor in tensors if not tensor.constant]
-    flex = [node for node in nodes if node.custom and node.op.startswith("Flex")]
+    custom = [node for node in nodes if node.custom]
     return [
         *DYNAMIC_SHAPE.at(t.place for t in running if not t.static),
         *SLICE_MASK.at(n.place for n in nodes if n.op == "STRIDED_SLICE" and any(map(n.attributes.get, _MASKS))),
-        *FLEX.at(node.place for node in flex),
-        *CUSTOM.at(node.place for node in nodes if node.custom and node not in flex),
+        *FLEX.at(node.place for node in custom if node.op.startswith("Flex")),
+        *CUSTOM.at(node.place for node in custom if not node.op.startswith("Flex")),
         *RANK.at(t.place for t in tensors if (t.rank or 0) > MAX_RANK),
         *ADJOINT.at(n.place for n in nodes if n.op == "BATCH_MATMUL" and _adjoint(n)),
         *INT64.at(t.place for t in running if t.dtype == "int64"),

@@ -1,16 +1,16 @@
 """The names of a model's classes: the ImageNet list, a text or JSON file, or what a Hugging Face configuration says."""
 
-import json
 import re
 import stat
 from collections.abc import Mapping, Sequence
-from functools import partial
 from importlib import resources
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
 from vit_export.base.checks import is_whole
 from vit_export.base.errors import InputError
+from vit_export.base.json_file import parse_json
 from vit_export.model.spec import MAX_CLASSES
 
 IMAGENET = "imagenet"
@@ -46,9 +46,9 @@ def read_labels(text: str) -> tuple[str, ...]:
     is_json = path.suffix.lower() == ".json"
     if is_json or content.lstrip().startswith(("[", "{")):
         try:
-            return _from_json(json.loads(content, object_pairs_hook=partial(_no_repeats, str(path))), str(path))
-        except (ValueError, RecursionError) as error:
-            if is_json:  # otherwise a text file whose first label starts with a bracket
+            return _from_json(parse_json(content), str(path))
+        except ValueError as error:
+            if is_json or not isinstance(error, JSONDecodeError):  # else a text whose first label starts with a bracket
                 reason = " ".join(str(error).split())[:120]
                 raise InputError(
                     f"The label file {path} is no valid JSON ({reason}): correct it, or give a text file with one "
@@ -150,16 +150,6 @@ def _decode(content: bytes, path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise InputError(f"The label file {path} is no UTF-8 text (line {line}): {advice}.") from error
-
-
-def _no_repeats(name: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a dict of one JSON object, refusing what a dict would hide: the same key twice."""
-    result: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in result:
-            raise InputError(f"{name} has the key {key!r} twice: remove or correct one of the two entries.")
-        result[key] = value
-    return result
 
 
 def _from_json(content: Any, name: str) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """What a model is, for every file made of it: the record that travels whole through all stages."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from vit_export.base.errors import InputError, first_line
 from vit_export.base.files import input_errors
+from vit_export.base.json_file import json_bytes, parse_json
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.spec import ViTSpec
 
@@ -174,10 +174,9 @@ def read_record(path: str | Path) -> ModelRecord:
                 f"{path} was not written by vit-export (no {RECORD_FILE}): build the model with create_vit and export "
                 "that."
             )
-        content = record_file.read_bytes()
     try:
-        return ModelRecord.from_dict(json.loads(content.decode("utf-8")))
+        return ModelRecord.from_dict(parse_json(json_bytes(record_file)))
     except InputError as error:
         raise InputError(f"{record_file} cannot be used: {error}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{record_file} is damaged ({first_line(error)}): {AGAIN}.") from error

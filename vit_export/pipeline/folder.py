@@ -1,5 +1,6 @@
 """The output folder: what earlier exports left there, and what a new model makes untrue."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -33,7 +34,7 @@ def outdated(folder: Path, saved_model: Path, kept: set[str]) -> tuple[Path, ...
     """
     names = dict.fromkeys(name for entry in files_told(folder) for name in entry["files"] if name not in kept)
     made = [folder / name for name in names if name == LABELS_NAME or name.endswith(_CONVERTED)]
-    found = tuple(path for path in made if path.is_file())
+    found = tuple(path for path in made if os.path.isfile(path))  # whatever a report calls a file
     return () if not found or _same_model(folder / SAVED_MODEL_NAME, saved_model) else found
 
 

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vit_export.base.numbers import MEGABYTE, NONE, conditions, three_digits
+from vit_export.base.text import visible
 from vit_export.model.names import FORMATS
 from vit_export.runtimes.timing.statistics import Interval
 
@@ -33,7 +34,7 @@ def render_benchmark(benchmark: "Benchmark", console: Console | None = None) -> 
     for line in _legend(benchmark, batch=bool(batches)):
         console.print(Text(line, style="dim"))
     for warning in benchmark.warnings:
-        console.print(Text.assemble(("note  ", "yellow"), warning))
+        console.print(Text.assemble(("note  ", "yellow"), visible(warning)))
 
 
 def _place(row: "BenchedFile") -> tuple[float, ...]:
@@ -44,7 +45,7 @@ def _place(row: "BenchedFile") -> tuple[float, ...]:
 
 
 def _cells(row: "BenchedFile", baseline: str | None, *, batch: bool) -> Iterator[Text]:
-    yield Text(row.name)
+    yield Text(visible(row.name))
     kind = " ".join(filter(None, (FORMATS[row.format].title if row.format else None, row.precision)))
     yield Text(kind or NONE)
     latency, memory = row.latency, row.memory

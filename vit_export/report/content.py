@@ -1,6 +1,5 @@
 """report.json: everything that was found out, for machines and for the page made of it."""
 
-import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_export.base.files import publish
+from vit_export.base.json_file import json_text
 from vit_export.base.machine import machine
 from vit_export.base.signal import json_ready
 from vit_export.base.versions import versions
@@ -66,6 +66,5 @@ def write_report(report: dict[str, Any], path: Path) -> None:
     Raises:
         OutputError: `path` cannot be written.
     """
-    text = json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     with publish(path, overwrite=True) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(json_text(report) + "\n", encoding="utf-8")

@@ -5,14 +5,15 @@ An entry is what one report said of one file: `files` (its name, then those of t
 `verification` as in that report, but of this file alone, so that `view.read_files` reads an entry like a report.
 """
 
-import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
-from vit_export.base.files import digest_of_file
+from vit_export.base.errors import InputError
+from vit_export.base.files import digest_of_file, shortened
+from vit_export.base.json_file import json_bytes, parse_json
 from vit_export.model.artifact import Artifact, Format, Precision, TensorSpec
 from vit_export.model.names import LABELS_NAME, REPORT_NAME
 from vit_export.report.view import EMPTY, Record, listed, read_files, record, records, text
@@ -23,8 +24,12 @@ _PAGES_HEAD = 1000
 
 
 def files_told(folder: Path) -> list[Record]:
-    """The entries of report.json in `folder`, newest first; none where nothing can be understood."""
-    report = _read(folder / REPORT_NAME)
+    """The entries of report.json in `folder`, newest first; none where nothing can be understood.
+
+    Raises:
+        InputError: it is a folder, a pipe or a device, or longer than any report.
+    """
+    report = _report(folder / REPORT_NAME)
     # Until schema_version 2 a report held the older ones whole.
     entries = [entry for each in (report, *records(report.get("earlier_reports"))) for entry in _entries(each)]
     for entry in records(report.get("earlier_files")):
@@ -36,7 +41,7 @@ def files_told(folder: Path) -> list[Record]:
 def is_ours(path: Path) -> bool:
     """Whether the report.json or report.html at `path` is one of this package, of any version, and nobody else's."""
     if path.name == REPORT_NAME:
-        report = _read(path)
+        report = _report(path)
         return isinstance(report.get("schema_version"), int) and {"created", "verdict", "artifacts"} <= report.keys()
     try:
         with open(path, "rb") as file:
@@ -55,7 +60,7 @@ def as_told(folder: Path, names: Iterable[str]) -> set[str]:
             size = artifact.get("bytes") if files[1:] else files[0].stat().st_size
             if size == sum(file.stat().st_size for file in files) and digest_of_file(files[0]) == _digest(entry):
                 found.update(entry["files"])
-    labels = "\n".join(map(text, listed(_read(folder / REPORT_NAME).get("labels")))) + "\n"
+    labels = "\n".join(map(text, listed(_report(folder / REPORT_NAME).get("labels")))) + "\n"
     if LABELS_NAME in wanted and (folder / LABELS_NAME).read_bytes() == labels.encode(errors="replace"):
         found.add(LABELS_NAME)
     return wanted & found
@@ -88,6 +93,21 @@ def recorded(path: Path) -> Artifact | None:
     return None
 
 
+def _report(path: Path) -> Record:
+    """What is in the file `path`; nothing where it is not there, or no report."""
+    try:
+        content = json_bytes(path)
+    except OSError:
+        return EMPTY
+    except ValueError as error:
+        raise InputError(f"{shortened(path)} is no report that can be read ({error}): move it away.") from error
+    try:
+        # NaN and the infinities, which JSON lacks, become the text that a report holds for them.
+        return record(parse_json(content, constant=str))
+    except ValueError:  # somebody else's
+        return EMPTY
+
+
 def _entries(report: Record) -> Iterator[Record]:
     """An entry for each file that `report`, of any schema_version, lists."""
     created = {"created": text(report.get("created"))}
@@ -96,14 +116,6 @@ def _entries(report: Record) -> Iterator[Record]:
             yield {"files": names, **created, "artifact": artifact, **_verified(report, artifact)}
     if report.get("labels"):
         yield {"files": [LABELS_NAME], **created}
-
-
-def _read(path: Path) -> Record:
-    try:
-        # NaN and the infinities, which JSON lacks, become the text that a report holds for them.
-        return record(json.loads(path.read_text(encoding="utf-8"), parse_constant=str))
-    except (OSError, ValueError, RecursionError):
-        return EMPTY
 
 
 def _names(paths: Iterable[Any]) -> list[str]:

@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 
 from vit_export.base.errors import InputError
 from vit_export.base.files import publish
-from vit_export.base.numbers import number, visible
+from vit_export.base.numbers import number
+from vit_export.base.text import visible
 from vit_export.report.view import File, Record, read_files, record, text
 
 _FIGURES = {

@@ -14,7 +14,8 @@ from markupsafe import Markup
 
 from vit_export.base.errors import InputError
 from vit_export.base.files import publish
-from vit_export.base.numbers import NONE, figure, megabytes, number, percent, sentence, shortened, visible
+from vit_export.base.numbers import NONE, figure, megabytes, number, percent, sentence, shortened
+from vit_export.base.text import visible
 from vit_export.report import charts
 from vit_export.report.svg import asset
 from vit_export.report.view import (

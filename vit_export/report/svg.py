@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from vit_export.base.numbers import visible
+from vit_export.base.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

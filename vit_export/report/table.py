@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vit_export.base.numbers import MEGABYTE, NONE, conditions, figure
+from vit_export.base.text import visible
 from vit_export.verification.metrics import Accuracy
 from vit_export.verification.verdict import FileResult, Verification
 
@@ -27,11 +28,11 @@ def render_table(verification: Verification, console: Console) -> None:
     console.print(table)
     console.print(Text(_legend(verification), style="dim"))
     for failure in verification.failures:
-        console.print(Text.assemble(("FAIL  ", "bold red"), f"{failure}."), soft_wrap=True)
+        console.print(Text.assemble(("FAIL  ", "bold red"), f"{visible(failure)}."), soft_wrap=True)
     for explanation in verification.explanations:
-        console.print(Text.assemble(("why   ", "bold"), f"{explanation}."), soft_wrap=True)
+        console.print(Text.assemble(("why   ", "bold"), f"{visible(explanation)}."), soft_wrap=True)
     for warning in verification.warnings:
-        console.print(Text.assemble(("note  ", "yellow"), warning), soft_wrap=True)
+        console.print(Text.assemble(("note  ", "yellow"), visible(warning)), soft_wrap=True)
     good = sum(file.passed for file in verification.files)
     style = "bold green" if verification.passed else "bold red"
     assuming = f", assuming {'; '.join(verification.assumed)}" if verification.assumed else ""
@@ -44,7 +45,7 @@ def render_table(verification: Verification, console: Console) -> None:
 def _add_reference(table: Table, verification: Verification) -> None:
     reference = verification.reference
     table.add_row(
-        Text(f"{Path(reference.path).name} (reference)"),
+        Text(f"{visible(Path(reference.path).name)} (reference)"),
         figure(reference.bytes / MEGABYTE),
         *(NONE,) * 3,
         figure(reference.latency.median_ms if reference.latency else None),
@@ -59,7 +60,7 @@ def _add_reference(table: Table, verification: Verification) -> None:
 def _add_file(table: Table, file: FileResult, *, labelled: bool) -> None:
     comparison, latency = file.comparison, file.latency
     table.add_row(
-        Text(Path(file.artifact.path).name),
+        Text(visible(Path(file.artifact.path).name)),
         figure(file.artifact.bytes / MEGABYTE),
         NONE if comparison is None else f"{comparison.worst_relative:.1e}",
         NONE if comparison is None else f"{min(comparison.sqnr_db):.1f}",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vit_export.artifacts.identify import files_of, format_of
-from vit_export.artifacts.read import artifact_of
+from vit_export.artifacts.read import artifact_of, read_facts, require_feasible
 from vit_export.base.checks import whole_number
 from vit_export.base.errors import InputError
 from vit_export.base.files import input_errors, shortened, size_of_folder
@@ -132,8 +132,9 @@ def bench(
     if baseline is not None:
         format_of(baseline)  # a folder of files is no baseline
     for path in paths:
-        if not os.path.isdir(path):
-            format_of(path)  # what is named is refused here, what lies in a folder becomes a row with its error
+        # What is named is refused here, what lies in a folder becomes a row with its error.
+        if not os.path.isdir(path) and format_of(path) != "saved_model":
+            require_feasible(read_facts(path))
     named = [*([] if baseline is None else [baseline]), *paths]
     found = files_of(named, "measure", saved_models=True, once=True)
     wanted = None if baseline is None else found[0]

@@ -8,12 +8,14 @@ import math
 import re
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from vit_export.artifacts.layout import layout_of, open_or_size
+from vit_export.artifacts.sizes import MAX_OUTPUT, too_large
 from vit_export.base.errors import VerificationFailed, VitExportError, first_line
 from vit_export.model.artifact import Format, TensorSpec
 from vit_export.runtimes.saved_model_graph import require_numeric
@@ -84,9 +86,14 @@ class Runner(ABC):
         self._guard("cannot be loaded", self._open)
         if not self.inputs or not self.outputs:
             raise RunnerError(f"{self.path.name} has {len(self.inputs)} inputs and {len(self.outputs)} outputs.")
+        self._require_feasible(self.inputs, self.outputs)
         names = [spec.name for spec in self.outputs]
         if self._wanted not in (None, *names):
             raise RunnerError(f"{self.path.name} has no output {self._wanted!r}: choose one of {', '.join(names)}.")
+
+    def _require_feasible(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+        if reason := too_large(inputs, outputs):
+            raise RunnerError(f"{self.path.name} cannot be run: {reason}.")
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """The output that is read, float32 [n, ...], of `images`, float32 or uint8 [n, s, s, 3], in the same order.
@@ -148,6 +155,11 @@ class Runner(ABC):
 
     def _rows(self, output: np.ndarray, count: int) -> np.ndarray:
         """`output` of a call on `count` images as float32, one row an image."""
+        if output.size > MAX_OUTPUT * count:
+            raise RunnerError(
+                f"{self.path.name} answers {count} images with {output.size:,} numbers, expected at most "
+                f"{MAX_OUTPUT:,} for each."
+            )
         if output.dtype.kind in "iu":
             scale, zero_point = self._quantization(self.output)
             # Through float64: an int32 minus its zero point need not fit a float32.
@@ -235,6 +247,12 @@ class TFLiteRunner(Runner):
         if not self.path.is_file():
             raise RunnerError(f"{self.path.name} is not a file.")
         self._interpreter = Interpreter(model_path=str(self.path), num_threads=self.threads)
+        self._require_feasible(
+            *(
+                [_tflite_spec(detail["name"], detail) for detail in details]
+                for details in (self._interpreter.get_input_details(), self._interpreter.get_output_details())
+            )
+        )
         # What is open is stored as 1, which may be too small for the graph: such a file has to wait for its images.
         if all((detail["shape_signature"][1:] > 0).all() for detail in self._interpreter.get_input_details()):
             self._interpreter.allocate_tensors()  # refused once there is a runner of a signature

@@ -1,6 +1,5 @@
 """The config files of a checkpoint: beside its weights, under the usual names or any other."""
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_export.base.errors import InputError
+from vit_export.base.json_file import read_json, read_object
 from vit_export.weights.layouts.huggingface import is_config
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -100,8 +100,8 @@ def _other(folder: Path, names: list[str], wanted: Any, notes: list[str]) -> tup
         try:
             if not path.is_file() or path.stat().st_size > _MOST_BYTES:
                 continue
-            values = json.loads(path.read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError, RecursionError):
+            values = read_json(path)
+        except (OSError, InputError):
             continue
         if isinstance(values, dict) and wanted(values):
             found.append((values, path))
@@ -127,22 +127,3 @@ def _read(path: Path | None, needless: bool, options: str, notes: list[str]) -> 
             raise InputError(f"{error} With {options} it is not needed.") from error
         notes.append(f"{error} It is not used, as {options} are given.")
         return None
-
-
-def read_object(path: Path) -> Values:
-    """The JSON object in `path`.
-
-    Raises:
-        InputError: it cannot be read, or is something else.
-    """
-    try:
-        if not path.is_file():
-            raise ValueError("it is no regular file")
-        if path.stat().st_size > 64 << 20:
-            raise ValueError("it is larger than 64 MB")
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error}): correct it or take it away.") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path} holds a JSON {type(values).__name__}, expected an object.")
-    return values

@@ -5,7 +5,6 @@ process opens, those that exist below `<folder>/root` are taken from there (qemu
 Python, and a /proc/cpuinfo. Everything else, the model and this package among it, is the machine's own.
 """
 
-import json
 import os
 import platform
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_export.base.files import cache_folder
+from vit_export.base.json_file import json_bytes, parse_json
 from vit_export.base.versions import versions
 
 ARCHITECTURE = "arm64"
@@ -100,7 +100,7 @@ def emulator() -> str | None:
 def read_pieces(where: Path) -> dict[str, Any] | None:
     """What was set up in the folder `where`, or None where nothing (complete) was."""
     try:
-        pieces = json.loads((where / PIECES).read_text(encoding="utf-8"))
+        pieces = parse_json(json_bytes(where / PIECES))
     except (OSError, ValueError):
         return None
     return pieces if isinstance(pieces, dict) and (where / "root").is_dir() else None

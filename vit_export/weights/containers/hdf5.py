@@ -21,16 +21,16 @@ import numpy as np
 
 from vit_export.base.errors import InputError
 from vit_export.base.files import shortened
-from vit_export.base.numbers import visible
+from vit_export.base.json_file import MAX_JSON
 from vit_export.base.python import python_command, python_environment
+from vit_export.base.text import visible
 from vit_export.weights.containers.hdf5_listing import Window
 from vit_export.weights.containers.npz import Archive, open_zip, verify
 from vit_export.weights.containers.safetensors_file import (
     BLOCK,
-    MAX_JSON,
     damage_refused,
     gathered,
-    parsed_json,
+    object_of,
     requested,
     size_of_file,
 )
@@ -88,8 +88,8 @@ def open_keras_archive(path: Path) -> tuple["WeightsH5", dict[str, Any]]:
                 "model.save('model.keras')."
             )
         with damage_refused(path):
-            short = archive.getinfo(CONFIG).file_size <= MAX_JSON
-            config = parsed_json(path, archive.read(CONFIG) if short else None)
+            with archive.open(CONFIG) as member:
+                config = object_of(member.read(MAX_JSON + 1))
             info = archive.getinfo(WEIGHTS)
             if info.compress_type == zipfile.ZIP_STORED:
                 file, start = archive.file, _start_of_stored(archive, info)

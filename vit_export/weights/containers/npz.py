@@ -14,6 +14,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from vit_export.base.errors import InputError
+from vit_export.base.zip_file import MAX_MEMBERS, BoundedFile
 from vit_export.weights.containers.safetensors_file import (
     BLOCK,
     as_float32,
@@ -24,8 +25,6 @@ from vit_export.weights.containers.safetensors_file import (
 )
 from vit_export.weights.containers.tensors import StoredTensor
 
-MAX_MEMBERS = 100_000
-_MAX_DIRECTORY = 16 << 20  # bytes: room for 100,000 members with names of 100 characters
 _MAX_GROWTH = 200  # weights hardly compress; deflate reaches 1000 on zeros alone
 _HARMLESS = 256 << 20
 _MAX_HEADER = 10_000  # numpy's own limit on a .npy header
@@ -162,7 +161,7 @@ class Archive(zipfile.ZipFile):
     """A zip opened by `open_zip`; `size` is the file's, in bytes, and `file` gives its bytes."""
 
     def __init__(self, path: Path, size: int) -> None:
-        self.file = _BoundedFile(path)
+        self.file = BoundedFile(path)
         self.size = size
         try:
             super().__init__(self.file)
@@ -174,16 +173,6 @@ class Archive(zipfile.ZipFile):
         """Close the zip and its file."""
         super().close()
         self.file.close()
-
-
-class _BoundedFile(io.FileIO):
-    """A file that refuses to be read in one huge piece, as `zipfile` reads the list of members."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Up to `size` bytes."""
-        if size is not None and size > _MAX_DIRECTORY:
-            raise InputError(f"{self.name} lists far more than {MAX_MEMBERS} members, expected the weights of a model.")
-        return super().read(-1 if size is None else size)
 
 
 def open_zip(path: Path) -> Archive:

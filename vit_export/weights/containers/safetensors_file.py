@@ -1,6 +1,5 @@
 """Safetensors files, one or sharded; and the guards and conversions that every container of this package shares."""
 
-import json
 import math
 import os
 import stat
@@ -12,13 +11,11 @@ from typing import Any
 import numpy as np
 
 from vit_export.base.errors import InputError
+from vit_export.base.json_file import MAX_JSON, json_bytes, parse_json
 from vit_export.weights.containers.tensors import LOADABLE, StoredTensor
 
 BLOCK = 1 << 20
 """Bytes or values that are read, checked or converted at a time."""
-
-MAX_JSON = 16 << 20
-"""Longest JSON that is parsed, in bytes; the longest that describe a Vision Transformer have some 100 KB."""
 
 _DTYPES = {
     "BF16": "bfloat16",
@@ -71,14 +68,16 @@ def open_safetensors(path: Path) -> SafetensorsFile:
     with damage_refused(path):
         with open(path, "rb") as start:
             length = int.from_bytes(start.read(8), "little")
-        if length > min(MAX_JSON, size - 8):
-            raise ValueError(
-                f"its header claims {length} bytes, expected at most {min(MAX_JSON, max(size - 8, 0))} in this file"
-            )
+            if length > min(MAX_JSON, size - 8):
+                raise ValueError(
+                    f"its header claims {length} bytes, expected at most {min(MAX_JSON, max(size - 8, 0))} in this file"
+                )
+            header = start.read(length)
         with _opened(path) as file:
             tensors = {key: _stored(file.get_slice(key)) for key in file.keys()}  # noqa: SIM118 (not a mapping)
             result = SafetensorsFile(path, dict.fromkeys(tensors, path), tensors)
             result.metadata = file.metadata() or {}
+        object_of(header)  # of a name that appears twice its reader takes the last
     return result
 
 
@@ -99,7 +98,7 @@ def open_sharded(index_path: Path) -> SafetensorsFile:
                 f"{index_path} names the shard {name[:80]!r}, expected the name of a file beside it: correct the index."
             )
         path = index_path.parent / name
-        if not path.exists():
+        if not os.path.exists(path):  # which takes a name that is too long for none
             raise InputError(f"{index_path} needs the shard {name}, which is not beside it: download every shard.")
         shard = open_safetensors(path)
         mapped = {key for key, shard_name in weight_map.items() if shard_name == name}
@@ -133,35 +132,21 @@ def _stored(source: Any) -> StoredTensor:
 
 
 def _weight_map(path: Path) -> dict[str, str]:
-    size = size_of_file(path)
+    size_of_file(path)
     with damage_refused(path):
-        text = path.read_bytes() if size <= MAX_JSON else None
-    content = parsed_json(path, text)
+        content = object_of(json_bytes(path))
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
         raise InputError(f"{path} has no weight_map of tensor names to file names: give a *.safetensors.index.json.")
     return weight_map
 
 
-def parsed_json(path: Path, text: bytes | None) -> dict[str, Any]:
-    """The object that `text`, of the file `path`, describes; None stands for a text longer than `MAX_JSON`.
-
-    Raises:
-        InputError: too long, no JSON, not an object, or a name twice.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(result := dict(pairs)) != len(pairs):
-            raise ValueError("a name appears twice in its JSON")
-        return result
-
-    with damage_refused(path):
-        if text is None:
-            raise ValueError(f"its JSON has more than {MAX_JSON} bytes")
-        content = json.loads(text, object_pairs_hook=unique)
-        if not isinstance(content, dict):
-            raise ValueError("its JSON is no object")
-        return content
+def object_of(text: bytes) -> dict[str, Any]:
+    """The JSON object that `text` describes; ValueError where it is none (see `parse_json`)."""
+    content = parse_json(text)
+    if not isinstance(content, dict):
+        raise ValueError("its JSON is no object")
+    return content
 
 
 def size_of_file(path: Path) -> int:

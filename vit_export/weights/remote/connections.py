@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from vit_export.base.errors import InputError
+from vit_export.base.text import without_secrets
 from vit_export.weights.remote.transfer import Unreachable
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def address_of(location: str) -> Address:
 
 def _shown(url: str) -> str:
     """A URL without user, password, query and fragment: what they hold may be secret."""
-    return re.split("[?#]", re.sub("//[^/]*@", "//", url, count=1), maxsplit=1)[0]
+    return re.split("[?#]", without_secrets(url), maxsplit=1)[0]
 
 
 def _taken_apart(text: str) -> SplitResult | None:
@@ -75,7 +76,7 @@ def redirected(url: str, location: str, address: Address) -> str:
     ):
         return target.geturl()
     raise InputError(
-        f"{address.shown} redirects to {_shown(location)}, which is refused: expected an https:// "
+        f"{address.shown} redirects to {_shown(urljoin(url, location))}, which is refused: expected an https:// "
         "address; give the address of the file itself."
     )
 

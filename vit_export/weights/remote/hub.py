@@ -1,13 +1,12 @@
 """Repositories of the Hugging Face hub: their safetensors and configuration, through huggingface_hub and its cache."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from vit_export.base.errors import InputError, OutputError
-from vit_export.weights.containers.safetensors_file import MAX_JSON
+from vit_export.base.json_file import json_bytes, parse_json
 from vit_export.weights.remote.transfer import (
     AGENT,
     Count,
@@ -141,11 +140,9 @@ def _bar(heard: Callable[[int], None]) -> type:
 def _shards(location: str, index: Path) -> list[str]:
     """The files an index names, each checked to be a plain name in the same repository."""
     try:
-        if index.stat().st_size > MAX_JSON:
-            raise ValueError("too long")
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"].values()))
+        names = sorted(set(parse_json(json_bytes(index))["weight_map"].values()))
         plain = [bool(re.fullmatch(r"\w[\w.-]*\.safetensors", name, re.ASCII)) for name in names]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"The {_INDEX} of {location} is not readable: expected JSON with a weight_map from tensors to shards; use "
             "another repository or revision."

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vit_export.base.errors import InputError
 from vit_export.base.files import cache_folder, digest_of_file, sync
+from vit_export.base.json_file import json_bytes, parse_json
 from vit_export.weights.remote.connections import Address, address_of
 from vit_export.weights.remote.download import Unchanged, download
 from vit_export.weights.remote.transfer import Count, Fetched, Tell, Unreachable, disk_error
@@ -72,7 +73,7 @@ def _locked(target: Path, address: Address, tell: Tell) -> Iterator[None]:
 def _read_facts(target: Path) -> dict[str, str]:
     """What is written beside a file: its sha256, and the ETag and Last-Modified that it came with."""
     try:
-        facts = json.loads(Path(f"{target}.json").read_text(encoding="utf-8"))
+        facts = parse_json(json_bytes(Path(f"{target}.json")))
     except (OSError, ValueError):
         return {}
     return {key: value for key, value in facts.items() if isinstance(value, str)} if isinstance(facts, dict) else {}
