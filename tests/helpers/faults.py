@@ -3,6 +3,7 @@
 from helpers.faults_ends import INPUTS, OUTPUTS
 from helpers.faults_files import FILES, QUANTIZATION
 from helpers.faults_network import ARCHITECTURE, WEIGHTS
+from helpers.faults_told import TOLD
 
-FAULTS = (*WEIGHTS, *ARCHITECTURE, *INPUTS, *OUTPUTS, *QUANTIZATION, *FILES)
+FAULTS = (*WEIGHTS, *ARCHITECTURE, *INPUTS, *OUTPUTS, *QUANTIZATION, *FILES, *TOLD)
 assert len({fault.name for fault in FAULTS}) == len(FAULTS)

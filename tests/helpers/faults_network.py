@@ -386,6 +386,8 @@ ARCHITECTURE = (
         "features instead of logits, onnx float32",
         _features,
         only("outputs", "output_shape"),
+        may=only("metadata_labels"),
+        cause="told_no_labels",
         says=r"output is features \[1, 48\], the reference's logits \[None, 10\]",
     ),
     Fault(

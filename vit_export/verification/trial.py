@@ -12,6 +12,7 @@ from vit_export.runtimes.process import Memory, RunnerProcess
 from vit_export.verification.checks import Limits, limits_of
 from vit_export.verification.metrics import Comparison
 from vit_export.verification.options import VerifyOptions
+from vit_export.verification.told import Told
 
 FEATURES = "features"
 """Name of the output of a model without classifier: it has no top class to agree on."""
@@ -27,7 +28,7 @@ class Trial:
     `reference` runs it on other numbers, None where it may not stay in memory.
 
     `outputs` are the file's answers, [n, k'], empty until there are some; `comparison` is None unless they can be
-    compared, `memory` unless the file ran.
+    compared, `memory` unless the file ran. `told` is what the file tells other programs, None where that is nothing.
     """
 
     artifact: Artifact
@@ -44,6 +45,7 @@ class Trial:
     outputs: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
     comparison: Comparison | None = None
     memory: Memory | None = None
+    told: Told | None = None
 
     @property
     def limits(self) -> Limits | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vit_export.artifacts.read import REQUANTIZED
 from vit_export.base.errors import InputError, VitExportError
 from vit_export.base.files import same_path, size_of_folder
 from vit_export.base.machine import cpu
@@ -15,7 +16,7 @@ from vit_export.images.pictures import Pictures
 from vit_export.model.artifact import Artifact, Format
 from vit_export.model.record import RECORD_FILE, ModelRecord, read_record
 from vit_export.runtimes.process import RunnerProcess
-from vit_export.runtimes.runner import RunnerError, takes_pixels
+from vit_export.runtimes.runner import ProcessKilled, RunnerError, takes_pixels
 from vit_export.runtimes.timing.latency import Measurement, Subject, measure, plan_of
 from vit_export.runtimes.timing.ranking import warnings_of
 from vit_export.verification import metrics
@@ -51,6 +52,7 @@ def verify(
     Raises:
         InputError: nothing to verify, no pictures, or such as are not finite float32 [n, s, s, 3] when they are
             normalized, or have not one name and class for each.
+        ProcessKilled: a child process was killed or starved (exit code 2): nothing is known of its file.
     """
     reference, options, reporter = Path(reference), options or VerifyOptions(), reporter or Silent()
 
@@ -174,6 +176,8 @@ def _measured(
             opened=processes.kept,
             step=step,
         )
+    except ProcessKilled:
+        raise
     except RunnerError as error:
         return error
 
@@ -245,6 +249,8 @@ def _fed(artifact: Artifact, pictures: Pictures, images: np.ndarray) -> np.ndarr
 def _with_latency(file: FileResult, measured: Measurement, reference: Path) -> FileResult:
     path = Path(file.artifact.path)
     latency = measured.reference if same_path(path, reference) else measured.files.get(file.artifact.path)
+    if isinstance(latency, ProcessKilled):
+        raise latency
     if isinstance(latency, RunnerError):
         return replace(file, checks=(*file.checks, Check("latency", False, detail=str(latency).rstrip("."))))
     return file if file.comparison is None else replace(file, latency=latency)
@@ -263,6 +269,7 @@ def _warnings(result: Verification, expected: np.ndarray | None) -> Iterator[str
     elif expected is not None and is_flat(expected):
         yield "The reference gives nearly the same output for every image: agreement with it proves little."
     for file in result.files:
+        yield from (f"{file.label}: {note}" for note in file.artifact.notes if note.startswith(REQUANTIZED))
         low = file.comparison is not None and file.comparison.response_sqnr_db < LOW_RESPONSE_DB
         if file.comparison and low and expected is not None and not is_flat(expected):
             yield (
