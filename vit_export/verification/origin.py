@@ -71,8 +71,8 @@ def unlike_labels(own: Sequence[str] | None, reference: Sequence[str] | None, *,
         return f"{'none' if own is None else len(own)}, expected {'none' if reference is None else len(reference)}"
     own, reference = list(own), list(reference)
     if own[1:] == reference:
-        first = shortened(repr(own[0]))
-        return f"{len(own)}, expected {len(reference)}: {first} comes before all others (a background class?)"
+        extra = shortened(repr(own[0]))
+        return f"{len(own)}, expected {len(reference)}: {extra} comes before all others (a background class?)"
     if len(own) != len(reference):
         return f"{len(own)}, expected {len(reference)}"
     for shift in (1, -1):

@@ -122,7 +122,8 @@ def _unlike(told: Told, name: str) -> str:
 
 
 def _unlike_those(told: Told, name: str, facts: Mapping[str, Any]) -> str:
-    said, wanted = told.said.get(name), facts.get(name)
+    said: Any = told.said.get(name)
+    wanted: Any = facts.get(name)
     if name == "labels":
         return _unlike_labels(told, said, wanted)
     if name not in facts or (not told.ours and (said is None or name in ("min", "max"))):
