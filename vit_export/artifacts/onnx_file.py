@@ -100,7 +100,7 @@ def _fill(message: Any, data: memoryview, depth: int = 0) -> None:
         raise ValueError("nested too deeply")
     known = {field.number: field for field in message.DESCRIPTOR.fields}
     small = bytearray()
-    for number, start, value, end in _fields(data):
+    for number, start, value, end in fields_of(data):
         field = known.get(number)
         if end - value < _LARGE:
             small += data[start:end]
@@ -115,7 +115,7 @@ def _fill(message: Any, data: memoryview, depth: int = 0) -> None:
     message.MergeFromString(bytes(small))
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int, int, int]]:
+def fields_of(data: memoryview) -> Iterator[tuple[int, int, int, int]]:
     """Number, start, start of the value and end of each field of a serialized message."""
     end = 0
     while end < len(data):

@@ -13,6 +13,7 @@ from vit_export.model.record import ModelRecord
 from vit_export.runtimes.process import RunnerProcess
 from vit_export.runtimes.runner import ProcessKilled, RunnerError
 from vit_export.verification import metrics
+from vit_export.verification.audit import audited
 from vit_export.verification.causes import find_causes
 from vit_export.verification.checks import (
     Check,
@@ -103,6 +104,8 @@ def examine(trial: Trial) -> FileResult:
     if facts is not None and trial.record is not None:
         trial.told = read_told(artifact, facts, trial.record)
         checks += judge_told(trial.told, chosen=artifact.path in trial.options.read) if trial.told else ()
+        if trial.parameters is not None:
+            checks += audited(artifact, facts, trial.record, trial.parameters)
     try:
         process.start()
         checks += described(artifact, process, trial.output, foreign=facts is not None and facts.record is None)

@@ -11,10 +11,13 @@ from vit_export.artifacts.read import REQUANTIZED
 from vit_export.base.errors import InputError, VitExportError
 from vit_export.base.files import same_path, size_of_folder
 from vit_export.base.machine import cpu
+from vit_export.base.quiet import import_tensorflow
 from vit_export.base.reporting import Reporter, Silent
 from vit_export.images.pictures import Pictures
 from vit_export.model.artifact import Artifact, Format
+from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import RECORD_FILE, ModelRecord, read_record
+from vit_export.model.saved_model import SavedModelParameters
 from vit_export.runtimes.process import RunnerProcess
 from vit_export.runtimes.runner import ProcessKilled, RunnerError, takes_pixels
 from vit_export.runtimes.timing.latency import Measurement, Subject, measure, plan_of
@@ -71,6 +74,7 @@ def verify(
         truth, expected = run_reference(process, pictures, images, options.known_outputs)
         processes.settle(basis.path, process, keep=together and expected is not None)
         record = _record(reference)
+        parameters = _parameters(reference) if record is not None and expected is not None else None
         answers = metrics.softmax(expected) if options.probabilities and expected is not None else expected
         files: list[FileResult] = []
         first: dict[str, np.ndarray] = {}
@@ -89,6 +93,7 @@ def verify(
                 output=truth.output,
                 options=options,
                 record=record,
+                parameters=parameters,
                 reference=process.run if together and not options.probabilities else None,
             )
             first[artifact.path] = trial.fed[0].copy()
@@ -185,6 +190,15 @@ def _measured(
 def _record(reference: Path) -> ModelRecord | None:
     """What the reference says of itself; None for a SavedModel that another tool wrote."""
     return read_record(reference) if (reference / RECORD_FILE).is_file() else None
+
+
+def _parameters(reference: Path) -> ParameterSource | None:
+    """The reference's parameters; None where they cannot be read: the variables of its graph are another matter."""
+    import_tensorflow()
+    try:
+        return SavedModelParameters(reference)
+    except InputError:
+        return None
 
 
 def _located(file: FileResult, trial: Trial, reference: Path, step: Callable[[str], None]) -> FileResult:

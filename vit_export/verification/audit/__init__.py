@@ -1,0 +1,35 @@
+"""What a file holds beside the reference's parameters: in int8, outputs do not show all that is wrong with it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from vit_export.artifacts.facts import FileFacts
+from vit_export.base.errors import InputError
+from vit_export.model.artifact import Artifact
+from vit_export.model.parameters import ParameterSource
+from vit_export.model.record import ModelRecord
+from vit_export.verification.audit.attributes import attributes
+from vit_export.verification.audit.audit import audit
+from vit_export.verification.audit.matching import parameters_found
+from vit_export.verification.checks import Check
+
+
+def audited(artifact: Artifact, facts: FileFacts, record: ModelRecord, parameters: ParameterSource) -> Iterator[Check]:
+    """The checks "constants" and "attributes" of a file of ours, or how many parameters another tool's holds.
+
+    `record` and `parameters` are the reference's. A file of ours that says that it is of another model is compared by
+    that (`origin`); one that another tool changed is another tool's.
+    """
+    own = facts.record
+    try:
+        if own is not None and own.get("precision") == artifact.precision:
+            told = ModelRecord.from_dict({**own})
+            if told.spec == record.spec and told.fingerprint in (None, record.fingerprint):
+                yield audit(artifact, facts, parameters, record.preprocessing)
+                yield attributes(Path(facts.path), facts.format, record.spec)
+            return
+        found, total = parameters_found(Path(facts.path), facts.format, parameters)
+    except InputError as error:
+        yield Check("constants", False, detail=f"its constants cannot be read: {str(error).rstrip('.')}")
+        return
+    yield Check("parameters_found", True, total, found)
