@@ -9,7 +9,7 @@ from vit_export.model.artifact import Artifact
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
 from vit_export.verification.audit.attributes import attributes
-from vit_export.verification.audit.audit import audit
+from vit_export.verification.audit.constants import constants
 from vit_export.verification.audit.matching import parameters_found
 from vit_export.verification.checks import Check
 
@@ -25,7 +25,7 @@ def audited(artifact: Artifact, facts: FileFacts, record: ModelRecord, parameter
         if own is not None and own.get("precision") == artifact.precision:
             told = ModelRecord.from_dict({**own})
             if told.spec == record.spec and told.fingerprint in (None, record.fingerprint):
-                yield audit(artifact, facts, parameters, record.preprocessing)
+                yield constants(artifact, facts, parameters, record.preprocessing)
                 yield attributes(Path(facts.path), facts.format, record.spec)
             return
         found, total = parameters_found(Path(facts.path), facts.format, parameters)

@@ -1,4 +1,4 @@
-"""The attributes of a file of ours: LayerNorm's epsilon, GELU's form, heads, axes, and steps that come in pairs."""
+"""The operators of a file of ours: epsilon, GELU's form, heads, steps in pairs, and which parameters they read."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +10,7 @@ from vit_export.artifacts.constants import Constant, read_constants
 from vit_export.artifacts.flatbuffer import MappedModel, operator_kinds
 from vit_export.artifacts.onnx_file import load_structure
 from vit_export.model.spec import ViTSpec
+from vit_export.verification.audit.wiring import Read, misread
 from vit_export.verification.checks import Check, check
 
 _PART = 1e-3
@@ -30,6 +31,11 @@ def _of_tflite(path: Path, spec: ViTSpec) -> Iterator[str]:
     graph, kinds, constants = model.subgraphs[0], operator_kinds(model), read_constants(path, "tflite")
     names = [tensor.name.decode(errors="replace") for tensor in graph.tensors]
     made = {output: operator for operator in graph.operators for output in operator.outputs}
+    reads = (
+        Read(kinds[o.opcodeIndex], [names[i] for i in o.inputs if i >= 0], [names[i] for i in o.outputs])
+        for o in graph.operators
+    )
+    yield from misread(reads, spec)
     for operator in graph.operators:
         kind, options = kinds[operator.opcodeIndex], operator.builtinOptions
         if kind == "RSQRT":
@@ -54,6 +60,7 @@ def _of_onnx(path: Path, spec: ViTSpec) -> Iterator[str]:
     graph = load_structure(path).graph
     constants = read_constants(path, "onnx")
     made = {value: node for node in graph.node for value in node.output}
+    yield from misread((Read(node.op_type, node.input, node.output) for node in graph.node), spec)
     for node in graph.node:
         given = {attribute.name: attribute for attribute in node.attribute}
         if node.op_type == "LayerNormalization":

@@ -28,7 +28,7 @@ SLACK = 1e-5
 """What sums in float32 may be off, in parts of the largest terms."""
 ROUNDED_BY_ERROR = 0.02
 """The part of a kernel's weights beyond half a step from which on it was rounded by the error of its output."""
-MOST_STEPS, MOST_RMS, MOST_GAIN = 24.0, 2.0, 0.02
+MOST_STEPS, MOST_RMS, MOST_GAIN = 16.0, 1.5, 0.01
 """How far such a weight may be from its parameter in steps, an output channel in all of its weights (root mean square),
 and the size of a channel in parts."""
 
@@ -42,7 +42,7 @@ class Difference:
     detail: str
 
 
-def audit(artifact: Artifact, facts: FileFacts, reference: ParameterSource, preprocessing: Preprocessing) -> Check:
+def constants(artifact: Artifact, facts: FileFacts, reference: ParameterSource, preprocessing: Preprocessing) -> Check:
     """Whether the file of ours holds the parameters of `reference`, and all of them."""
     held = HeldParameters(Path(facts.path), facts.format)
     expected, uncertain = _expected(artifact, facts, held, reference, preprocessing)
