@@ -20,24 +20,24 @@ def tell(factors: Factors) -> dict[str, dict[str, str]]:
     """The vectors of TOLD, JSON-ready: float32, little-endian, in base64."""
     return {
         kind: {
-            name: base64.b64encode(np.ascontiguousarray(vector, "<f4")).decode()
+            name: base64.b64encode(np.ascontiguousarray(vector, "<f4").tobytes()).decode()
             for name, vector in getattr(factors, kind).items()
         }
         for kind in TOLD
     }
 
 
-def told(record: Mapping[str, Any]) -> Factors | None:
-    """The inverse, from the `record` of a file; None where it does not tell, or not so that it can be understood."""
+def told(record: Mapping[str, Any], width: int) -> Factors | None:
+    """The inverse, from the `record` of a file of a model of `width`; None where it does not tell, or not such."""
     kinds = record.get(KEY)
     try:
-        return Factors(**{kind: {name: _vector(text) for name, text in kinds[kind].items()} for kind in TOLD})  # type: ignore[index]
+        return Factors(**{kind: {name: _vector(text, width) for name, text in kinds[kind].items()} for kind in TOLD})  # type: ignore[index]
     except (TypeError, KeyError, AttributeError, ValueError, binascii.Error):
         return None
 
 
-def _vector(text: str) -> np.ndarray:
+def _vector(text: str, width: int) -> np.ndarray:
     vector = np.frombuffer(base64.b64decode(text, validate=True), "<f4")
-    if not np.isfinite(vector).all():
-        raise ValueError("a number is not finite")
+    if vector.shape != (width,) or not np.isfinite(vector).all():
+        raise ValueError("no vector of finite numbers")
     return vector

@@ -74,7 +74,8 @@ def verify(
         truth, expected = run_reference(process, pictures, images, options.known_outputs)
         processes.settle(basis.path, process, keep=together and expected is not None)
         record = _record(reference)
-        parameters = _parameters(reference) if record is not None and expected is not None else None
+        others = any(artifact.format != "saved_model" for artifact in artifacts)
+        parameters = _parameters(reference) if record is not None and expected is not None and others else None
         answers = metrics.softmax(expected) if options.probabilities and expected is not None else expected
         files: list[FileResult] = []
         first: dict[str, np.ndarray] = {}

@@ -1,10 +1,11 @@
 """What a file holds beside the reference's parameters: in int8, outputs do not show all that is wrong with it."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from vit_export.artifacts.facts import FileFacts
-from vit_export.base.errors import InputError
+from vit_export.base.errors import InputError, first_line
 from vit_export.model.artifact import Artifact
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
@@ -21,15 +22,21 @@ def audited(artifact: Artifact, facts: FileFacts, record: ModelRecord, parameter
     that (`origin`); one that another tool changed is another tool's.
     """
     own = facts.record
-    try:
-        if own is not None and own.get("precision") == artifact.precision:
-            told = ModelRecord.from_dict({**own})
-            if told.spec == record.spec and told.fingerprint in (None, record.fingerprint):
-                yield constants(artifact, facts, parameters, record.preprocessing)
-                yield attributes(Path(facts.path), facts.format, record.spec)
-            return
-        found, total = parameters_found(Path(facts.path), facts.format, parameters)
-    except InputError as error:
-        yield Check("constants", False, detail=f"its constants cannot be read: {str(error).rstrip('.')}")
+    if own is not None and own.get("precision") == artifact.precision:
+        told = ModelRecord.from_dict({**own})
+        if told.spec == record.spec and told.fingerprint in (None, record.fingerprint):
+            yield from _ours(artifact, facts, record, parameters)
         return
-    yield Check("parameters_found", True, total, found)
+    with suppress(InputError):  # what cannot be read of another tool's file is no fault of it
+        found, total = parameters_found(Path(facts.path), facts.format, parameters)
+        yield Check("parameters_found", True, total, found)
+
+
+def _ours(artifact: Artifact, facts: FileFacts, record: ModelRecord, parameters: ParameterSource) -> list[Check]:
+    try:
+        return [
+            constants(artifact, facts, parameters, record.preprocessing),
+            attributes(Path(facts.path), facts.format, record.spec),
+        ]
+    except (InputError, ValueError, IndexError) as error:  # shapes and steps that do not belong together
+        return [Check("constants", False, detail=f"its constants cannot be read: {first_line(error).rstrip('.')}")]

@@ -98,6 +98,9 @@ def _unlike_pair(first: Any, second: Any, constants: Mapping[str, Constant]) -> 
         return
     for index, what in ((1, "scale"), (2, "zero point")):
         names = [node.input[index] if len(node.input) > index else "" for node in (first, second)]
-        own = [constants[name].load() if name in constants else None for name in names]
-        if names[0] != names[1] and not (None not in (own[0] is None, own[1] is None) and np.array_equal(*own)):
+        if names[0] != names[1] and not _equal(*(constants.get(name) for name in names)):
             yield f"{second.name or second.output[0]} reads integers with another {what} than they were made with"
+
+
+def _equal(first: Constant | None, second: Constant | None) -> bool:
+    return first is not None and second is not None and np.array_equal(first.load(), second.load())

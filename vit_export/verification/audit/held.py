@@ -1,5 +1,6 @@
 """The parameters that a file holds, by their canonical names and in one orientation for both formats."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,10 @@ class HeldParameters:
 
     def __contains__(self, name: str) -> bool:
         return name in self._constants
+
+    def size(self, name: str) -> int:
+        """How many numbers the parameter called `name`, which is there, has."""
+        return math.prod(self._constants[name].shape)
 
     def read(self, name: str) -> Held:
         """The parameter called `name`, which is there."""

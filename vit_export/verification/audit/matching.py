@@ -30,7 +30,11 @@ def parameters_found(path: Path, format: str, reference: ParameterSource) -> tup
     for constant in read_constants(path, format).values():
         size = int(np.prod(constant.shape))
         if size in wanted or (size % 3 == 0 and size // 3 in wanted):
-            for part in _parts(constant.values(), size, wanted):
+            try:
+                values = constant.values()
+            except ValueError:  # fewer numbers than its shape promises
+                continue
+            for part in _parts(values, size, wanted):
                 sample = _sample(part)
                 candidates = wanted[part.size]
                 found |= {name for name, forms in candidates.items() if any(_alike(sample, form) for form in forms)}
