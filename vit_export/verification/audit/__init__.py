@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from vit_export.artifacts.facts import FileFacts
-from vit_export.base.errors import InputError, first_line
+from vit_export.artifacts.facts import FileFacts, damage_told
+from vit_export.base.errors import InputError
 from vit_export.model.artifact import Artifact
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
@@ -27,16 +27,18 @@ def audited(artifact: Artifact, facts: FileFacts, record: ModelRecord, parameter
         if told.spec == record.spec and told.fingerprint in (None, record.fingerprint):
             yield from _ours(artifact, facts, record, parameters)
         return
-    with suppress(InputError):  # what cannot be read of another tool's file is no fault of it
+    # What cannot be read of another tool's file is no fault of it.
+    with suppress(InputError), damage_told(Path(facts.path), f".{facts.format}"):
         found, total = parameters_found(Path(facts.path), facts.format, parameters)
         yield Check("parameters_found", True, total, found)
 
 
 def _ours(artifact: Artifact, facts: FileFacts, record: ModelRecord, parameters: ParameterSource) -> list[Check]:
     try:
-        return [
-            constants(artifact, facts, parameters, record.preprocessing),
-            attributes(Path(facts.path), facts.format, record.spec),
-        ]
-    except (InputError, ValueError, IndexError) as error:  # shapes and steps that do not belong together
-        return [Check("constants", False, detail=f"its constants cannot be read: {first_line(error).rstrip('.')}")]
+        with damage_told(Path(facts.path), f".{facts.format}"):
+            return [
+                constants(artifact, facts, parameters, record.preprocessing),
+                attributes(Path(facts.path), facts.format, record.spec),
+            ]
+    except InputError as error:
+        return [Check("constants", False, detail=f"its constants cannot be read: {str(error).rstrip('.')}")]

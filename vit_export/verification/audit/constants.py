@@ -42,6 +42,7 @@ class Difference:
     detail: str
 
 
+@np.errstate(all="ignore")
 def constants(artifact: Artifact, facts: FileFacts, reference: ParameterSource, preprocessing: Preprocessing) -> Check:
     """Whether the file of ours holds the parameters of `reference`, and all of them."""
     held = HeldParameters(Path(facts.path), facts.format)
@@ -165,7 +166,7 @@ def _difference(name: str, own: Held, wanted: np.ndarray, uncertain: Uncertain) 
         return Difference(name, np.inf, f"{name} has values that are not finite")
     allowed = own.rounding + SLACK * _largest(name, wanted) + _doubt(name, wanted, uncertain)
     error = np.abs(own.values - wanted)
-    beyond = error > allowed * (1 + 1e-6)
+    beyond = ~(error <= allowed * (1 + 1e-6))  # what is no number is beyond everything
     part = beyond.mean()
     if not beyond.any():
         return None

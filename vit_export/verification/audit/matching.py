@@ -14,6 +14,7 @@ LIKENESS = 0.99
 _ORDERS = {2: ((0, 1), (1, 0)), 4: ((0, 1, 2, 3), (3, 2, 0, 1), (3, 0, 1, 2), (2, 3, 1, 0))}
 
 
+@np.errstate(all="ignore")
 def parameters_found(path: Path, format: str, reference: ParameterSource) -> tuple[int, int]:
     """How many of the parameters of `reference` the file holds, and how many there are.
 

@@ -44,7 +44,7 @@ def undo(held: HeldParameters, reference: ParameterSource, told: Factors, *, que
     spec = reference.spec
     factors, norm_doubt = told, {}
     for norm in norm_groups(spec):
-        if f"{norm}/scale" in held:
+        if f"{norm}/scale" in held and f"{norm}/bias" in held:
             factor, centre, norm_doubt[norm] = _norm(held, reference, norm)
             factors = factors.also(norms={norm: factor}, centres={norm: centre})
     orders: dict[str, np.ndarray] = {}
