@@ -5,6 +5,7 @@ Artifact claim to be what they were meant to be, except where a maker is said to
 """
 
 import json
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -109,9 +110,9 @@ def claiming(bench: Bench, artifact: Artifact, changes: Mapping[str, Any]) -> Ar
         from vit_export.tflite.stream import write_model
         from vit_export.tflite.structure import set_metadata
 
-        mapped = MappedModel(path)
+        mapped, files = MappedModel(path), associated_files(path)
         set_metadata(mapped.model, text)
-        write_model(mapped.model, mapped.buffers, path, overwrite=True)
+        write_model(mapped.model, mapped.buffers, path, files=files, overwrite=True)
     return described_again(artifact, path)
 
 
@@ -146,7 +147,7 @@ def edited_tflite(edit: Callable[["TFLiteFile"], None], kind: str = "tflite floa
         good = bench.good(kind, **options)
         file = TFLiteFile(Path(good.path))
         edit(file)
-        write_model(file.mapped.model, file.mapped.buffers, path)
+        write_model(file.mapped.model, file.mapped.buffers, path, files=associated_files(Path(good.path)))
         return described_again(good, path)
 
     return make
@@ -173,6 +174,14 @@ def recorded(kind: str, claims: Mapping[str, Any] | None = None, **changes) -> M
         return claiming(bench, copy, claims) if claims else copy
 
     return make
+
+
+def associated_files(path: Path) -> dict[str, bytes]:
+    """What is in the zip behind a .tflite file, by name."""
+    if not zipfile.is_zipfile(path):
+        return {}
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
 class TFLiteFile:

@@ -18,8 +18,9 @@ from onnx import helper, numpy_helper
 from vit_export.artifacts.flatbuffer import IDENTIFIER, unpack
 from vit_export.artifacts.sizes import MAX_OUTPUT
 from vit_export.model.artifact import TensorSpec
+from vit_export.runtimes import process as process_module
 from vit_export.runtimes.process import RunnerProcess
-from vit_export.runtimes.runner import Runner, RunnerError, SavedModelRunner, open_runner
+from vit_export.runtimes.runner import ProcessKilled, Runner, RunnerError, SavedModelRunner, open_runner
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -359,9 +360,48 @@ def test_a_killed_process_is_reported_with_the_signals_name(process, name):
         process.run(toys.images())
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize(
+    ("name", "outside"), [("SIGKILL", True), ("SIGTERM", True), ("SIGSEGV", False), ("SIGABRT", False)]
+)
+def test_what_comes_from_outside_is_no_fault_of_the_file(process, name, outside):
+    os.kill(process.pid, getattr(signal, name))
+    with pytest.raises(RunnerError) as caught:
+        process.run(toys.images())
+    assert isinstance(caught.value, ProcessKilled) == outside
+    assert caught.value.exit_code == (2 if outside else 1)
+    assert ("says nothing of the file" in str(caught.value)) == outside
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit")
+def test_a_process_without_memory_is_no_fault_of_the_file(process):
+    import resource
+
+    reserved = psutil.Process(process.pid).memory_info().vms
+    resource.prlimit(process.pid, resource.RLIMIT_AS, (reserved + 2**20, reserved + 2**20))
+    with pytest.raises(ProcessKilled, match=r"running batch4\.tflite ran out of memory \(MemoryError") as caught:
+        process.run(np.zeros((1, 2048, 2048, 3), np.float32))
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "bad_alloc",
+        "x.onnx cannot be run by onnxruntime: Failed to allocate memory for requested buffer of size 4294967296",
+        "run failed with MemoryError: Unable to allocate 4.00 GiB",
+        "x cannot be run by tensorflow: OOM when allocating tensor with shape[1,2]",
+    ],
+)
+def test_a_runtime_that_finds_no_memory_is_no_fault_of_the_file(process, monkeypatch, said):
+    monkeypatch.setattr(process_module, "_receive", lambda stream: (False, said))
+    with pytest.raises(ProcessKilled, match="ran out of memory"):
+        process.run(toys.images())
+
+
 def test_a_process_that_takes_too_long_is_stopped(process):
     process.timeout = 0.5
-    with pytest.raises(RunnerError, match=r"gave no answer within 0\.5 s"):
+    with pytest.raises(ProcessKilled, match=r"gave no answer within 0\.5 s"):
         process.time(1 << 40, toys.images()[0])
     assert process.pid is None
 

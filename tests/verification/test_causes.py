@@ -11,9 +11,13 @@ from helpers.shown import pictures_of
 from vit_export.base.signal import softmax
 from vit_export.model.artifact import Artifact, TensorSpec
 from vit_export.model.preprocessing import Preprocessing, normalize
+from vit_export.model.record import ModelRecord
+from vit_export.model.spec import ViTSpec
 from vit_export.runtimes.runner import RunnerError
 from vit_export.verification.causes import INPUT_HYPOTHESES, OUTPUT_HYPOTHESES, find_causes
 from vit_export.verification.options import VerifyOptions
+from vit_export.verification.told import Told
+from vit_export.verification.told_causes import TOLD_HYPOTHESES
 from vit_export.verification.trial import Trial
 
 SIZE, CLASSES, IMAGES = 8, 12, 8
@@ -123,9 +127,39 @@ def test_what_is_wrong_with_the_input_is_named(name, run, kind):
     assert [cause.name for cause in found] == [name], found
 
 
+MEAN, STD = ([255 * value for value in part] for part in (PREPROCESSING.mean, PREPROCESSING.std))
+NAMES = ("ant", "bee", "cat")
+WANTED = {"mean": MEAN, "std": STD, "labels": NAMES}
+TOLD = (
+    ("told_bgr", {"mean": MEAN[::-1], "std": STD[::-1]}, "BGR order"),
+    ("told_other_pixels", {"mean": list(PREPROCESSING.mean), "std": list(PREPROCESSING.std)}, "values from 0 to 1"),
+    ("told_other_pixels", {"mean": [0.0], "std": [255.0]}, r"a file that takes 0\.\.1 images"),
+    ("told_other_pixels", {"mean": [0.0], "std": [1.0]}, r"a file that takes 0\.\.255 images"),
+    ("told_background", {"labels": ["none", *NAMES]}, "begin with a background class"),
+    ("told_exchanged_labels", {"labels": ["bee", "ant", "cat"]}, "in another order"),
+    ("told_no_labels", {"labels": []}, "no labels, though the model has them"),
+    ("told_another_tensor", {}, "the first output of the file's main graph is another tensor"),
+)
+
+
+@pytest.mark.parametrize(("name", "said", "says"), TOLD)
+def test_what_is_wrong_with_what_a_file_tells_is_named(name, said, says):
+    first = {"output": ("hidden", "logits")} if name == "told_another_tensor" else {}
+    told = Told({**WANTED, "labels": list(NAMES), **said}, WANTED, first=first)
+    spec = ViTSpec("toy", 4, 1, 8, 16, 2, image_size=SIZE, num_classes=CLASSES)
+    (found,) = find_causes(replace(trial(), told=told, record=ModelRecord(spec, PREPROCESSING)))
+    assert found.name == name
+    assert re.search(says, found.detail), found.detail
+
+
+def test_what_is_told_rightly_has_no_cause():
+    told = Told({**WANTED, "labels": list(NAMES)}, WANTED, first={"output": ("logits", "logits")})
+    assert find_causes(replace(trial(), told=told)) == ()
+
+
 def test_every_explanation_is_tried_above():
-    tested = {row[0] for row in (*OUTPUTS, *INPUTS)}
-    assert {*OUTPUT_HYPOTHESES, *INPUT_HYPOTHESES} == tested
+    tested = {row[0] for row in (*OUTPUTS, *INPUTS, *TOLD)}
+    assert {*OUTPUT_HYPOTHESES, *INPUT_HYPOTHESES, *TOLD_HYPOTHESES} == tested
 
 
 @pytest.mark.parametrize("noise", [1e-3, 0.05, 0.5, 5.0])

@@ -23,7 +23,7 @@ from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import ModelRecord
 from vit_export.onnx import write_onnx
 from vit_export.runtimes.process import RunnerProcess
-from vit_export.runtimes.runner import RunnerError, open_runner
+from vit_export.runtimes.runner import ProcessKilled, RunnerError, open_runner
 from vit_export.runtimes.timing import latency
 from vit_export.runtimes.timing import rounds as timing
 from vit_export.runtimes.timing.latency import Latency, Subject, plan_of
@@ -365,22 +365,39 @@ def test_one_image_is_warned_about(reference, good_files, fake_reference):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_a_child_that_is_killed_is_a_failed_check(reference, good_files, fake_reference, monkeypatch):
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGKILL", "SIGTERM"])
+def test_a_child_that_crashes_is_a_failed_check_and_one_that_is_killed_none(
+    reference, good_files, fake_reference, monkeypatch, name
+):
     run = FakeReference.run
 
     def killed(self, images, **options):
         if self.path.name == "float32.tflite":
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self.pid, signal.Signals[name])
         return run(self, images, **options)
 
     monkeypatch.setattr(FakeReference, "run", killed)
     files = [good_files["tflite"], good_files["onnx"]]
+    if name != "SIGSEGV":
+        with pytest.raises(ProcessKilled, match=rf"running float32\.tflite was killed by {name}") as caught:
+            verify(reference, files, latency=False)
+        assert caught.value.exit_code == 2
+        return
     result = verify(reference, files, latency=False)
     dead, alive = result.files
     assert not result.passed
     assert [check.name for check in dead.checks if not check.passed] == ["runs"]
-    assert "tflite float32: The process running float32.tflite was killed by SIGKILL" in dead.failures[0]
+    assert "tflite float32: The process running float32.tflite was killed by SIGSEGV" in dead.failures[0]
     assert alive.passed
+
+
+def test_a_child_that_starves_while_it_is_timed_fails_no_file(reference, good_files, fake_reference, monkeypatch):
+    timing = Latency(median_ms=1.0, p90_ms=1.0, runs=5, reference_median_ms=1.0, speedup=1.0)
+    starved = {good_files["onnx"].path: ProcessKilled("The process was killed.")}
+    found = latency.Measurement("together", timing, starved)
+    monkeypatch.setattr(verifier, "measure", lambda *args, **options: found)
+    with pytest.raises(ProcessKilled):
+        verify(reference, [good_files["onnx"]])
 
 
 def test_a_file_that_cannot_be_timed_fails(reference, good_files, fake_reference, monkeypatch):

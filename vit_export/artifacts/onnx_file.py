@@ -153,7 +153,7 @@ class _Parts:
             return
         _require_depth(depth)
         known = _fields_of(kind)
-        for number, _, value, end in _fields(data):
+        for number, _, value, end in fields_of(data):
             field = known.get(number)
             self.take(field)
             if field is not None and field.message_type is not None:
@@ -175,7 +175,7 @@ def _fill(message: Any, data: memoryview, parts: _Parts, depth: int = 0) -> None
     _require_depth(depth)
     known = _fields_of(message.DESCRIPTOR)
     small = bytearray()
-    for number, start, value, end in _fields(data):
+    for number, start, value, end in fields_of(data):
         field = known.get(number)
         parts.take(field)
         if end - value < _LARGE:
@@ -204,7 +204,7 @@ def _require_shape(path: Path, name: str, dims: Sequence[int]) -> None:
         )
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int, int, int]]:
+def fields_of(data: memoryview) -> Iterator[tuple[int, int, int, int]]:
     """Number, start, start of the value and end of each field of a serialized message."""
     end = 0
     while end < len(data):

@@ -14,6 +14,12 @@ from vit_export.base.errors import InputError
 from vit_export.base.files import digest_of_file, input_errors, shortened
 from vit_export.model.artifact import Artifact, Precision
 
+REQUANTIZED = "It was quantized by another tool after the export"
+"""How the note begins on a file of ours whose record promises wider weights than it has."""
+
+_DYNAMIC = ("DynamicQuantizeLinear", "MatMulInteger", "com.microsoft:DynamicQuantizeMatMul")
+"""ONNX operators by which activations become integers while the file runs."""
+
 _EIGHT_BITS = ("int8", "uint8", "int4", "uint4", "int2", "uint2", "float8", "float6", "float4")
 _SIXTEEN_BITS = ("float16", "bfloat16")
 _FULL = ("float32", "float64")
@@ -58,7 +64,8 @@ def artifact_of(
     """The Artifact of the .tflite or .onnx file at `path`; `extra_files` are named relative to its folder.
 
     What is not given, `precision` and `scheme`, goes by the record in a file of ours. Another tool's has the precision
-    that is found in it (`precision_found`) and no scheme. The whole file is read once, for its sha256.
+    that is found in it (`precision_found`) and no scheme; and so has a file of ours that another tool quantized, whose
+    record is that of the file before. The whole file is read once, for its sha256.
 
     Raises:
         InputError: there is no such precision, or images or answers are too large to run it; see also `read_facts`.
@@ -70,7 +77,13 @@ def artifact_of(
     require_feasible(facts)
     record = facts.record or {}
     own: Precision = record.get("precision") or precision_found(facts)
-    if scheme is None and precision in (None, own):
+    notes: tuple[str, ...] = ()
+    if precision is None and record and (found := _narrower(facts, own)):
+        notes = (
+            f"{REQUANTIZED}: its record says {own}, its weights are {found}, and {found} is what it is judged as.",
+        )
+        own, scheme = found, scheme or ("dynamic" if found == "int8" and _is_dynamic(facts) else None)
+    elif scheme is None and precision in (None, own):
         scheme = record.get("scheme")
     with input_errors(path):
         digest = digest_of_file(path)
@@ -84,4 +97,19 @@ def artifact_of(
         sha256=digest,
         scheme=scheme,
         extra_files=facts.extra_files,
+        notes=notes,
     )
+
+
+def _narrower(facts: FileFacts, recorded: Precision) -> Precision | None:
+    """The precision of the weights where it is a narrower one than is `recorded`, else None."""
+    widths: dict[Precision, int] = {"float32": 32, "float16": 16, "int8": 8}
+    found = precision_found(facts)
+    return found if facts.matrices and widths[found] < widths[recorded] else None
+
+
+def _is_dynamic(facts: FileFacts) -> bool:
+    """Whether activations are float, or become integers while the file runs: nothing was calibrated."""
+    if facts.format == "onnx":
+        return any(operator in facts.operators for operator in _DYNAMIC)
+    return "QUANTIZE" not in facts.operators and all(spec.scale is None for spec in facts.inputs)

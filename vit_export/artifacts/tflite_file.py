@@ -40,6 +40,19 @@ def read_tflite(path: Path) -> FileFacts:
         return Reader(path).facts()
 
 
+def first_and_signed(path: Path) -> dict[str, tuple[str, str]]:
+    """By "input" and "output": the tensor that comes first in the main subgraph, and the one of the signature.
+
+    Programs that know no signatures take the first (`get_output_details()[0]`, MediaPipe). Each tensor is called by its
+    name and number; empty for a file without a signature, or with several, where an app has to choose one anyway.
+
+    Raises:
+        InputError: the file is damaged or cut off.
+    """
+    with damage_told(path, ".tflite"):
+        return Reader(path).first_and_signed()
+
+
 class Reader:
     """A .tflite file in a memory map, read by the generated flatbuffer classes: each method looks up one thing."""
 
@@ -151,6 +164,27 @@ class Reader:
         ]
         inputs, outputs = ([(text_of(tensor.Name()), tensor) for tensor in some] for some in tensors)
         return inputs, outputs
+
+    def first_and_signed(self) -> dict[str, tuple[str, str]]:
+        """See the function of this name."""
+        if self.model.SignatureDefsLength() != 1:
+            return {}
+        (signature,) = self.each(self.model.SignatureDefs, 1)
+        subgraph, main = signature.SubgraphIndex(), self.subgraphs[0]
+        found = {}
+        for side, first, entries, count in (
+            ("input", integers(main.InputsAsNumpy()), signature.Inputs, signature.InputsLength()),
+            ("output", integers(main.OutputsAsNumpy()), signature.Outputs, signature.OutputsLength()),
+        ):
+            signed = sorted((text_of(entry.Name()), entry.TensorIndex()) for entry in self.each(entries, count))
+            if first and signed:
+                found[side] = (self.called(0, first[0]), self.called(subgraph, signed[0][1]))
+        return found
+
+    def called(self, subgraph: int, index: int) -> str:
+        """What to call tensor `index` of a subgraph, as no other is called."""
+        inside = f" of subgraph {subgraph}" if subgraph else ""
+        return f"{text_of(self.tensor(self.subgraphs[subgraph], index).Name())} (tensor {index}{inside})"
 
     def named(self, graph: Any, get: Callable[[int], Any], count: int) -> list[tuple[str, Any]]:
         """The `count` tensors that a signature names, which `get` gives by their number, by name."""

@@ -17,6 +17,7 @@ import numpy as np
 from vit_export.artifacts.facts import damage_told, text_of
 from vit_export.artifacts.flatbuffer import Room
 from vit_export.artifacts.tflite_file import Reader
+from vit_export.base.errors import InputError
 from vit_export.base.files import shortened
 from vit_export.base.zip_file import opened_zip
 from vit_export.model.spec import MAX_CLASSES
@@ -59,12 +60,12 @@ def read_tflite_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 
     "name", "description", "version", "author", "license", "min_parser_version" (None where absent); "files", the names
     of the files in the appended zip; "inputs" and "outputs", of each tensor "name", "description" and "files" (of each
-    "name", "type", "description", "locale"). An input has also "colors", and where there are any "mean" and "std", by
-    which (pixel - mean) / std is its value for a pixel from 0 to 255, "min" and "max". An output with a file of labels
-    for its axis has them as "labels".
+    "name", "type", "description", "locale"). An input has also "colors" and "size" (width and height, None where it
+    has none), and where there are any "mean" and "std", by which (pixel - mean) / std is its value for a pixel from 0
+    to 255, "min" and "max". An output with a file of labels for its axis has them as "labels".
 
     Raises:
-        InputError: the file, its metadata or its zip is damaged or cut off.
+        InputError: the file, its metadata or its zip is damaged or cut off, or the zip lacks the labels.
     """
     path = Path(path)
     with damage_told(path, ".tflite"), ExitStack() as stack:
@@ -90,7 +91,7 @@ def read_tflite_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
             "min_parser_version": model.text(Model.MIN_PARSER_VERSION),
             "files": names,
             "inputs": [{**_tensor(tensor), **_image(tensor)} for tensor in inputs],
-            "outputs": [{**_tensor(tensor), **_labels(tensor, archive, labels)} for tensor in outputs],
+            "outputs": [{**_tensor(tensor), **_labels(tensor, archive, labels, path)} for tensor in outputs],
         }
 
 
@@ -111,10 +112,12 @@ def _tensor(tensor: "_Table") -> dict[str, Any]:
 
 
 def _image(tensor: "_Table") -> dict[str, Any]:
-    found: dict[str, Any] = {"colors": None}
+    found: dict[str, Any] = {"colors": None, "size": None}
     content = tensor.table(Tensor.CONTENT)
     if content and content.byte(Content.KIND) == IMAGE and (image := content.table(Content.PROPERTIES)):
         found["colors"] = _named(COLORS, image.byte(Image.COLORS))
+        if size := image.table(Image.SIZE):
+            found["size"] = [size.number(Size.WIDTH), size.number(Size.HEIGHT)]
     for unit in tensor.tables(Tensor.UNITS):
         if unit.byte(Unit.KIND) == NORMALIZATION and (options := unit.table(Unit.OPTIONS)):
             found["mean"], found["std"] = options.floats(Normalization.MEAN), options.floats(Normalization.STD)
@@ -123,13 +126,16 @@ def _image(tensor: "_Table") -> dict[str, Any]:
     return found
 
 
-def _labels(tensor: "_Table", archive: zipfile.ZipFile | None, room: Room) -> dict[str, Any]:
+def _labels(tensor: "_Table", archive: zipfile.ZipFile | None, room: Room, path: Path) -> dict[str, Any]:
     """The labels of the first file of them, as MediaPipe takes them."""
     for file in tensor.tables(Tensor.FILES):
         if file.byte(File.TYPE) == AXIS_LABELS:
-            name = file.text(File.NAME)
-            if archive is None or name is None or name not in archive.NameToInfo:
-                raise ValueError(f"no label file {name}")
+            name = file.text(File.NAME) or ""
+            if archive is None or name not in archive.NameToInfo:
+                raise InputError(
+                    f"{shortened(path)} says that its labels are in {shortened(repr(name))}, which is not in the zip "
+                    "behind the model: export it again."
+                )
             room.take(archive.NameToInfo[name].file_size, 1)
             labels = archive.read(name).decode().removesuffix("\n")
             if labels.count("\n") >= MAX_CLASSES:
@@ -161,6 +167,11 @@ class _Table:
     def byte(self, field: int) -> int:
         place = self._place(field)
         return self._table.Bytes[place] if place is not None else 0
+
+    def number(self, field: int) -> int:
+        """An unsigned number of 32 bits, 0 where it is not there."""
+        place = self._place(field)
+        return int.from_bytes(self._table.Bytes[place : place + 4], "little") if place is not None else 0
 
     def table(self, field: int) -> "_Table | None":
         place = self._place(field)

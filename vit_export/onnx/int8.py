@@ -86,6 +86,7 @@ def write_int8_onnx(
         input=input,
         ranges=ranges,
         smoothing=smoothing,
+        factors=tuning.factors,
         overwrite=overwrite,
     )
 

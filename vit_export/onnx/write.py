@@ -15,6 +15,8 @@ from vit_export.base.lazy import LazyTensor
 from vit_export.base.versions import versions
 from vit_export.deployment.graph import INPUT_NAME
 from vit_export.deployment.rewrites import FoldedInput, Rounding, plain_parameters, through_float16
+from vit_export.int8.equalize import Factors
+from vit_export.int8.told import KEY, tell
 from vit_export.model.artifact import Artifact, InputKind, Precision, TensorSpec
 from vit_export.model.input_kinds import kind_of, left_to_do, notes_on
 from vit_export.model.parameters import ParameterSource
@@ -118,6 +120,7 @@ def write_onnx(
     input: InputKind = "normalized",
     ranges: Ranges | None = None,
     smoothing: Smoothing | None = None,
+    factors: Factors | None = None,
     overwrite: bool = False,
 ) -> Artifact:
     """Write the ONNX file of `source` with a static batch; above 1.9 GB its weights go to `<path>.data` beside it.
@@ -128,7 +131,8 @@ def write_onnx(
     20 for "qdq" and "symmetric", 21 for "w8a16" and 23 for all others. `scheme` belongs to int8 only: "dynamic", or
     those of `onnx.qdq`, which leave Attention decomposed and need `ranges`. What images showed of channels and weights
     may be given to int8 as `smoothing` (`onnx.calibration`, `onnx.smoothing`, `onnx.rounding`; `onnx.int8` does all of
-    it).
+    it). `factors` are those that `source` was equalized with: an int8 file's record tells what nobody could read off
+    its weights.
 
     Raises:
         InputError: an opset, batch, precision, scheme or input that does not exist; ranges that are missing or belong
@@ -170,7 +174,8 @@ def write_onnx(
         smoothing.scale_hidden(model.graph)
     weights = form.apply(model, source, ranges or {})
     name_nodes(model.graph)
-    _describe(model, record, form, input)
+    more = {KEY: tell(factors or Factors())} if precision == "int8" else {}
+    _describe(model, record, form, input, more)
     _check(model, spec, batch)
     _denote_dimensions(model.graph)
     extra_files = write_model(model, weights, path, overwrite=overwrite)
@@ -213,8 +218,10 @@ def _form(precision: str, scheme: str | None) -> _Form:
     raise InputError(f"ONNX {precision} has no scheme {scheme!r}: expected {known}.")
 
 
-def _describe(model: "onnx.ModelProto", record: ModelRecord, form: _Form, input: InputKind) -> None:
-    """Write into the model what it is: for people a name and a text, for programs the record and its main facts.
+def _describe(
+    model: "onnx.ModelProto", record: ModelRecord, form: _Form, input: InputKind, more: dict[str, Any]
+) -> None:
+    """Write into the model what it is: for people a name and a text, for programs the record, with `more`, and facts.
 
     `mean` and `std` say what an app has to do, in one formula for every input kind: (pixel / 255 - mean) / std
     (`input_kinds.left_to_do`). What the model was trained with is in the record. `labels`, where there are any, are a
@@ -230,7 +237,7 @@ def _describe(model: "onnx.ModelProto", record: ModelRecord, form: _Form, input:
     facts = {
         **facts_for_people(record, kind),
         "vit_export": json.dumps(
-            {**record.to_dict(), "precision": form.precision, "scheme": form.scheme, "input": input}
+            {**record.to_dict(), "precision": form.precision, "scheme": form.scheme, "input": input, **more}
         ),
         "input": input,
         "output": spec.output_name,

@@ -10,6 +10,7 @@ import gc
 import os
 import pickle
 import queue
+import re
 import signal
 import struct
 import subprocess
@@ -29,11 +30,22 @@ from vit_export.base.errors import InputError, first_line
 from vit_export.base.interrupts import heed
 from vit_export.base.python import python_command, python_environment
 from vit_export.model.artifact import Format, TensorSpec
-from vit_export.runtimes.runner import RUNNERS, Runner, RunnerError, open_runner, require
+from vit_export.runtimes.runner import RUNNERS, ProcessKilled, Runner, RunnerError, open_runner, require
 
 _LENGTH = struct.Struct("<Q")
 _SERVE = "from vit_export.runtimes.process import serve; serve()"
 _PATIENCE, _PATIENCE_EMULATED = 900.0, 6 * 3600.0
+
+_CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGTRAP", "SIGSYS")
+"""What a runtime brings upon itself by the file that it runs; any other signal comes from outside."""
+
+# The words of Python, C++, the system, ONNX Runtime and TensorFlow.
+_STARVED = re.compile(
+    r"MemoryError|bad_?\s?alloc|[Cc]annot allocate memory|[Ff]ailed to allocate memory|[Oo]ut of memory|OOM when|"
+    r"RESOURCE_EXHAUSTED|ENOMEM"
+)
+_WORDS = 300  # characters of what a runtime said last that are told
+_MORE = "free some, close other programs, or verify on a machine with more"
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", "GLOG_minloglevel": "3", "ABSL_MIN_LOG_LEVEL": "3"}
 
 
@@ -54,9 +66,10 @@ class Memory:
 class RunnerProcess:
     """A child process that runs the one file at `path`; use it as a context manager.
 
-    Every request raises RunnerError when the file cannot be loaded or run, when the child died (the message names the
-    signal) or gave no answer within `timeout` seconds (it is then killed). The child ends when its parent does,
-    however that ends. Not to be shared between threads.
+    Every request raises RunnerError when the file cannot be loaded or run, or when the child crashed (the message names
+    the signal); ProcessKilled, which is one, when it was killed, ran out of memory, or gave no answer within `timeout`
+    seconds (it is then killed). The child ends when its parent does, however that ends. Not to be shared between
+    threads.
 
     `emulate="arm64"` runs a TFLite or ONNX file by the runtimes' arm64 builds instead (`runtimes.emulation`): what it
     computes is an arm64 machine's, what times and memory say is not. `timeout` is 900 s, or six hours emulated (a
@@ -117,9 +130,14 @@ class RunnerProcess:
                 raise RunnerError(f"{self.path.name} cannot be loaded by onnxruntime: it is damaged.") from error
         command, environment = self._launch()
         self._chatter = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child does
-        self._child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._chatter, env=environment
-        )
+        try:
+            self._child = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._chatter, env=environment
+            )
+        except OSError as error:  # no memory, or no more processes
+            self.close()
+            reason = (error.strerror or str(error)).lower()
+            raise ProcessKilled(f"No process can be started to run {self.path.name} ({reason}): {_MORE}.") from error
         try:
             answer = self._ask("load", str(self.path.absolute()), self.format, self.threads, self.output)
         except BaseException:
@@ -206,20 +224,39 @@ class RunnerProcess:
             timer.cancel()
         if good:
             return answer
-        raise (RunnerError if good is False else InputError)(answer)
+        if good is not False:
+            raise InputError(answer)
+        raise self._starved(answer) if _STARVED.search(answer) else RunnerError(answer)
 
     def _obituary(self, child: "subprocess.Popen[bytes]", late: bool) -> RunnerError:
         code = _end(child)
         self._child = None
         who = f"The process running {self.path.name}"
         if late:
-            return RunnerError(f"{who} gave no answer within {self.timeout:g} s and was stopped.")
+            return ProcessKilled(
+                f"{who} gave no answer within {self.timeout:g} s and was stopped, which says nothing of the file: try "
+                "again when the machine has less to do."
+            )
+        last = self._last_words()
+        if _STARVED.search(last):
+            return self._starved(last.removeprefix(", saying: "))
         if code >= 0:
-            return RunnerError(f"{who} ended with exit code {code}{self._last_words()}.")
-        name = signal.Signals(-code).name
+            return RunnerError(f"{who} ended with exit code {code}{last}.")
+        name = _signal_name(-code)
         if name == "SIGKILL":
-            return RunnerError(f"{who} was killed by SIGKILL, as the kernel does when memory runs out.")
-        return RunnerError(f"{who} was killed by {name}{self._last_words()}.")
+            return ProcessKilled(
+                f"{who} was killed by SIGKILL, probably for memory, which the kernel does when it runs out; that says "
+                f"nothing of the file: {_MORE}."
+            )
+        if name not in _CRASHES:
+            return ProcessKilled(f"{who} was killed by {name} from outside, which says nothing of the file: try again.")
+        return RunnerError(f"{who} was killed by {name}{last}.")
+
+    def _starved(self, said: str) -> ProcessKilled:
+        return ProcessKilled(
+            f"The process running {self.path.name} ran out of memory ({said[:_WORDS].rstrip('.')}), which says nothing "
+            f"of the file: {_MORE}."
+        )
 
     def _last_words(self) -> str:
         if self._chatter is None:
@@ -228,7 +265,14 @@ class RunnerProcess:
         lines = self._chatter.read()[-2000:].decode(errors="replace").split("\n")
         # glog's and TFLite's information lines explain nothing.
         last = [line.strip() for line in lines if line.strip() and not line.startswith(("INFO", "I0000"))][-1:]
-        return f", saying: {last[0][:300].rstrip('.')}" if last else ""
+        return f", saying: {last[0][:_WORDS].rstrip('.')}" if last else ""
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals have no names
+        return f"signal {number}"
 
 
 def _native(images: np.ndarray) -> np.ndarray:
@@ -304,8 +348,12 @@ def _listen(requests: IO[bytes], inbox: "queue.SimpleQueue[Any]") -> None:
     try:
         while True:
             inbox.put(_receive(requests))
-    except BaseException:
+    except (EOFError, OSError):
         os._exit(0)
+    except BaseException as error:  # no memory for a request, say: the parent reads the last words
+        sys.stderr.write(f"{type(error).__name__}: {first_line(error)}\n")
+        sys.stderr.flush()
+        os._exit(1)
 
 
 class _Worker:

@@ -36,6 +36,12 @@ class RunnerError(VerificationFailed):
     """A file cannot be loaded or run by its runtime, or the process that ran it died."""
 
 
+class ProcessKilled(RunnerError):
+    """The process that ran a file was killed from outside, starved or too slow: it says nothing of the file."""
+
+    exit_code = 2
+
+
 class Runner(ABC):
     """A file in its runtime. `inputs` and `outputs` describe the file once `load` has returned.
 

@@ -101,6 +101,7 @@ def write_int8_tflite(
             rules=rules_of(recipe.scheme, recipe.modes),
             ranges=together(each) if recipe.calibrates else None,
             clips=tuned.clips,
+            factors=tuned.factors,
             overwrite=overwrite,
         )
     halves = agreement_of_halves(each) if recipe.calibrates else None

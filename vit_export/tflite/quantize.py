@@ -31,8 +31,10 @@ from vit_export.base.quiet import quiet
 from vit_export.base.scratch import owned_folder
 from vit_export.deployment.graph import INPUT_NAME
 from vit_export.int8.arithmetic import HEADROOM
+from vit_export.int8.equalize import Factors
 from vit_export.int8.modes import SCHEMES, Modes
 from vit_export.int8.simulate import Clips
+from vit_export.int8.told import KEY, tell
 from vit_export.model.artifact import Artifact
 from vit_export.model.input_kinds import affine, kind_of
 from vit_export.model.record import ModelRecord
@@ -145,11 +147,13 @@ def write_int8(
     rules: tuple[Rule, ...] | None = None,
     ranges: Ranges | None = None,
     clips: Clips | None = None,
+    factors: Factors | None = None,
     overwrite: bool = False,
 ) -> Artifact:
     """Write an int8 file of the float32 .tflite at `float_path`, by `rules` or, when None, those of `scheme`.
 
     `ranges` come from `calibrate`; each reaches to the parts of its ends that `clips` say (see `int8.simulate.Clips`).
+    `factors` are those that the float file was made with: the record tells what nobody could read off the weights.
 
     Raises:
         InputError: unknown scheme, or one that needs ranges without any.
@@ -164,7 +168,8 @@ def write_int8(
         )
     headroom = HEADROOM if wide else 1.0
     statistics = _statistics(float_path, ranges, clips or {}, headroom) if ranges and needed else None
-    _quantize(float_path, rules, statistics, record, path, scheme, overwrite=overwrite)
+    more = {KEY: tell(factors or Factors())}
+    _quantize(float_path, rules, statistics, record, path, scheme, more, overwrite=overwrite)
     artifact = describe_tflite(path, "int8", scheme)
     return replace(artifact, notes=(*artifact.notes, WIDE_NOTE)) if wide else artifact
 
@@ -265,6 +270,7 @@ def _quantize(
     record: ModelRecord,
     path: Path,
     scheme: str,
+    more: dict[str, Any],
     *,
     overwrite: bool,
 ) -> None:
@@ -282,7 +288,7 @@ def _quantize(
         kind = input_kind(float_path)
         if kind_of(kind).per_pixel is not None:
             correct_patch_bias(mapped, float_path, affine(kind, record.preprocessing)[1])
-        files = describe_inside(mapped.model, mapped.buffers, record, "int8", scheme, kind)
+        files = describe_inside(mapped.model, mapped.buffers, record, "int8", scheme, kind, more)
         write_model(mapped.model, mapped.buffers, path, files=files, overwrite=overwrite)
 
 

@@ -66,15 +66,19 @@ def describe_inside(
     precision: Precision,
     scheme: str | None,
     input: InputKind,
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, bytes]:
     """Write into the finished model what it is and which runtime it needs; returns the files to append to it, by name.
 
-    For people a description, for programs the versions of its operators, TFLite Metadata and the record.
+    For people a description, for programs the versions of its operators, TFLite Metadata and the record, with `more`.
     """
     spec = record.spec
     kind = f"{precision}{f' ({scheme})' if scheme else ''}"
     model.description = f"{spec.name}, {spec.image_size}x{spec.image_size}, {kind}"
-    set_metadata(model, json.dumps({**record.to_dict(), "precision": precision, "scheme": scheme, "input": input}))
+    set_metadata(
+        model,
+        json.dumps({**record.to_dict(), "precision": precision, "scheme": scheme, "input": input, **(more or {})}),
+    )
     files = set_tflite_metadata(model, buffers, record, kind, input)
     set_versions(model, inline=fit_inline(buffers))
     return files

@@ -1,7 +1,8 @@
 """Why a file fails: explanations that are tried one by one, and named only where one accounts for all of the error.
 
 An explanation either transforms the reference's outputs (what would the file return if this were wrong?) or the file's
-input (what if it were fed this instead?). It fits when every figure then keeps to the file's own limits.
+input (what if it were fed this instead?). It fits when every figure then keeps to the file's own limits. What a file
+tells other programs is explained by itself: answers do not show it.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,10 +10,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from vit_export.model.input_kinds import KINDS, affine
-from vit_export.runtimes.runner import RunnerError
+from vit_export.runtimes.runner import ProcessKilled, RunnerError
 from vit_export.verification import metrics
 from vit_export.verification.checks import Limits, figures
 from vit_export.verification.evidence import Cause
+from vit_export.verification.told_causes import TOLD_HYPOTHESES
 from vit_export.verification.trial import Trial
 
 IMAGES = 6
@@ -32,10 +34,17 @@ Explanation = Callable[[Trial], str | None]
 
 
 def find_causes(trial: Trial) -> tuple[Cause, ...]:
-    """The first explanation of the outputs that fits; only where none does, all those of the input that do.
+    """What explains a file that failed.
 
-    Empty where the file gave no answers that could be explained.
+    Of its answers it is the first explanation of the outputs that fits; only where none does, all those of the input
+    that do, and none where it gave no answers that could be explained. Where nothing explains the answers, it is what
+    is wrong with what the file tells other programs.
     """
+    told = ((name, explain(trial)) for name, explain in TOLD_HYPOTHESES.items())
+    return _of_answers(trial) or tuple(Cause(name, detail) for name, detail in told if detail)
+
+
+def _of_answers(trial: Trial) -> tuple[Cause, ...]:
     if trial.outputs.ndim != 2 or not trial.outputs.size or not np.isfinite(trial.outputs).all():
         return ()
     for name, explain in OUTPUT_HYPOTHESES.items():
@@ -48,6 +57,8 @@ def find_causes(trial: Trial) -> tuple[Cause, ...]:
 def _tried(explain: Explanation, trial: Trial) -> str | None:
     try:
         return explain(trial)
+    except ProcessKilled:
+        raise
     except RunnerError:  # a file that refuses other numbers is not explained by them
         return None
 
@@ -60,7 +71,7 @@ def _fits(trial: Trial, expected: np.ndarray, outputs: np.ndarray) -> bool:
     if expected.shape != outputs.shape or not (np.isfinite(outputs).all() and np.isfinite(expected).all()):
         return False
     own = metrics.overall_sqnr_db(trial.expected, trial.outputs) if trial.same_shape else -np.inf
-    if metrics.overall_sqnr_db(expected, outputs) < own + GAIN_DB:
+    if own == np.inf or metrics.overall_sqnr_db(expected, outputs) < own + GAIN_DB:
         return False
     comparison = metrics.compare(expected, outputs, classes=False)
     names = [""] * len(expected)

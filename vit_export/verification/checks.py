@@ -10,7 +10,7 @@ import numpy as np
 from vit_export.base.files import digest_of_file, digest_of_folder, size_of_folder
 from vit_export.model.artifact import Artifact, Format, Precision, TensorSpec
 from vit_export.runtimes.process import RunnerProcess
-from vit_export.runtimes.runner import RunnerError
+from vit_export.runtimes.runner import ProcessKilled, RunnerError
 from vit_export.verification import metrics
 from vit_export.verification.metrics import Comparison
 
@@ -266,6 +266,8 @@ def repeatable(
     if process.batch is None and count > 1:
         try:
             together = process.run(images[:count], together=True)
+        except ProcessKilled:
+            raise
         except RunnerError as error:
             yield Check("batch", False, detail=f"takes an open batch but fails on {count} images: {error}")
         else:

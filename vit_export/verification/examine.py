@@ -11,8 +11,9 @@ from vit_export.images.pictures import Pictures
 from vit_export.model.artifact import Artifact
 from vit_export.model.record import ModelRecord
 from vit_export.runtimes.process import RunnerProcess
-from vit_export.runtimes.runner import RunnerError
+from vit_export.runtimes.runner import ProcessKilled, RunnerError
 from vit_export.verification import metrics
+from vit_export.verification.audit import audited
 from vit_export.verification.causes import find_causes
 from vit_export.verification.checks import (
     Check,
@@ -26,6 +27,7 @@ from vit_export.verification.checks import (
     varies,
 )
 from vit_export.verification.origin import as_claimed, own_data, same_origin
+from vit_export.verification.told import judge_told, read_told
 from vit_export.verification.trial import FEATURES, Trial
 from vit_export.verification.verdict import FileResult, Reference
 
@@ -40,6 +42,9 @@ def run_reference(
 
     `images` are the `pictures` normalized; `known`, [m, k], is what the model in memory returned for the first m of
     them before it was saved; `ranks` says whether its largest output is the answer.
+
+    Raises:
+        ProcessKilled: `process` was killed or starved.
     """
     path, size, names = str(process.path), size_of_folder(process.path), pictures.names
     try:
@@ -49,6 +54,8 @@ def run_reference(
         outputs = process.run(images)
         memory = process.memory()
         again = process.run(images[:1])
+    except ProcessKilled:
+        raise
     except RunnerError as error:
         return Reference(path, size, (Check("runs", False, detail=str(error).rstrip(".")),)), None
     checks = [Check("runs", True), finite(outputs, names)]
@@ -83,19 +90,30 @@ def unasked(artifact: Artifact) -> FileResult:
 
 
 def examine(trial: Trial) -> FileResult:
-    """Everything but latency. The checks go from the file to its figures and stop where no more can be asked."""
+    """Everything but latency. The checks go from the file to its figures and stop where no more can be asked.
+
+    Raises:
+        ProcessKilled: the file's process was killed or starved.
+    """
     artifact, process, classes = trial.artifact, trial.process, trial.pictures.classes
     checks = stored(artifact)
     if not checks[0].passed:
         return FileResult(artifact, tuple(checks))
     facts = _facts(artifact)
     checks += _origin(artifact, facts, trial.record)
+    if facts is not None and trial.record is not None:
+        trial.told = read_told(artifact, facts, trial.record)
+        checks += judge_told(trial.told, chosen=artifact.path in trial.options.read) if trial.told else ()
+        if trial.parameters is not None:
+            checks += audited(artifact, facts, trial.record, trial.parameters)
     try:
         process.start()
         checks += described(artifact, process, trial.output, foreign=facts is not None and facts.record is None)
         if len(process.inputs) == 1 == len(process.outputs):
             checks += _judged(trial)
             checks.append(Check("runs", True))
+    except ProcessKilled:
+        raise
     except RunnerError as error:
         checks.append(Check("runs", False, detail=str(error).rstrip(".")))
     compared = trial.comparison is not None

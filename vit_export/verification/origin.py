@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit_export.base.errors import InputError
-from vit_export.base.files import digest_of_file
+from vit_export.base.files import digest_of_file, shortened
 from vit_export.model.artifact import Artifact, Precision
 from vit_export.verification.checks import Check, check
 
@@ -41,7 +41,7 @@ def same_origin(embedded: Mapping[str, Any], reference: "ModelRecord") -> Iterat
         )
     unlike = _differences(own.preprocessing.to_dict(), reference.preprocessing.to_dict())
     yield check("same_pixels", not unlike, detail=f"it wants other pixels than the reference: {unlike}")
-    unlike = "" if own.labels == reference.labels else _labels(own.labels, reference.labels)
+    unlike = "" if own.labels == reference.labels else unlike_labels(own.labels, reference.labels)
     yield check("same_labels", not unlike, detail=f"its labels are not the reference's: {unlike}")
 
 
@@ -65,15 +65,28 @@ def _differences(own: Mapping[str, Any], reference: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {own.get(key)!r}, expected {reference[key]!r}" for key in keys)
 
 
-def _labels(own: Sequence[str] | None, reference: Sequence[str] | None) -> str:
+def unlike_labels(own: Sequence[str] | None, reference: Sequence[str] | None, *, at: int | None = None) -> str:
+    """How two different lists of labels differ, in words; `at` is a class that is known to, where not every one is."""
     if own is None or reference is None:
         return f"{'none' if own is None else len(own)}, expected {'none' if reference is None else len(reference)}"
+    own, reference = list(own), list(reference)
+    if own[1:] == reference:
+        extra = shortened(repr(own[0]))
+        return f"{len(own)}, expected {len(reference)}: {extra} comes before all others (a background class?)"
     if len(own) != len(reference):
         return f"{len(own)}, expected {len(reference)}"
     for shift in (1, -1):
         moved = own[shift:] if shift > 0 else own[:shift]
         kept = reference[:-shift] if shift > 0 else reference[-shift:]
         if len(own) > 2 and moved == kept:
-            return f"shifted by {shift} (class 0 is {own[0]!r}, expected {reference[0]!r})"
-    index = next(i for i, (a, b) in enumerate(zip(own, reference, strict=True)) if a != b)
-    return f"class {index} is {own[index]!r}, expected {reference[index]!r}"
+            return f"shifted by {shift} ({_called(own, 0)}, expected {shortened(repr(reference[0]))})"
+    different = [i for i, (a, b) in enumerate(zip(own, reference, strict=True)) if a != b]
+    first, last = different[0], different[-1]
+    if len(different) == 2 and (own[first], own[last]) == (reference[last], reference[first]):
+        return f"of two classes are exchanged ({_called(own, first)}, {_called(own, last)})"
+    index = first if at is None else at
+    return f"of other classes ({_called(own, index)}, expected {shortened(repr(reference[index]))})"
+
+
+def _called(labels: Sequence[str], index: int) -> str:
+    return f"class {index} is {shortened(repr(labels[index]))}"

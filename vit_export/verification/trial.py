@@ -7,11 +7,13 @@ import numpy as np
 
 from vit_export.images.pictures import Pictures
 from vit_export.model.artifact import Artifact, TensorSpec
+from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
 from vit_export.runtimes.process import Memory, RunnerProcess
 from vit_export.verification.checks import Limits, limits_of
 from vit_export.verification.metrics import Comparison
 from vit_export.verification.options import VerifyOptions
+from vit_export.verification.told import Told
 
 FEATURES = "features"
 """Name of the output of a model without classifier: it has no top class to agree on."""
@@ -23,11 +25,11 @@ class Trial:
 
     `images` are the `pictures` normalized, `fed` the same as the file takes them, both [n, s, s, 3]. `expected`,
     [n, k], is what the reference makes of them (the softmax of that with `options.probabilities`) and `output`
-    describes it. `record` is what the reference says of itself, None where this package did not write it;
-    `reference` runs it on other numbers, None where it may not stay in memory.
+    describes it. `record` is what the reference says of itself, `parameters` are its own, both None where this package
+    did not write it; `reference` runs it on other numbers, None where it may not stay in memory.
 
     `outputs` are the file's answers, [n, k'], empty until there are some; `comparison` is None unless they can be
-    compared, `memory` unless the file ran.
+    compared, `memory` unless the file ran. `told` is what the file tells other programs, None where that is nothing.
     """
 
     artifact: Artifact
@@ -39,11 +41,13 @@ class Trial:
     output: TensorSpec
     options: VerifyOptions
     record: ModelRecord | None = None
+    parameters: ParameterSource | None = None
     reference: Callable[[np.ndarray], np.ndarray] | None = None
 
     outputs: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
     comparison: Comparison | None = None
     memory: Memory | None = None
+    told: Told | None = None
 
     @property
     def limits(self) -> Limits | None:

@@ -7,15 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
+from vit_export.artifacts.read import REQUANTIZED
 from vit_export.base.errors import InputError, VitExportError
 from vit_export.base.files import same_path, size_of_folder
 from vit_export.base.machine import cpu
+from vit_export.base.quiet import import_tensorflow
 from vit_export.base.reporting import Reporter, Silent
 from vit_export.images.pictures import Pictures
 from vit_export.model.artifact import Artifact, Format
+from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import RECORD_FILE, ModelRecord, read_record
+from vit_export.model.saved_model import SavedModelParameters
 from vit_export.runtimes.process import RunnerProcess
-from vit_export.runtimes.runner import RunnerError, takes_pixels
+from vit_export.runtimes.runner import ProcessKilled, RunnerError, takes_pixels
 from vit_export.runtimes.timing.latency import Measurement, Subject, measure, plan_of
 from vit_export.runtimes.timing.ranking import warnings_of
 from vit_export.verification import metrics
@@ -52,6 +56,7 @@ def verify(
     Raises:
         InputError: nothing to verify, no pictures, or such as are not finite float32 [n, s, s, 3] when they are
             normalized, or have not one name and class for each.
+        ProcessKilled: a child process was killed or starved (exit code 2): nothing is known of its file.
     """
     reference, options, reporter = Path(reference), options or VerifyOptions(), reporter or Silent()
 
@@ -73,6 +78,8 @@ def verify(
         process = processes.of(basis.path, "saved_model")
         truth, expected = run_reference(process, pictures, images, options.known_outputs, ranks=ranks)
         processes.settle(basis.path, process, keep=together and expected is not None)
+        others = any(artifact.format != "saved_model" for artifact in artifacts)
+        parameters = _parameters(reference) if record is not None and expected is not None and others else None
         answers = metrics.softmax(expected) if options.probabilities and expected is not None else expected
         files: list[FileResult] = []
         first: dict[str, np.ndarray] = {}
@@ -91,6 +98,7 @@ def verify(
                 output=truth.output,
                 options=options,
                 record=record,
+                parameters=parameters,
                 reference=process.run if together and not options.probabilities else None,
             )
             first[artifact.path] = trial.fed[0].copy()
@@ -179,6 +187,8 @@ def _measured(
             opened=processes.kept,
             step=step,
         )
+    except ProcessKilled:
+        raise
     except RunnerError as error:
         return error
 
@@ -186,6 +196,15 @@ def _measured(
 def _record(reference: Path) -> ModelRecord | None:
     """What the reference says of itself; None for a SavedModel that another tool wrote."""
     return read_record(reference) if (reference / RECORD_FILE).is_file() else None
+
+
+def _parameters(reference: Path) -> ParameterSource | None:
+    """The reference's parameters; None where they cannot be read: the variables of its graph are another matter."""
+    import_tensorflow()
+    try:
+        return SavedModelParameters(reference)
+    except InputError:
+        return None
 
 
 def _located(file: FileResult, trial: Trial, reference: Path, step: Callable[[str], None]) -> FileResult:
@@ -250,6 +269,8 @@ def _fed(artifact: Artifact, pictures: Pictures, images: np.ndarray) -> np.ndarr
 def _with_latency(file: FileResult, measured: Measurement, reference: Path) -> FileResult:
     path = Path(file.artifact.path)
     latency = measured.reference if same_path(path, reference) else measured.files.get(file.artifact.path)
+    if isinstance(latency, ProcessKilled):
+        raise latency
     if isinstance(latency, RunnerError):
         return replace(file, checks=(*file.checks, Check("latency", False, detail=str(latency).rstrip("."))))
     return file if file.comparison is None else replace(file, latency=latency)
@@ -268,6 +289,7 @@ def _warnings(result: Verification, expected: np.ndarray | None) -> Iterator[str
     elif expected is not None and is_flat(expected):
         yield "The reference gives nearly the same output for every image: agreement with it proves little."
     for file in result.files:
+        yield from (f"{file.label}: {note}" for note in file.artifact.notes if note.startswith(REQUANTIZED))
         low = file.comparison is not None and file.comparison.response_sqnr_db < LOW_RESPONSE_DB
         if file.comparison and low and expected is not None and not is_flat(expected):
             yield (

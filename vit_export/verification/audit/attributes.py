@@ -1,0 +1,106 @@
+"""The operators of a file of ours: epsilon, GELU's form, heads, steps in pairs, and which parameters they read."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vit_export.artifacts.constants import Constant, read_constants
+from vit_export.artifacts.flatbuffer import MappedModel, operator_kinds
+from vit_export.artifacts.onnx_file import load_structure
+from vit_export.model.spec import ViTSpec
+from vit_export.verification.audit.wiring import Read, misread
+from vit_export.verification.checks import Check, check
+
+_PART = 1e-3
+"""How far an epsilon may be off in parts: w8a16 keeps it in 16 bits, with a scale of its own."""
+
+
+def attributes(path: Path, format: str, spec: ViTSpec) -> Check:
+    """Whether the operators of the file compute what `spec` says."""
+    wrong = list(dict.fromkeys((_of_tflite if format == "tflite" else _of_onnx)(path, spec)))
+    more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+    return check(
+        "attributes", not wrong, 0, len(wrong), f"an operator is not the reference's: {wrong[0] if wrong else ''}{more}"
+    )
+
+
+def _of_tflite(path: Path, spec: ViTSpec) -> Iterator[str]:
+    model = MappedModel(path).model
+    graph, kinds, constants = model.subgraphs[0], operator_kinds(model), read_constants(path, "tflite")
+    names = [tensor.name.decode(errors="replace") for tensor in graph.tensors]
+    made = {output: operator for operator in graph.operators for output in operator.outputs}
+    reads = (
+        Read(kinds[o.opcodeIndex], [names[i] for i in o.inputs if i >= 0], [names[i] for i in o.outputs])
+        for o in graph.operators
+    )
+    yield from misread(reads, spec)
+    for operator in graph.operators:
+        kind, options = kinds[operator.opcodeIndex], operator.builtinOptions
+        if kind == "RSQRT":
+            added = made.get(operator.inputs[0])
+            added = made.get(added.inputs[0], added) if added and kinds[added.opcodeIndex] == "DEQUANTIZE" else added
+            inputs = [names[i] for i in added.inputs] if added else []
+            yield from _unlike_epsilon([float(constants[n].values().max()) for n in inputs if n in constants], spec)
+        elif kind == "GELU" and bool(options and options.approximate) != (spec.gelu == "tanh"):
+            yield f"GELU is {'approximate' if options and options.approximate else 'exact'}, expected {spec.gelu}"
+        elif kind == "SOFTMAX" and options and options.beta != 1:
+            yield f"a softmax has beta {options.beta:g}, expected 1"
+        elif kind == "BATCH_MATMUL":
+            heads = [int(graph.tensors[i].shape[1]) for i in operator.inputs]
+            if set(heads) != {spec.num_heads}:
+                yield f"attention has {heads[0]} heads, expected {spec.num_heads}"
+        activation = getattr(options, "fusedActivationFunction", 0)
+        if activation:
+            yield f"a {kind} has an activation (number {activation}), expected none"
+
+
+def _of_onnx(path: Path, spec: ViTSpec) -> Iterator[str]:
+    graph = load_structure(path).graph
+    constants = read_constants(path, "onnx")
+    made = {value: node for node in graph.node for value in node.output}
+    yield from misread((Read(node.op_type, node.input, node.output) for node in graph.node), spec)
+    for node in graph.node:
+        given = {attribute.name: attribute for attribute in node.attribute}
+        if node.op_type == "LayerNormalization":
+            yield from _unlike_epsilon([given["epsilon"].f if "epsilon" in given else 1e-5], spec)
+        elif node.op_type == "Sqrt":
+            added = made.get(node.input[0])
+            inputs = added.input if added is not None and added.op_type == "Add" else ()
+            yield from _unlike_epsilon([float(constants[n].values().max()) for n in inputs if n in constants], spec)
+        elif node.op_type == "Gelu":
+            form = given["approximate"].s.decode() if "approximate" in given else "none"
+            if (form == "tanh") != (spec.gelu == "tanh"):
+                yield f"GELU's approximation is {form!r}, expected {spec.gelu}"
+        elif node.op_type == "Attention":
+            heads = {given[name].i for name in ("q_num_heads", "kv_num_heads") if name in given}
+            scale = given["scale"].f if "scale" in given else spec.head_size**-0.5
+            if heads - {spec.num_heads}:
+                yield f"attention has {min(heads - {spec.num_heads})} heads, expected {spec.num_heads}"
+            if not np.isclose(scale, spec.head_size**-0.5, rtol=1e-5):
+                yield f"attention has scale {scale:.6g}, expected {spec.head_size**-0.5:.6g}"
+            if "is_causal" in given and given["is_causal"].i:
+                yield "attention is causal"
+        elif node.op_type == "DequantizeLinear" and node.input[0] in made:
+            yield from _unlike_pair(made[node.input[0]], node, constants)
+
+
+def _unlike_epsilon(found: list[float], spec: ViTSpec) -> Iterator[str]:
+    for epsilon in found:
+        if not np.isclose(epsilon, spec.layer_norm_epsilon, rtol=_PART, atol=0):
+            yield f"a LayerNorm has epsilon {epsilon:.4g}, expected {spec.layer_norm_epsilon:.4g}"
+
+
+def _unlike_pair(first: Any, second: Any, constants: Mapping[str, Constant]) -> Iterator[str]:
+    """Whether integers are read with the scale and zero point that they were made with."""
+    if first.op_type != "QuantizeLinear":
+        return
+    for index, what in ((1, "scale"), (2, "zero point")):
+        names = [node.input[index] if len(node.input) > index else "" for node in (first, second)]
+        if names[0] != names[1] and not _equal(*(constants.get(name) for name in names)):
+            yield f"{second.name or second.output[0]} reads integers with another {what} than they were made with"
+
+
+def _equal(first: Constant | None, second: Constant | None) -> bool:
+    return first is not None and second is not None and np.array_equal(first.load(), second.load())
