@@ -59,6 +59,14 @@ def test_a_width_that_64_divides_is_no_answer(tmp_path):
     assert "heads" not in checkpoint.record.assumed
 
 
+def test_sizes_that_published_models_divide_differently_are_asked_for(tmp_path):
+    """MoCo v3's ViT-S has 12 heads where the table's has 6."""
+    path = of_width(tmp_path / "s.safetensors", 384, layers=12, mlp=1536)
+    with pytest.raises(InputError, match=r"--num-heads \(6 is usual, 12 in MoCo v3's ViT-S\)"):
+        open_checkpoint(path)
+    assert open_checkpoint(path, num_heads=12).spec.num_heads == 12
+
+
 def test_heads_of_the_table_are_assumed_aloud_unless_its_row_was_named(tmp_path):
     path = of_width(tmp_path / "ti.safetensors", 192, layers=12, mlp=768)
     assert open_checkpoint(path).record.assumed["heads"] == "3 attention heads, as vit_ti16 has"
@@ -168,6 +176,7 @@ def test_a_config_that_is_no_file_is_an_error(tmp_path, what):
     [
         ({"act_layer": "relu"}, "act_layer 'relu', expected 'gelu' or 'gelu_tanh'"),
         ({"act_layer": "quick_gelu"}, "act_layer 'quick_gelu'"),
+        ({"global_pool": "max"}, "global_pool 'max', expected 'token'"),
         ({"global_pool": "avg", "fc_norm": False}, "global_pool 'avg', expected 'token'"),
         ({"block_fn": "ResPostBlock"}, "block_fn 'ResPostBlock', expected none of that name"),
         ({"norm_layer": "rmsnorm"}, "norm_layer 'rmsnorm'"),
@@ -206,6 +215,28 @@ def test_a_processor_of_another_size_is_told(altered):
     assert text == "images of 32 pixels, where preprocessor_config.json says 64 (--image-size 64)"
     for size in (32, 64):
         assert not open_checkpoint(folder, image_size=size).record.assumed
+
+
+def test_a_model_of_another_size_than_its_architecture_is_told(altered):
+    known = json.loads((ORIGINALS / "timm" / "config.json").read_text())
+    arguments = {name: value for name, value in known["model_args"].items() if name != "img_size"}
+    pixels = {**known["pretrained_cfg"], "input_size": [3, 48, 48]}
+    checkpoint = open_checkpoint(altered("timm", {"model_args": arguments, "pretrained_cfg": pixels}))
+    assert checkpoint.record.assumed == {
+        "image size": "images of 32 pixels, where config.json says 48 (--image-size 48)"
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "resize"),
+    [
+        ({"size": 40}, "squash"),
+        ({"size": 40, "default_to_square": False, "do_center_crop": True, "crop_size": 32}, "shortest"),
+        ({"size": 32, "feature_extractor_type": "CLIPFeatureExtractor", "image_processor_type": None}, "shortest"),
+    ],
+)
+def test_a_size_of_one_number_is_what_its_processor_makes_of_it(altered, changes, resize):
+    assert open_checkpoint(altered("hf", preprocessor=changes)).preprocessing.resize == resize
 
 
 def test_images_that_are_not_square_are_no_square_ones(altered):
@@ -303,7 +334,7 @@ def test_imagenets_labels_rest_on_a_word_of_the_files_own_name(tmp_path, name, i
 # What was refused
 
 
-@pytest.mark.parametrize("prefix", ["module.", "model.", "vit.", "net.module."])
+@pytest.mark.parametrize("prefix", ["module.", "model.", "vit.", "_orig_mod.module."])
 def test_a_wrapped_model_of_transformers_keeps_its_classifier(tmp_path, prefix, golden):
     shutil.copytree(ORIGINALS / "hf", tmp_path / "hf")
     path = tmp_path / "hf" / "model.safetensors"

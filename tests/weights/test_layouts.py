@@ -248,6 +248,7 @@ def test_preprocessor_config(changes, expected, altered):
     [
         ({"rescale_factor": 0}, "rescale_factor .*expected 1/255"),
         ({"rescale_factor": 1 / 127.5, "rescale_offset": True}, "rescale_offset True"),
+        ({"rescale_factor": 1 / 127.5, "offset": True}, "offset True"),
         ({"do_rescale": False}, r"do_rescale False, expected true.*--mean and --std on the 0\.\.1 scale"),
         ({"do_flip_channel_order": True}, "do_flip_channel_order True, expected false"),
         ({"crop_pct": 0.9}, "crop_pct 0.9, expected none"),

@@ -40,8 +40,9 @@ def scaling(known: Mapping[str, Any] | None) -> dict[str, Any] | None:
             "do_rescale", False, "true, for it does not say who else divides the pixels by 255",
             f"{_SCALING} on the 0..1 scale (for a model that was trained on pixels of 0 to 255, both divided by 255)",
         )  # fmt: skip
-    if known.get("rescale_offset"):
-        raise _unclear("rescale_offset", True, "false", _SCALING)
+    for name in ("rescale_offset", "offset"):
+        if known.get(name):
+            raise _unclear(name, known[name], "false", _SCALING)
     factor = known.get("rescale_factor", 1 / 255)
     if not is_number(factor) or not 0 < factor < 1e3:
         raise _unclear("rescale_factor", factor, "1/255", _SCALING)
@@ -77,18 +78,16 @@ def resizing(known: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if known.get("crop_pct") is not None:
         raise _unclear("crop_pct", known["crop_pct"], "none", _RESIZING)
     squash = {"resize": "squash", "crop_fraction": 1.0, "interpolation": INTERPOLATIONS[resample]}
-    size, crops = known.get("size"), known.get("do_center_crop", False)
-    shortest = size.get("shortest_edge") if isinstance(size, Mapping) else None
+    crops, shortest, resized = known.get("do_center_crop", False), _shortest(known), _square(known.get("size"))
     if shortest is not None and is_whole(shortest, 1):
         side = _crop(known) if crops else shortest
         if side is None or side > shortest:
             raise _unclear("crop_size", known.get("crop_size"), f"at most the shortest_edge {shortest}", _RESIZING)
         return {**squash, "resize": "shortest", "crop_fraction": side / shortest}
-    resized = _square(size)
-    if size is not None and resized is None:
-        raise _unclear("size", size, "a square, or shortest_edge", _RESIZING)
+    if known.get("size") is not None and resized is None:
+        raise _unclear("size", known["size"], "a square, or shortest_edge", _RESIZING)
     if crops and _crop(known) not in (None, resized):
-        raise _unclear("do_center_crop after a resize to a square of", size, "a size with shortest_edge", _RESIZING)
+        raise _unclear("do_center_crop after a resize to a square of", resized, "a size with shortest_edge", _RESIZING)
     return squash
 
 
@@ -98,9 +97,22 @@ def side(known: Mapping[str, Any] | None) -> int | None:
         return None
     if known.get("do_center_crop", False) and (cropped := _crop(known)) is not None:
         return cropped
+    return _shortest(known) or _square(known.get("size"))
+
+
+def _shortest(known: Mapping[str, Any]) -> int | None:
+    """What the shortest side becomes, None where images are resized to a square.
+
+    A plain number is a square, but for processors that say otherwise and those of CLIP.
+    """
     size = known.get("size")
-    shortest = size.get("shortest_edge") if isinstance(size, Mapping) else None
-    return shortest if is_whole(shortest, 1) else _square(size)
+    if isinstance(size, Mapping):
+        size = size.get("shortest_edge")
+    else:
+        kind = known.get("image_processor_type") or known.get("feature_extractor_type")
+        if known.get("default_to_square", not str(kind).startswith("CLIP")):
+            return None
+    return size if is_whole(size, 1) else None
 
 
 def _channels(known: Mapping[str, Any], name: str) -> list[float]:

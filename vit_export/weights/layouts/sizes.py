@@ -17,6 +17,9 @@ from vit_export.weights.containers.tensors import StoredTensor, TensorFile
 USUAL_HEAD_SIZE = 64
 """Width of an attention head in every variant of the paper below H."""
 
+OTHER_HEADS = {384: "12 in MoCo v3's ViT-S"}
+"""By width: published models of a variant's sizes with other heads than the variant (facebookresearch/moco-v3)."""
+
 
 @dataclass(frozen=True)
 class Hints:
@@ -163,9 +166,11 @@ def _heads(file: TensorFile, sizes: Sizes, hints: Hints) -> tuple[int, dict[str,
     heads, assumed = sizes.num_heads or hints.num_heads, {}
     if heads is None:
         rows = [v for v in VARIANTS.values() if _numbers(v)[1:4] == _of(sizes)[1:]]
-        if len({v.num_heads for v in rows}) != 1:
+        other = OTHER_HEADS.get(sizes.hidden_size) if hints.variant not in rows else None
+        if len({v.num_heads for v in rows}) != 1 or other is not None:
             likely = sizes.hidden_size / USUAL_HEAD_SIZE
             usual = f" ({likely:g} is usual: heads of {USUAL_HEAD_SIZE})" if likely.is_integer() else ""
+            usual = f" ({likely:g} is usual, {other})" if other else usual
             raise InputError(
                 f"{file.path} does not say how many attention heads its width of {sizes.hidden_size} is divided into: "
                 f"give --num-heads{usual}, or put the model's config.json beside it."
