@@ -24,7 +24,7 @@ calibration: $(SETUP)  ## make the default representative dataset in calibration
 	$(BIN)/vit-export calibration
 
 arm64: $(SETUP)  ## set up the runtimes' arm64 builds, to verify files with them under emulation
-	$(BIN)/python -m vit_export.cli.emulation
+	$(BIN)/python -P -m vit_export.cli.emulation
 
 test: lint types  ## lint, types and the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile

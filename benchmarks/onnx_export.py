@@ -19,6 +19,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from vit_export.base.python import python_command
+
 GB = 1e9
 
 _WRITE_SAVED_MODEL = """
@@ -82,7 +84,7 @@ def measure(name: str, arguments: list[str], output: Path) -> Run:
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     started = time.perf_counter()
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen([sys.executable, *arguments], env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(python_command(*arguments), env=environment, stdout=log, stderr=log)
         # wait4 gives the usage of this one child; its ru_maxrss is VmHWM, in KiB on Linux.
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started

@@ -1,7 +1,6 @@
 """Time and peak memory of one `vit-export` command and of the processes it starts."""
 
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+from vit_export.base.python import python_command
 from vit_export.model.spec import ViTSpec
 
 
@@ -41,7 +41,7 @@ def run(arguments: list[str], folder: Path) -> Usage:
     began = time.monotonic()
     with open(folder / "log.txt", "a") as log:
         child = psutil.Popen(
-            [sys.executable, "-m", "vit_export", *arguments], cwd=folder, stdout=log, stderr=subprocess.STDOUT
+            python_command("-m", "vit_export", *arguments), cwd=folder, stdout=log, stderr=subprocess.STDOUT
         )
         largest = tree = 0.0
         while child.poll() is None:

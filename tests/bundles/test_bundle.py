@@ -380,10 +380,42 @@ def test_weights_in_a_file_of_their_own_go_along_where_they_can_be_read(files, p
     for target in ("android", "web"):
         with pytest.raises(InputError, match="in a file of their own"):
             bundle(path, [target])
-    model = onnx.load(files["plain.onnx"])
-    onnx.save(model, path, save_as_external_data=True, location="README.md", size_threshold=1024)
-    with pytest.raises(InputError, match=r"a file called README\.md"):
-        bundle(path, ["linux"], overwrite=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("README.md", "classifier.swift", "numpy.py", ".git/hooks/pre-commit", "x/large.onnx.data", "weights.bin"),
+        *("a b.onnx.data", "large.onnx.data.py", "classify.py ", ".onnx.data", "CON.onnx.data\u202e"),
+    ],
+)
+def test_weights_under_another_name_than_an_exports_are_refused(name, files, tmp_path):
+    import onnx
+
+    model, path = onnx.load(files["plain.onnx"]), tmp_path / "large.onnx"
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)  # onnx asks there whether the place is free
+        onnx.save(model, path, save_as_external_data=True, location=name, size_threshold=1024)
+    with pytest.raises(InputError, match=r"keeps weights in .*, expected ") as refused:
+        bundle(path, ["linux"])
+    assert str(refused.value).isprintable()
+    assert not list(tmp_path.glob("*.zip"))
+
+
+def test_a_link_out_of_the_folder_is_not_packed(files, tmp_path):
+    import onnx
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    model, path = onnx.load(files["plain.onnx"]), folder / "large.onnx"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        onnx.save(model, path, save_as_external_data=True, location="large.onnx.data", size_threshold=1024)
+    (folder / "large.onnx.data").rename(tmp_path / "private")
+    (folder / "large.onnx.data").symlink_to("../private")
+    with pytest.raises(InputError, match="no link out of it"):
+        bundle(path, ["linux"])
 
 
 @pytest.mark.slow

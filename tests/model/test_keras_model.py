@@ -1,8 +1,13 @@
+import json
+import os
+import subprocess
+
 import numpy as np
 import pytest
 from conftest import RandomParameters, build, toy_spec
 from helpers import reference_numpy
 
+from vit_export.base.python import python_command, python_environment
 from vit_export.base.quiet import import_tensorflow
 
 import_tensorflow()
@@ -93,3 +98,45 @@ def test_mixed_precision(images):
     outputs = model(images)
     assert outputs.dtype == "float32"
     np.testing.assert_allclose(outputs, full(images), atol=0.02)
+
+
+@pytest.mark.thorough
+def test_the_users_choice_of_a_backend_does_not_matter(tmp_path):
+    """Nor what else a keras.json says; the parameters and the answers stay the same."""
+    told = {"backend": "jax", "floatx": "float16", "image_data_format": "channels_first", "epsilon": 0.01}
+    (tmp_path / "keras.json").write_text(json.dumps(told))
+    code = (
+        "from vit_export.base.quiet import import_tensorflow; import_tensorflow()\n"
+        "import numpy, keras; from vit_export.model.keras_model import reference_model\n"
+        "from vit_export.model.spec import ViTSpec\n"
+        "from vit_export.model.parameters import fingerprint_of\n"
+        "from vit_export.model.saved_model import ModelParameters\n"
+        "spec = ViTSpec.of('vit_ti16', image_size=32, num_classes=2).with_(num_layers=1)\n"
+        "model = reference_model(spec, seed=1)\n"
+        "answers = model.predict_output(numpy.ones((1, 32, 32, 3), 'f4'))\n"
+        "print(keras.backend.backend(), fingerprint_of(ModelParameters(model)), answers.tolist())"
+    )
+    own, others = os.environ.copy(), {"KERAS_BACKEND": "jax", "KERAS_HOME": str(tmp_path)}
+    own.pop("KERAS_BACKEND", None)
+    said = []
+    for environment in (own, {**own, **others}):
+        done = subprocess.run(
+            python_command("-c", code), env={**environment, "PYTHONPATH": python_environment()["PYTHONPATH"]},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    assert said[0].startswith("tensorflow ")
+    assert said[0] == said[1]
+
+
+def test_keras_that_runs_on_another_backend_already_is_told():
+    code = (
+        "import sys; from unittest.mock import MagicMock\n"
+        "sys.modules['keras'] = keras = MagicMock(); keras.backend.backend.return_value = 'jax'\n"
+        "import vit_export.model.keras_model"
+    )
+    done = subprocess.run(
+        python_command("-c", code), env=python_environment(), capture_output=True, text=True, check=False
+    )
+    assert "InputError: Keras was imported before vit_export, with the backend jax, expected tensorflow" in done.stderr

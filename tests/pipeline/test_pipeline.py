@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import RandomParameters, build, record_of, toy_spec, write_pictures
+from helpers.programs import write_program
 
 from vit_export.base.errors import InputError, OutputError
-from vit_export.base.files import digest_of_file
+from vit_export.base.files import digest_of_file, digest_of_folder
 from vit_export.model.names import INT8_SCHEMES
 from vit_export.model.record import read_record
 from vit_export.model.saved_model import SavedModelParameters, write_saved_model
@@ -20,6 +21,7 @@ from vit_export.pipeline import steps as pipeline
 from vit_export.pipeline.plan import plan_files
 from vit_export.pipeline.request import ExportRequest
 from vit_export.pipeline.steps import export
+from vit_export.runtimes.saved_model_graph import require_numeric
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +132,30 @@ def test_weights_are_copied_bit_for_bit(random_saved_model, photos, tmp_path):
     copied = SavedModelParameters(tmp_path / "out" / "saved_model")
     np.testing.assert_array_equal(copied.read("head/kernel"), source.read("head/kernel"))
     assert result.report["weights"] == {"source": "test", "trained": False}
+
+
+@pytest.mark.thorough
+def test_of_a_saved_model_from_elsewhere_only_the_variables_are_taken(small_saved_model, photos, tmp_path, in_process):
+    program = write_program(small_saved_model, tmp_path / "program", tmp_path / "mark")
+    result = export(ask(tmp_path / "out", photos, weights=program, formats=("tflite",)))
+    assert result.passed, result.verification.failures
+    require_numeric(tmp_path / "out" / "saved_model")
+    assert read_record(tmp_path / "out" / "saved_model").fingerprint == read_record(small_saved_model).fingerprint
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.thorough
+def test_files_added_beside_a_saved_model_are_not_verified_by_its_graph(
+    small_saved_model, photos, tmp_path, in_process
+):
+    output = tmp_path / "out"
+    program = write_program(small_saved_model, output / "saved_model", tmp_path / "mark")
+    before = digest_of_folder(program)
+    result = export(ask(output, photos, weights=program, formats=("tflite",)))
+    assert result.passed, result.verification.failures
+    assert result.report["verification"]["reference"]["path"] == str(program)
+    assert digest_of_folder(program) == before
+    assert not (tmp_path / "mark").exists()
 
 
 def test_files_are_added_beside_the_saved_model_they_come_from(photos, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import RandomParameters, build, record_of, toy_spec
+from helpers.programs import write_liar, write_program
 from PIL import Image
 
 import vit_export
@@ -94,6 +95,42 @@ def test_a_folder_later_against_the_saved_model_beside_it(exported, request_of):
     top = result.verification.files[0].top
     assert len(top) == 12
     assert all(len(image.indices) == 5 for image in top)
+
+
+@pytest.fixture
+def beside_a_program(exported, tmp_path):
+    """The files of an export beside a SavedModel of the same variables whose graph would leave the file `mark`."""
+    folder = tmp_path / "received"
+    shutil.copytree(exported, folder)
+    shutil.rmtree(folder / "saved_model")
+    write_program(exported / "saved_model", folder / "saved_model", tmp_path / "mark")
+    yield folder
+    assert not (tmp_path / "mark").exists()
+
+
+def test_the_graph_beside_a_file_is_not_run(beside_a_program, request_of):
+    result = verify_files(request_of(beside_a_program / "vit_toy_float32.onnx"))
+    assert result.passed, result.verification.failures
+    assert result.report["verification"]["reference"]["path"] == str(beside_a_program / "saved_model")
+    assert "built_from" not in result.report["weights"]
+
+
+def test_the_graph_of_a_reference_is_not_run(beside_a_program, exported, request_of):
+    file = exported / "vit_toy_float32.onnx"
+    assert verify_files(request_of(file, reference=beside_a_program / "saved_model")).passed
+
+
+@pytest.mark.thorough
+def test_a_saved_model_is_verified_against_its_own_variables(exported, beside_a_program, request_of, tmp_path):
+    good = verify_files(request_of(exported / "saved_model"))
+    assert good.passed, good.verification.failures
+    with pytest.raises(InputError, match=r"holds the operator (ReadFile|WriteFile), expected .* pure arithmetic"):
+        verify_files(request_of(beside_a_program / "saved_model"))
+    folder = tmp_path / "liar"
+    folder.mkdir()
+    shutil.copy(exported / "report.json", folder)
+    write_liar(exported / "saved_model", folder / "saved_model")
+    assert failed(verify_files(request_of(folder / "saved_model"))) >= {"sha256", "worst_difference"}
 
 
 def test_the_library_verifies_on_pictures_of_a_folder(exported, pictures, in_process):

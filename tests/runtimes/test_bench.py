@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from helpers import foreign
 from helpers import verifier_toys as toys
+from helpers.programs import write_program
 from rich.console import Console
 
 from vit_export.artifacts.identify import files_of
@@ -143,6 +144,21 @@ def test_a_file_that_cannot_be_run_is_a_row_and_exit_code_1(folder, damaged):
     (failure,) = result.stderr.splitlines()
     assert failure.startswith("FAIL  ")
     assert "c_cut.onnx is damaged" in failure
+
+
+def test_a_saved_model_that_does_more_than_compute_is_not_run(folder, saved_model, tmp_path):
+    path = tmp_path / "models" / "program"
+    path.parent.mkdir()
+    write_program(saved_model, path, tmp_path / "mark")
+    shutil.copy(folder / "b_nchw.onnx", path.parent)
+    assert "program holds the operator " in fails(path)
+    assert "program holds the operator " in fails(folder / "b_nchw.onnx", "--baseline", path)
+    result = invoke(path.parent, "--json")  # what only lies there is a row
+    assert result.exit_code == 1
+    rows = {row["name"]: row["error"] for row in json.loads(result.stdout)["files"]}
+    assert "expected a SavedModel of pure arithmetic" in rows["program"]
+    assert rows["b_nchw.onnx"] is None
+    assert not (tmp_path / "mark").exists()
 
 
 def test_a_baseline_that_cannot_run_is_replaced(folder, monkeypatch):

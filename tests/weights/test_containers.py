@@ -6,11 +6,13 @@ import os
 import pickle
 import random
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 import tracemalloc
 import warnings
 import zipfile
@@ -19,6 +21,7 @@ from pathlib import Path
 import h5py
 import ml_dtypes
 import numpy as np
+import psutil
 import pytest
 from helpers.originals import ORIGINALS
 from PIL import Image
@@ -27,6 +30,7 @@ from safetensors.numpy import save_file
 from vit_export.base.errors import InputError
 from vit_export.base.json_file import MAX_JSON
 from vit_export.base.zip_file import MAX_MEMBERS
+from vit_export.weights.containers import hdf5_listing
 from vit_export.weights.containers.contents import Contents, identify
 from vit_export.weights.containers.hdf5 import open_keras_archive, open_weights_h5
 from vit_export.weights.containers.npz import open_npz
@@ -446,6 +450,85 @@ def test_hdf5_types_that_are_no_weights_are_listed(tmp_path):
             file.read(key)
 
 
+def endless(tree: bytearray, place: int) -> None:
+    """Its own right neighbour: the list of a group's entries has no end."""
+    struct.pack_into("<Q", tree, place + 16, place)
+
+
+def bottomless(tree: bytearray, place: int) -> None:
+    """Its own child, one level down."""
+    struct.pack_into("<B", tree, place + 5, 1)
+    struct.pack_into("<Q", tree, place + 32, place)
+
+
+def far_down(tree: bytearray, place: int) -> None:
+    """Its own child, 255 levels down."""
+    struct.pack_into("<B", tree, place + 5, 255)
+    struct.pack_into("<Q", tree, place + 32, place)
+
+
+def broken_tree(folder: Path, harm, container: str = "h5") -> Path:
+    """A file of Keras weights whose first B-tree is harmed."""
+    content = bytearray(write_h5(folder / "a.weights.h5", {"a": STACK, "b": STACK}).read_bytes())
+    harm(content, content.index(b"TREE"))
+    if container == "h5":
+        (folder / "a.weights.h5").write_bytes(content)
+        return folder / "a.weights.h5"
+    return write_keras(folder / "a.keras", bytes(content), deflate=container != "keras")
+
+
+@pytest.mark.parametrize(
+    ("harm", "container"),
+    [(endless, "h5"), (bottomless, "h5"), (far_down, "h5"), (bottomless, "keras"), (far_down, "keras deflated")],
+)
+def test_what_crashes_or_holds_libhdf5_is_one_sentence(harm, container, tmp_path, monkeypatch):
+    monkeypatch.setattr("vit_export.weights.containers.hdf5.CPU_SECONDS", 1)
+    path = broken_tree(tmp_path, harm, container)
+    opened = open_weights_h5 if container == "h5" else keras_weights
+    with pytest.raises(InputError, match=r"crashes the HDF5 library|without an end|damaged") as refused:
+        opened(path)
+    assert len(str(refused.value)) < 400
+    assert not list(tmp_path.glob("core*"))
+
+
+@pytest.mark.thorough
+def test_an_interrupt_is_heard_while_libhdf5_goes_round(tmp_path):
+    script = """
+        import sys, time
+        from pathlib import Path
+        from vit_export.weights.containers.hdf5 import open_weights_h5
+        print("ready", flush=True)
+        try:
+            open_weights_h5(Path(sys.argv[1]))
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(broken_tree(tmp_path, endless))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as child:
+        assert child.stdout.readline() == "ready\n"
+        time.sleep(1)
+        child.send_signal(signal.SIGINT)
+        assert child.communicate(timeout=20)[0] == "interrupted\n"
+    left = [other for other in psutil.process_iter(["status"]) if os.getpgid(other.pid) == child.pid]
+    assert all(other.info["status"] == psutil.STATUS_ZOMBIE for other in left)
+
+
+def test_what_the_child_says_is_held_to_the_file(tmp_path, monkeypatch):
+    path = write_h5(tmp_path / "a.weights.h5", {"a": STACK.astype(np.float32)})
+    size = path.stat().st_size
+    for wrong in (
+        {"a": [[2], "float32", "<f4", size - 4]},
+        {"a": [[2], "float32", "<f4", -8]},
+        {"a": [[-1, -1], "float32", "<f4", 0]},
+        {"a": [[2], "float32", "O", 0]},
+        {"a": [[2], "float32"]},
+        {"a": [[2**62, 2**62], "float64", "<f8", 0]},
+    ):
+        monkeypatch.setattr("vit_export.weights.containers.hdf5._answer", lambda *_, wrong=wrong: {"tensors": wrong})
+        with pytest.raises(InputError, match="is damaged or truncated"):
+            open_weights_h5(path)
+
+
 def test_truncated_hdf5_is_refused(tmp_path):
     path = write_h5(tmp_path / "a.weights.h5", {"a": STACK})
     path.write_bytes(path.read_bytes()[:-50])
@@ -754,8 +837,18 @@ def test_lies_about_sizes_are_refused_within_bounded_memory(tmp_path):
 SMALL = {f"layer_{i}/vars/{i % 2}": STACK.astype(np.float32 if i % 2 else np.float16) for i in range(4)}
 
 
+def listed_here(path, file, start, size):
+    """What the child would say, without starting one."""
+    try:
+        return json.loads(json.dumps(hdf5_listing.listing(hdf5_listing.Window(file, start, size))))
+    except Exception as error:
+        return {"damaged": str(error)}
+
+
 @pytest.mark.parametrize("kind", CONTAINERS)
-def test_random_damage_is_refused_or_harmless(kind, tmp_path):
+def test_random_damage_is_refused_or_harmless(kind, tmp_path, monkeypatch):
+    # A hundred children would take a while; this damage crashes nothing.
+    monkeypatch.setattr("vit_export.weights.containers.hdf5._answer", listed_here)
     as_container(kind, tmp_path, SMALL)
     open_file, name = {
         "npz": (open_npz, "a.npz"),

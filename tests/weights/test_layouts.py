@@ -451,5 +451,54 @@ def test_unknown_layouts_and_keras_models(tmp_path):
     import keras
 
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
-    with pytest.raises(InputError, match="class 'Sequential', expected vit_export's VisionTransformer"):
+    with pytest.raises(
+        InputError,
+        match=r"class 'Sequential', expected a VisionTransformer of vit_export, the one kind .*docs/weights.md",
+    ):
         open_checkpoint(tmp_path / "other.keras")
+
+
+def test_models_of_others_that_keras_and_tensorflow_saved_are_told_a_way_out(tmp_path):
+    import keras
+
+    own = "expected a VisionTransformer of vit_export, the one kind of Keras model that is read: copy the weights"
+    inputs = keras.Input((32, 32, 3))
+    tokens = keras.layers.Reshape((16, 64))(keras.layers.Conv2D(64, 8, 8)(inputs))
+    tokens = keras.layers.MultiHeadAttention(4, 16)(tokens, tokens)
+    model = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling1D()(tokens)))
+    model.save(tmp_path / "notebook.keras")
+    model.save_weights(tmp_path / "notebook.weights.h5")
+    for name in ("notebook.keras", "notebook.weights.h5"):
+        with pytest.raises(InputError, match=own) as refused:
+            open_checkpoint(tmp_path / name)
+        assert len(str(refused.value)) < 500 + len(str(tmp_path))
+
+    backbone = build(RandomParameters(toy_spec(num_classes=None).with_(num_layers=1)))
+    tuned = keras.Sequential([inputs, backbone, keras.layers.Flatten()])
+    tuned.save(tmp_path / "tuned.keras")
+    with pytest.raises(
+        InputError, match=r"'Sequential' around a VisionTransformer of vit_export: load it .* docs/python"
+    ):
+        open_checkpoint(tmp_path / "tuned.keras")
+
+
+def test_transformers_tensorflow_and_flax_weights_are_told_how_to_convert(tmp_path):
+    import h5py
+
+    folder = tmp_path / "tf"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "vit"}')
+    with h5py.File(folder / "tf_model.h5", "w") as file:
+        file.attrs["layer_names"] = [b"vit"]
+        file["vit/tf_vi_t_for_image_classification/vit/embeddings/cls_token:0"] = zeros(1, 1, 64)
+    for path in (folder, folder / "tf_model.h5"):
+        with pytest.raises(InputError, match=r"transformers 4, .*from_pretrained\('its folder', from_tf=True\)"):
+            open_checkpoint(path)
+    (folder / "tf_model.h5").rename(folder / "flax_model.msgpack")
+    with pytest.raises(InputError, match=r"from_pretrained\('its folder', from_flax=True\)"):
+        open_checkpoint(folder)
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        file.attrs["layer_names"] = [b"dense"]
+        file["dense/dense/kernel:0"] = zeros(2, 2)
+    with pytest.raises(InputError, match=r"legacy Keras \.h5 file, expected a VisionTransformer of vit_export"):
+        open_checkpoint(tmp_path / "old.h5")

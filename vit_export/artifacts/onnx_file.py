@@ -7,10 +7,10 @@ data of tensors is handed to protobuf, so that a file of any size costs its stru
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import chain
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit_export.artifacts.facts import (
@@ -25,8 +25,9 @@ from vit_export.artifacts.facts import (
     values_of,
 )
 from vit_export.artifacts.layout import layout_of, open_or_size
+from vit_export.artifacts.onnx_external import ExternalFiles, external_entries
 from vit_export.base.errors import InputError
-from vit_export.base.files import input_errors, shortened
+from vit_export.base.files import shortened
 from vit_export.model.artifact import TensorSpec
 
 if TYPE_CHECKING:
@@ -54,8 +55,9 @@ def read_onnx(path: Path) -> FileFacts:
     """
     with damage_told(path, ".onnx"):
         model = load_structure(path)
+        _require_own_data(path, model)
         graph = model.graph
-        constants, files = Constants(), _ExternalFiles(path)
+        constants, files = Constants(), ExternalFiles(path)
         for tensor in _tensors(model):
             dtype, size = dtype_name(tensor.data_type), _nbytes(tensor)
             constants.add(dtype, tensor.dims, size)
@@ -80,6 +82,23 @@ def read_onnx(path: Path) -> FileFacts:
             checksums=files.checksums,
             notes=notes,
         )
+
+
+def require_own_data(path: Path) -> None:
+    """Raise InputError where the .onnx file at `path` keeps weights in files outside its folder.
+
+    Asked before a runtime opens it, which would follow what the file says.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    _require_own_data(path, load_structure(path))
+
+
+def _require_own_data(path: Path, model: "onnx.ModelProto") -> None:
+    for tensor in chain(_tensors(model), (sparse.indices for sparse in _sparse(model))):
+        if tensor.data_location == tensor.EXTERNAL:
+            external_entries(path, tensor)
 
 
 def load_structure(path: Path) -> "onnx.ModelProto":
@@ -228,14 +247,27 @@ def properties_of(model: "onnx.ModelProto") -> dict[str, str]:
 def _graphs(graph: "onnx.GraphProto") -> Iterator["onnx.GraphProto"]:
     """`graph` and those inside its nodes (bodies of If and Loop)."""
     yield graph
-    for node in graph.node:
+    for inner in _inner(graph.node):
+        yield from _graphs(inner)
+
+
+def _inner(nodes: Iterable["onnx.NodeProto"]) -> Iterator["onnx.GraphProto"]:
+    """The graphs directly inside `nodes`."""
+    for node in nodes:
         for attribute in node.attribute:
-            for inner in chain([attribute.g] if attribute.HasField("g") else [], attribute.graphs):
-                yield from _graphs(inner)
+            yield from chain([attribute.g] if attribute.HasField("g") else [], attribute.graphs)
+
+
+def _all_graphs(model: "onnx.ModelProto") -> Iterator["onnx.GraphProto"]:
+    """The graphs of `model` and of its functions' nodes."""
+    yield from _graphs(model.graph)
+    for function in model.functions:
+        for inner in _inner(function.node):
+            yield from _graphs(inner)
 
 
 def _nodes(model: "onnx.ModelProto") -> Iterator["onnx.NodeProto"]:
-    for graph in _graphs(model.graph):
+    for graph in _all_graphs(model):
         yield from graph.node
     for function in model.functions:
         yield from function.node
@@ -243,12 +275,22 @@ def _nodes(model: "onnx.ModelProto") -> Iterator["onnx.NodeProto"]:
 
 def _tensors(model: "onnx.ModelProto") -> Iterator["onnx.TensorProto"]:
     """Every constant: initializers, dense and sparse, and those that nodes hold."""
-    for graph in _graphs(model.graph):
+    for graph in _all_graphs(model):
         yield from graph.initializer
-        yield from (sparse.values for sparse in graph.sparse_initializer)
     for node in _nodes(model):
         for attribute in node.attribute:
             yield from chain([attribute.t] if attribute.HasField("t") else [], attribute.tensors)
+    yield from (sparse.values for sparse in _sparse(model))
+
+
+def _sparse(model: "onnx.ModelProto") -> Iterator["onnx.SparseTensorProto"]:
+    """Every sparse constant, whose indices are no weights but may lie in another file, too."""
+    for graph in _all_graphs(model):
+        yield from graph.sparse_initializer
+    for node in _nodes(model):
+        for attribute in node.attribute:
+            yield from [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+            yield from attribute.sparse_tensors
 
 
 def operator_of(node: "onnx.NodeProto") -> str:
@@ -286,44 +328,3 @@ def _spec(value: "onnx.ValueInfoProto", values: str = "", *, image: bool = False
     layout = layout_of(dimensions, "NCHW") if image else ""
     shape = tuple(map(open_or_size, dimensions))
     return TensorSpec(name, shape, dtype_name(declared.elem_type), layout, values=values)
-
-
-class _ExternalFiles:
-    """The files that a model's external tensors lie in: `sizes`, in bytes, and `checksums` (SHA-1), by their names."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.sizes: dict[str, int] = {}
-        self.checksums: dict[str, str] = {}
-
-    def require(self, tensor: "onnx.TensorProto", size: int) -> None:
-        """Raise InputError unless the file of `tensor`, of `size` bytes, is there and holds it."""
-        entries = {entry.key: text_of(entry.value) for entry in tensor.external_data}
-        name = entries.get("location", "")
-        if name not in self.sizes:
-            self.sizes[name] = self._size(name)
-        if checksum := entries.get("checksum"):
-            self.checksums[name] = checksum
-        offset, length = int(entries.get("offset", 0)), int(entries.get("length", size))
-        if offset < 0 or length < 0 or offset + length > self.sizes[name]:
-            raise InputError(
-                f"{shortened(self._path.parent / name)} has {self.sizes[name]} bytes, but {self._path.name} expects "
-                f"{offset + length} or more: it is cut off or belongs to another file; fetch or export both again."
-            )
-
-    def _size(self, name: str) -> int:
-        # Either system's separators: what is one here may be part of a name there.
-        ways = (PurePosixPath(name), PureWindowsPath(name))
-        if not name or "\0" in name or any(way.anchor or ".." in way.parts for way in ways):
-            raise InputError(
-                f"{shortened(self._path)} keeps weights in {shortened(repr(name))}, expected the name of a file in "
-                "its own folder or below: it may have been made to read other files; export the model again."
-            )
-        file = self._path.parent / name
-        with input_errors(file):
-            if not file.is_file():
-                raise InputError(
-                    f"{shortened(self._path)} keeps weights in {shortened(name)}, which is not there: put that file "
-                    "beside it, under this name."
-                )
-            return file.stat().st_size

@@ -17,6 +17,8 @@ def quiet_environment() -> None:
 
 def import_tensorflow() -> None:
     """Import TensorFlow without its greetings (absl writes some before any level can be set)."""
+    # TensorFlow imports Keras, which reads its backend once, then: the user's may be another, from keras.json too.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     if "tensorflow" not in sys.modules:
         quiet_environment()
         with quiet():

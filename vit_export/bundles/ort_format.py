@@ -2,13 +2,13 @@
 
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from vit_export.base.errors import InputError, StructureError
+from vit_export.base.python import python_command, python_environment
 from vit_export.bundles.source import Subject
 
 MODEL_NAME, OPERATORS_NAME = "model.ort", "required_operators.config"
@@ -40,9 +40,9 @@ def to_ort(subject: Subject, folder: Path) -> Converted:
         raise InputError(f"{subject.path.name} {reason}, so there is no .ort file of it: leave --ort out.")
     source = folder / "model.onnx"
     shutil.copyfile(subject.path, source)  # the converter names its files after the original, through links too
-    command = [sys.executable, "-m", "onnxruntime.tools.convert_onnx_models_to_ort", str(source)]
+    command = python_command("-m", "onnxruntime.tools.convert_onnx_models_to_ort", str(source))
     command += ["--output_dir", str(folder), "--optimization_style", "Fixed", "--target_platform", "arm"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=python_environment())
     model, found = folder / MODEL_NAME, sorted(folder.glob("*required_operators*.config"))
     if done.returncode or not model.is_file() or not found:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["it wrote nothing"]

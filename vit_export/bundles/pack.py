@@ -144,13 +144,7 @@ def _write(
     texts["metadata.json"] = json_text(metadata(subject, row, told)) + "\n"
     texts["MODEL_CARD.md"] = model_card(subject, conversion)
     texts["LICENCE"] = licence_missing(subject)
-    beside = {name: subject.path.parent / name for name in artifact.extra_files}
-    if taken := sorted(beside.keys() & {*texts, *contents, "README.md", SUMS_NAME}):
-        raise InputError(
-            f"{subject.path.name} keeps weights in a file called {taken[0]}, as is one of the bundle's own: export the "
-            "model again."
-        )
-    contents |= beside
+    contents |= {name: subject.path.parent / name for name in artifact.extra_files}
     names = sorted({*contents, *texts, "README.md", SUMS_NAME})
     texts["README.md"] = readme(subject, row, target, model, names)
     contents |= {name: text.encode() for name, text in texts.items()}

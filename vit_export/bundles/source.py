@@ -1,5 +1,6 @@
 """What a bundle is made of: one file of ours, the record in it, and what a report beside it says of that very file."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from vit_export.report.view import File, Record, read_files
 
 _INPUTS = ("float32", "uint8", "int8")
 _OUTPUTS = ("float32", "int8")
+_DATA_NAME = re.compile(r"\w[\w.-]{0,200}\.onnx\.data")
+"""Names of external data that go into a zip: no folder, no code, none that systems take for another."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,11 @@ def _check(name: str, artifact: Artifact, record: ModelRecord) -> None:
         raise InputError(
             f"{name} was changed since vit-export wrote it: expected the input {INPUT_NAME} and the output {wanted}; "
             "export the model again."
+        )
+    if artifact.extra_files and not (len(artifact.extra_files) == 1 and _DATA_NAME.fullmatch(artifact.extra_files[0])):
+        raise InputError(
+            f"{name} keeps weights in {shortened(repr(', '.join(artifact.extra_files)))}, expected one file beside it "
+            "that is called as exports call it, like vit_b16_float32.onnx.data: export the model again."
         )
     image, output = artifact.inputs[0], artifact.outputs[0]
     if image.shape and image.shape[0] != 1:

@@ -1,4 +1,4 @@
-"""`python -m vit_export.cli.emulation`: set up the arm64 runtimes that run under emulation."""
+"""`python -P -m vit_export.cli.emulation`: set up the arm64 runtimes that run under emulation."""
 
 import signal
 import sys

@@ -5,7 +5,6 @@ calls every file compatible, those with Flex operators and five dimensions too (
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_export.base.adapters.litert import operators_of
+from vit_export.base.python import python_command, python_environment
 from vit_export.base.versions import versions
 from vit_export.inspection.delegates import Target, Verdict, assess
 from vit_export.inspection.operators import Graph, Node
@@ -43,17 +43,14 @@ def _reason(node: Node) -> str:
 
 
 def _asked(path: Path, format: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", __name__, format, str(path)]
-    root = str(Path(__file__).resolve().parents[2])
-    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     try:
         child = subprocess.run(
-            command,
+            python_command("-m", __name__, format, str(path)),
             capture_output=True,
             timeout=_PATIENCE,
             check=False,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": paths},
+            env=python_environment(),
         )
     except subprocess.TimeoutExpired:
         return {"error": f"it was not loaded within {_PATIENCE:.0f} s"}

@@ -8,17 +8,23 @@ import os
 from dataclasses import replace
 from typing import Any
 
-# Keras reads its backend once, at import; the exporter needs TensorFlow's, whatever the user's keras.json says.
-os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ["KERAS_BACKEND"] = "tensorflow"  # as in base.quiet, for who imports this module first
 
 import keras
 from keras import layers, ops
 
 from vit_export.base.adapters.keras import layers_of
+from vit_export.base.errors import InputError
 from vit_export.model.parameters import layer_name
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
+
+if keras.backend.backend() != "tensorflow":
+    raise InputError(
+        f"Keras was imported before vit_export, with the backend {keras.backend.backend()}, expected tensorflow: set "
+        "KERAS_BACKEND=tensorflow, or import vit_export first."
+    )
 
 _PACKAGE = "vit_export"
 

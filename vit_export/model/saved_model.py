@@ -16,6 +16,7 @@ from vit_export.base.errors import InputError, first_line
 from vit_export.base.files import digest_of_folder, publish_folder, size_of_folder
 from vit_export.base.versions import versions
 from vit_export.model.artifact import Artifact, TensorSpec
+from vit_export.model.checkpoint_index import require_sound
 from vit_export.model.parameters import fingerprint_of, parameter_specs
 from vit_export.model.record import AGAIN, RECORD_FILE, ModelRecord, read_record
 from vit_export.model.spec import ViTSpec
@@ -112,9 +113,12 @@ class SavedModelParameters:
 
         self.record, self._path = read_record(path), path
         self._last: tuple[str, np.ndarray] | None = None
+        checkpoint = path / "variables" / "variables"
         try:
-            self._reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
+            require_sound(checkpoint)
+            self._reader = tf.train.load_checkpoint(str(checkpoint))
             shapes = self._reader.get_variable_to_shape_map()
+            types = self._reader.get_variable_to_dtype_map()
         except Exception as error:  # TensorFlow raises a different class for each way a checkpoint can be broken
             raise _unreadable(path, error) from error
         wanted = {p.name: p.shape for p in parameter_specs(self.record.spec)}
@@ -122,7 +126,7 @@ class SavedModelParameters:
         found = {
             key.removeprefix(prefix).removesuffix(suffix).replace(".S", "/"): tuple(shape)
             for key, shape in shapes.items()
-            if key.startswith(prefix) and key.endswith(suffix)
+            if key.startswith(prefix) and key.endswith(suffix) and types[key] == tf.float32
         }
         if wanted != found:
             raise InputError(_mismatch(path, wanted, found))

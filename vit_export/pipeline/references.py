@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vit_export.artifacts.read import artifact_of, read_facts
 from vit_export.base.errors import InputError
+from vit_export.base.files import scratch_errors
 from vit_export.model.artifact import Artifact, InputKind, Precision
 from vit_export.model.names import SAVED_MODEL_NAME
 from vit_export.model.record import read_record
@@ -66,29 +67,32 @@ def output_read(artifact: Artifact, wanted: str | None, sizes: Iterable[int | No
 
 def reference_at(
     location: str | Path | None, artifacts: Sequence[Artifact], stage: Path, say: "Reporter"
-) -> tuple[Path, dict[str, Any]]:
-    """The SavedModel that `artifacts` are compared with, and what the report says of where it came from.
+) -> tuple[Path, str, dict[str, Any]]:
+    """The SavedModel that `artifacts` are compared with, what to call it, and what the report says of its origin.
 
-    A SavedModel is taken as it is; any other checkpoint is built as the model that the files are of and saved in the
-    folder `stage`. None stands for the `saved_model/` beside the files.
+    It is always built here, in the folder `stage`. Of a SavedModel that is given the variables and the record are read
+    and its graph is left alone, which is a program that anybody may have written; any other checkpoint is built as the
+    model that the files are of. None stands for the `saved_model/` beside the files.
 
     Raises:
         InputError: there is none, it cannot be read, or is of no model that the files could be of.
+        OutputError: the temporary folder has too little space.
     """
-    if location is None:
-        return _beside(artifacts), {}
-    if os.path.isdir(location) and (Path(location) / "saved_model.pb").is_file():
-        read_record(location)
-        return Path(location), {}
     from vit_export.weights.open import open_checkpoint
     from vit_export.weights.remote.fetch import shown
 
+    if location is None:
+        location = _beside(artifacts)
     say.step("Opening the reference")
+    if os.path.isdir(location) and (Path(location) / "saved_model.pb").is_file():
+        read_record(location)
+        return build_reference(open_checkpoint(location), stage, say), str(location), {}
     checkpoint = open_checkpoint(location, progress=say.progress, note=say.note)
     checkpoint = checkpoint.adapted(_wanted(checkpoint, artifacts))
     for text in checkpoint.notes:
         say.note(text)
-    return _built(checkpoint, stage / SAVED_MODEL_NAME, say), {"built_from": shown(str(location))}
+    name = shown(str(location))
+    return build_reference(checkpoint, stage, say), name, {"built_from": name}
 
 
 def _beside(artifacts: Sequence[Artifact]) -> Path:
@@ -100,7 +104,6 @@ def _beside(artifacts: Sequence[Artifact]) -> Path:
             f"Nothing says what the files are to be compared with ({missing}): give --reference, a SavedModel or a "
             "checkpoint."
         )
-    read_record(found[0])
     return found[0]
 
 
@@ -134,7 +137,13 @@ def _width(artifact: Artifact) -> int | None:
     return next((entry.shape[-1] for entry in artifact.outputs if entry.shape), None)
 
 
-def _built(checkpoint: "Checkpoint", folder: Path, say: "Reporter") -> Path:
+def build_reference(checkpoint: "Checkpoint", stage: Path, say: "Reporter") -> Path:
+    """The SavedModel of `checkpoint`, built from its parameters and written to the temporary folder `stage`.
+
+    Raises:
+        InputError: the parameters cannot be read.
+        OutputError: the temporary folder has too little space.
+    """
     say.step("Loading TensorFlow")
     from vit_export.base.quiet import import_tensorflow
 
@@ -148,7 +157,9 @@ def _built(checkpoint: "Checkpoint", folder: Path, say: "Reporter") -> Path:
     if checkpoint.model is None:
         assign_parameters(model, checkpoint.read, progress=say.progress)
     say.step("Writing the reference as a SavedModel")
-    write_saved_model(model, folder, checkpoint.record)
+    folder = stage / SAVED_MODEL_NAME
+    with scratch_errors():
+        write_saved_model(model, folder, checkpoint.record)
     del model
     release_memory()
     return folder

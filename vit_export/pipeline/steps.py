@@ -1,6 +1,6 @@
 """The one place where the order of steps is written: build, save, convert, verify, report."""
 
-import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from vit_export.pipeline.choice import choose_images
 from vit_export.pipeline.convert import convert
 from vit_export.pipeline.folder import at_folder, drop, outdated, staging
 from vit_export.pipeline.plan import plan_files, require_outside, reuses_saved_model
+from vit_export.pipeline.references import build_reference
 from vit_export.pipeline.request import ExportRequest
 from vit_export.report.content import build_report, write_report
 from vit_export.report.earlier import earlier_files, files_told
@@ -84,7 +85,7 @@ def export(request: ExportRequest, reporter: Reporter | None = None, *, commands
         # The files are there already: if this ends before verification does, they are not nameless.
         _report(request, made, None, commands, earlier)
         try:
-            verification = _verify(request, made, made.data, say)
+            verification = _verify(request, made, checkpoint, made.data, say)
         except BaseException:
             say.note(f"Ended before verification did: the files in {request.output}/ are complete, but not verified.")
             raise
@@ -97,7 +98,7 @@ def export(request: ExportRequest, reporter: Reporter | None = None, *, commands
 class _Made:
     """The files in their place, and what verification and the report need to know of them.
 
-    `spot_check` are the Keras model's own outputs on the first held-out images, where it was in memory.
+    `spot_check` are the Keras model's own outputs on the first held-out images, None where a SavedModel was there.
     """
 
     saved_model: Artifact
@@ -217,19 +218,14 @@ def _save(
     stage: Path,
     say: Reporter,
 ) -> tuple[Artifact, np.ndarray | None]:
-    """The SavedModel, and the Keras model's own outputs on the first held-out images where there is one in memory."""
+    """The SavedModel, and the Keras model's own outputs on the first held-out images; None where nothing is written.
+
+    It is written anew from a SavedModel's parameters too: a graph of others, which may do anything, is not passed on.
+    """
     existing = checkpoint.saved_model if checkpoint else None
-    if existing is not None:
-        copies = not reuses_saved_model(request, existing)
-        if copies:
-            say.step("Copying the SavedModel")
-        with input_errors(existing):  # every byte of it is read here, so what fails below is the writing
-            described = describe_saved_model(existing)
-        if copies:
-            with output_errors(request.output):
-                shutil.copytree(existing, stage / SAVED_MODEL_NAME)
-            described = replace(described, path=str(stage / SAVED_MODEL_NAME))
-        return described, None
+    if existing is not None and reuses_saved_model(request, existing):
+        with input_errors(existing):
+            return describe_saved_model(existing), None
     say.step("Loading TensorFlow")
     import_tensorflow()
     from vit_export.model.keras_model import reference_model
@@ -254,12 +250,20 @@ def _save(
     return artifact, spot_check
 
 
-def _verify(request: ExportRequest, made: _Made, data: DataSplit, say: Reporter) -> "Verification":
+def _verify(
+    request: ExportRequest, made: _Made, checkpoint: Checkpoint | None, data: DataSplit, say: Reporter
+) -> "Verification":
     from vit_export.verification.verifier import VerifyOptions, verify
 
     options = VerifyOptions(threads=request.threads, trained=made.record.trained, known_outputs=made.spot_check)
     pictures = data.held_out.labelled(made.record.labels)
-    return verify(Path(made.saved_model.path), made.artifacts, pictures, options, say)
+    reference = Path(made.saved_model.path)
+    if checkpoint is None or checkpoint.saved_model is None or not reuses_saved_model(request, checkpoint.saved_model):
+        return verify(reference, made.artifacts, pictures, options, say)
+    # The SavedModel in the folder was there before: its graph is not ours to trust.
+    with tempfile.TemporaryDirectory(prefix="vit-export-verify-") as stage:
+        found = verify(build_reference(checkpoint, Path(stage), say), made.artifacts, pictures, options, say)
+    return replace(found, reference=replace(found.reference, path=str(reference)))
 
 
 def _settings(request: ExportRequest) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def verify_files(request: VerifyRequest, reporter: Reporter | None = None, *, co
         for path in files_of(request.files)
     )
     with tempfile.TemporaryDirectory(prefix="vit-export-verify-") as stage:
-        reference, origin = reference_at(request.reference, artifacts, Path(stage), say)
+        reference, name, origin = reference_at(request.reference, artifacts, Path(stage), say)
         record = read_record(reference)
         if request.labels is not None:
             check_labels(request.labels, record.spec.num_classes)
@@ -103,9 +103,7 @@ def verify_files(request: VerifyRequest, reporter: Reporter | None = None, *, co
             read=read,
         )
         verification = verify(reference, artifacts, pictures, options, say)
-    if origin:
-        shown = replace(verification.reference, path=str(origin["built_from"]))
-        verification = replace(verification, reference=shown)
+    verification = replace(verification, reference=replace(verification.reference, path=name))
     report = build_report(
         replace(record, labels=labels).saying(**origin),
         datasets={"held_out": pictures.images.to_dict(), "skipped": [list(item) for item in skipped]},

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -134,7 +134,7 @@ def bench(
     found = files_of(named, "measure", saved_models=True, once=True)
     wanted = None if baseline is None else found[0]
     say = reporter or Silent()
-    run = _Run([_described(path, found) for path in found], threads, seed, say)
+    run = _Run([_described(path, found) for path in found], {str(Path(path)) for path in named}, threads, seed, say)
     with ExitStack() as stack:
         run.start(stack)
         measured = run.measure(wanted, time_limit)
@@ -157,8 +157,10 @@ def bench(
 class _Run:
     """The rows, filled while their files are started, run once and timed."""
 
-    def __init__(self, rows: list[BenchedFile], threads: int, seed: int, say: "Reporter") -> None:
-        self.rows, self.threads, self.seed, self.say = rows, threads, seed, say
+    def __init__(
+        self, rows: list[BenchedFile], named: Collection[str], threads: int, seed: int, say: "Reporter"
+    ) -> None:
+        self.rows, self.named, self.threads, self.seed, self.say = rows, named, threads, seed, say
         self.images: dict[str, np.ndarray] = {}
         self.opened: dict[str, RunnerProcess] = {}
 
@@ -188,7 +190,10 @@ class _Run:
                     memory=process.memory(),
                 )
                 self.images[row.path] = image
-            except RunnerError as error:
+            except (RunnerError, InputError) as error:
+                # A SavedModel that does more than compute: named, it is refused as any file is that is none.
+                if isinstance(error, InputError) and row.path in self.named:
+                    raise
                 self._fail(row.path, error)
                 process.close()
             else:
@@ -231,7 +236,7 @@ class _Run:
             if row.error is None and row.format is not None
         ]
 
-    def _fail(self, path: str, error: RunnerError) -> None:
+    def _fail(self, path: str, error: RunnerError | InputError) -> None:
         self.rows = [replace(row, error=str(error)) if row.path == path else row for row in self.rows]
 
 

@@ -24,7 +24,9 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from vit_export.base.errors import first_line
+from vit_export.artifacts.onnx_file import require_own_data
+from vit_export.base.errors import InputError, first_line
+from vit_export.base.python import python_command, python_environment
 from vit_export.model.artifact import Format, TensorSpec
 from vit_export.runtimes.runner import RUNNERS, Runner, RunnerError, open_runner, require
 
@@ -102,7 +104,16 @@ class RunnerProcess:
         return shape[0] if shape else None
 
     def start(self) -> None:
-        """Start the child and load the file; `inputs`, `outputs` and `load_seconds` are known afterwards."""
+        """Start the child and load the file; `inputs`, `outputs` and `load_seconds` are known afterwards.
+
+        Raises:
+            InputError: the file would make its runtime read other files, or run what is no arithmetic.
+        """
+        if self.format == "onnx" and self.path.is_file():
+            try:
+                require_own_data(self.path)
+            except ValueError as error:
+                raise RunnerError(f"{self.path.name} cannot be loaded by onnxruntime: it is damaged.") from error
         command, environment = self._launch()
         self._chatter = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child does
         self._child = subprocess.Popen(
@@ -159,10 +170,8 @@ class RunnerProcess:
         """The child's command line and environment."""
         if self.emulate is not None:
             return self._launch_emulated(self.emulate)
-        if not sys.executable:
-            raise RunnerError("This Python does not know its own executable, so no file can be run in its own process.")
-        # -P keeps the current folder, which may hold a tensorflow.py of its own, out of the child's path.
-        return [sys.executable, "-P", "-c", _SERVE], _environment()
+        # Quiet, and without a GPU: threads and times are the CPU's.
+        return python_command("-c", _SERVE), {**python_environment(), **_QUIET, "CUDA_VISIBLE_DEVICES": "-1"}
 
     def _launch_emulated(self, architecture: str) -> tuple[list[str], dict[str, str]]:
         from vit_export.runtimes.emulation import launch
@@ -193,9 +202,9 @@ class RunnerProcess:
             raise self._obituary(child, late.is_set()) from error
         finally:
             timer.cancel()
-        if not good:
-            raise RunnerError(answer)
-        return answer
+        if good:
+            return answer
+        raise (RunnerError if good is False else InputError)(answer)
 
     def _obituary(self, child: "subprocess.Popen[bytes]", late: bool) -> RunnerError:
         code = _end(child)
@@ -237,13 +246,6 @@ def _end(child: "subprocess.Popen[bytes]", patience: float = 5.0) -> int:
         return child.wait()
 
 
-def _environment() -> dict[str, str]:
-    """The parent's environment and import path; quiet, and without a GPU: threads and times are the CPU's."""
-    package_root = str(Path(__file__).resolve().parents[2])
-    path = dict.fromkeys([package_root, *(entry or os.getcwd() for entry in sys.path)])
-    return {**os.environ, **_QUIET, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": os.pathsep.join(path)}
-
-
 def _send(stream: IO[bytes], message: Any) -> None:
     data = pickle.dumps(message, protocol=5)
     stream.write(_LENGTH.pack(len(data)))
@@ -272,12 +274,15 @@ def serve() -> None:
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests, inbox), daemon=True).start()
     worker = _Worker()
+    answer: tuple[bool | None, Any]  # None: the file itself is refused, whatever was asked
     while True:
         request, arguments = inbox.get()
         try:
             answer = (True, getattr(worker, request)(*arguments))
         except RunnerError as error:
             answer = (False, str(error))
+        except InputError as error:
+            answer = (None, str(error))
         except Exception as error:  # whatever it was, the parent must hear of it rather than of a dead process
             answer = (False, f"{request} failed with {type(error).__name__}: {first_line(error)}")
         _send(answers, answer)

@@ -16,8 +16,9 @@ import numpy as np
 
 from vit_export.artifacts.layout import layout_of, open_or_size
 from vit_export.artifacts.sizes import MAX_OUTPUT, too_large
-from vit_export.base.errors import VerificationFailed, first_line
+from vit_export.base.errors import VerificationFailed, VitExportError, first_line
 from vit_export.model.artifact import Format, TensorSpec
+from vit_export.runtimes.saved_model_graph import require_numeric
 
 SIGNATURE = "serving_default"
 
@@ -80,6 +81,7 @@ class Runner(ABC):
 
         Raises:
             RunnerError: the runtime cannot read the file, or it has no such output.
+            InputError: a SavedModel that does more than compute.
         """
         self._guard("cannot be loaded", self._open)
         if not self.inputs or not self.outputs:
@@ -184,7 +186,7 @@ class Runner(ABC):
     def _guard(self, what: str, function: Any, *arguments: Any) -> Any:
         try:
             return function(*arguments)
-        except RunnerError:
+        except VitExportError:
             raise
         except Exception as error:  # each runtime raises classes of its own, RuntimeError and ValueError among them
             raise RunnerError(f"{self.path.name} {what} by {self.runtime}: {self._reason(error)}") from error
@@ -195,7 +197,7 @@ class Runner(ABC):
 
 
 class SavedModelRunner(Runner):
-    """A SavedModel through TensorFlow: plain `tf.saved_model.load` and its signature `serving_default`."""
+    """A SavedModel of pure arithmetic through TensorFlow: `tf.saved_model.load` and its signature `serving_default`."""
 
     runtime = "tensorflow"
 
@@ -209,6 +211,7 @@ class SavedModelRunner(Runner):
 
         if self.threads is not None:
             _limit_tensorflow(self.threads)
+        require_numeric(self.path)
         # The object owns the variables: the signature alone does not keep them alive.
         self._model = tf.saved_model.load(str(self.path))
         if SIGNATURE not in self._model.signatures:
@@ -320,6 +323,7 @@ def open_runner(path: Path, format: Format, threads: int | None = None, output: 
 
     Raises:
         RunnerError: the file is missing or damaged, its runtime refuses it, or it has no such output.
+        InputError: a SavedModel that does more than compute.
     """
     require(path)
     runner = RUNNERS[format](path, threads, output)

@@ -44,7 +44,8 @@ def verify(
 ) -> Verification:
     """Compare each of `artifacts` with the SavedModel `reference` on `pictures`, as `options` say.
 
-    The reference is fed the pictures normalized, every file what its recorded input kind says; each runs in its own
+    The reference's graph is run if it is arithmetic alone, and believed: `pipeline.verify_files` builds it anew first.
+    It is fed the pictures normalized, every file what its recorded input kind says; each runs in its own
     runtime and in a process of its own. A file that fails does not raise: its checks say what was wrong. Where
     `pictures` know their classes, accuracies are added. `reporter` is told the steps.
 

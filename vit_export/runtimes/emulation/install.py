@@ -16,6 +16,7 @@ from pathlib import Path
 
 from vit_export.base.errors import InputError, OutputError
 from vit_export.base.files import publish
+from vit_export.base.python import python_command
 from vit_export.base.versions import versions
 from vit_export.runtimes.emulation import launch
 
@@ -92,7 +93,7 @@ def _require_tools() -> None:
             )
     if importlib.util.find_spec("pip") is None:
         raise InputError(
-            f"This Python ({sys.executable}) has no pip, which fetches the arm64 wheels: run 'python -m ensurepip' or "
+            f"This Python ({sys.prefix}) has no pip, which fetches the arm64 wheels: run 'python -P -m ensurepip' or "
             "'uv pip install pip'."
         )
 
@@ -163,7 +164,7 @@ def _install_wheels(site: Path, python: Sequence[int], glibc: str) -> None:
     platforms = [f"manylinux_{major}_{n}_aarch64" for n in range(minor, 16, -1)] + ["manylinux2014_aarch64"]
     # numpy only carries the arrays: any release does that this Python takes, which may be older than the one here.
     wanted = ["numpy>=2,<3", *(f"{name}=={version}" for name, version in versions(*launch.RUNTIMES).items())]
-    pip = [sys.executable, "-m", "pip", "install", "--target", str(site), "--no-compile", "--no-input", "--quiet"]
+    pip = python_command("-m", "pip", "install", "--target", str(site), "--no-compile", "--no-input", "--quiet")
     pip += ["--disable-pip-version-check", "--only-binary=:all:", "--implementation=cp"]
     pip += [f"--python-version={python[0]}.{python[1]}", *(f"--platform={name}" for name in platforms)]
     done = _run([*pip, *wanted])

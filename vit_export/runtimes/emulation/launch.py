@@ -18,7 +18,7 @@ from vit_export.base.versions import versions
 
 ARCHITECTURE = "arm64"
 RUNTIMES = ("onnxruntime", "ai-edge-litert")
-SET_UP = "python -m vit_export.cli.emulation"
+SET_UP = "python -P -m vit_export.cli.emulation"
 VARIABLE = "VIT_EXPORT_ARM64"
 PIECES = "pieces.json"
 LAYOUT = 1

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vit_export.artifacts.onnx_file import require_own_data
 from vit_export.base.errors import InputError, VitExportError, first_line
 from vit_export.base.machine import release_memory, usable_cores
 from vit_export.base.quiet import import_tensorflow
@@ -68,6 +69,9 @@ def locate(
     images, fed = images[:IMAGES], fed[:IMAGES]
     import_tensorflow()
     path = Path(artifact.path)
+    if artifact.format == "onnx":
+        with _reading(path):
+            require_own_data(path)
     wanted = _outputs(open_runner(saved_model, "saved_model"), images)
     runner = open_runner(path, artifact.format, usable_cores(), output)
     given, entry, place = _outputs(runner, fed), runner.inputs[0], runner.outputs.index(runner.output)

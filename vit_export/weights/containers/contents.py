@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from vit_export.base.errors import InputError
-from vit_export.weights.containers.hdf5 import CONFIG, WEIGHTS
+from vit_export.weights.containers.hdf5 import CONFIG, OWN_MODELS, TENSORFLOW_TRANSFORMERS, WEIGHTS
 from vit_export.weights.containers.npz import open_zip
 from vit_export.weights.containers.safetensors_file import damage_refused, listed, size_of_file
 
@@ -24,13 +24,15 @@ _CONVERT_PICKLE = (
     "a pickle, which can run any code when it is opened: convert it to safetensors where you trust it "
     "(`safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')`), then give that file."
 )
-_CONVERT_TENSORFLOW = (
-    "a TensorFlow checkpoint, expected safetensors, .npz, .keras or a SavedModel: load it in TensorFlow and save its "
-    "variables with np.savez, or the model with model.save('model.keras')."
-)
+_CONVERT_TENSORFLOW = f"a TensorFlow checkpoint, {OWN_MODELS}"
 _CONVERT_FLAX = (
     "flax msgpack, expected safetensors, .npz, .keras or a SavedModel: load it in flax and save its arrays with "
-    "np.savez, or look for the same model in safetensors."
+    "np.savez, their names joined by '/', as Google's are; or look for the same model in safetensors."
+)
+_CONVERT_FLAX_TRANSFORMERS = (
+    "flax msgpack, expected safetensors: with transformers 4, "
+    "ViTForImageClassification.from_pretrained('its folder', from_flax=True).save_pretrained('new') writes them; give "
+    "that folder."
 )
 _EXPORTED = "an exported model, not a checkpoint: give the weights that it was exported from."
 
@@ -147,7 +149,11 @@ def _folder(path: Path) -> Contents:
     if pickle := next((name for name in _PICKLES if name in names), None):
         raise InputError(f"{path / pickle}, all the weights in this folder, is {_CONVERT_PICKLE}")
     if "flax_model.msgpack" in names:
-        raise InputError(f"{path / 'flax_model.msgpack'}, all the weights in this folder, is {_CONVERT_FLAX}")
+        raise InputError(
+            f"{path / 'flax_model.msgpack'}, all the weights in this folder, is {_CONVERT_FLAX_TRANSFORMERS}"
+        )
+    if "tf_model.h5" in names:
+        raise InputError(f"{path / 'tf_model.h5'}, all the weights in this folder, holds {TENSORFLOW_TRANSFORMERS}")
     if "checkpoint" in names or any(name.endswith(".index") for name in names):
         raise InputError(f"{path} holds {_CONVERT_TENSORFLOW}")
     raise InputError(

@@ -1,19 +1,30 @@
-"""Keras 3 weights: `.weights.h5` files and `.keras` archives, whose config is read as plain JSON and never run."""
+"""Keras 3 weights: `.weights.h5` files and `.keras` archives, whose config is read as plain JSON and never run.
+
+libhdf5 never runs in this process: a child of limited means (`hdf5_listing`) says where in the file each tensor lies,
+and the numbers are read from there.
+"""
 
 import io
+import json
 import math
+import signal
 import struct
+import subprocess
 import tempfile
 import weakref
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from vit_export.base.errors import InputError
+from vit_export.base.files import shortened
 from vit_export.base.json_file import MAX_JSON
+from vit_export.base.python import python_command, python_environment
+from vit_export.base.text import visible
+from vit_export.weights.containers.hdf5_listing import Window
 from vit_export.weights.containers.npz import Archive, open_zip, verify
 from vit_export.weights.containers.safetensors_file import (
     BLOCK,
@@ -25,14 +36,28 @@ from vit_export.weights.containers.safetensors_file import (
 )
 from vit_export.weights.containers.tensors import LOADABLE, StoredTensor
 
-if TYPE_CHECKING:
-    import h5py
-
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 """The members that make a zip a .keras archive."""
 
-_MAX_LINKS = 100_000
-_MAX_DEPTH = 64
+OWN_MODELS = (
+    "expected a VisionTransformer of vit_export, the one kind of Keras model that is read: copy the weights of another "
+    "into one that create_vit makes (docs/weights.md shows how), and export that."
+)
+"""What to do with a model that Keras or TensorFlow saved and that is another's."""
+
+TENSORFLOW_TRANSFORMERS = (
+    "the weights of a TensorFlow model of transformers, expected safetensors: with transformers 4, "
+    "ViTForImageClassification.from_pretrained('its folder', from_tf=True).save_pretrained('new') writes them; give "
+    "that folder."
+)
+"""What to do with a tf_model.h5."""
+
+CPU_SECONDS = 30
+"""What the child may take; Keras' own files of 2.5 GB take it a fraction of a second."""
+
+_LIST = "from vit_export.weights.containers.hdf5_listing import serve; serve()"
+_PATIENCE = 300.0  # seconds on the clock: a file may come over a slow network
+_STORED = {"float16": ("<f2", ">f2"), "float32": ("<f4", ">f4"), "float64": ("<f8", ">f8"), "bfloat16": ("|V2",)}
 
 
 def open_weights_h5(path: Path) -> "WeightsH5":
@@ -44,7 +69,7 @@ def open_weights_h5(path: Path) -> "WeightsH5":
     size = size_of_file(path)
     with damage_refused(path):
         file = io.FileIO(path)
-        return _opened(path, Window(file, 0, size), file.close)
+        return _opened(path, file, 0, size, file.close)
 
 
 def open_keras_archive(path: Path) -> tuple["WeightsH5", dict[str, Any]]:
@@ -67,28 +92,29 @@ def open_keras_archive(path: Path) -> tuple["WeightsH5", dict[str, Any]]:
                 config = object_of(member.read(MAX_JSON + 1))
             info = archive.getinfo(WEIGHTS)
             if info.compress_type == zipfile.ZIP_STORED:
-                weights = _stored_member(archive, info)
+                file, start = archive.file, _start_of_stored(archive, info)
             else:
-                weights = _unpacked(archive, info)
+                file, start = _unpacked(archive, info), 0
     except BaseException:
         archive.close()
         raise
 
     def close() -> None:
-        weights.close()
+        file.close()
         archive.close()
 
     with damage_refused(path):
-        return _opened(path, weights, close), config
+        return _opened(path, file, start, info.file_size, close), config
 
 
 class WeightsH5:
-    """The datasets of one HDF5 file, a `TensorFile`."""
+    """The datasets of one HDF5 file, a `TensorFile`; `places` tell of each how and where in `file` it is stored."""
 
-    def __init__(self, path: Path, file: "h5py.File") -> None:
+    def __init__(
+        self, path: Path, file: Window, tensors: Mapping[str, StoredTensor], places: Mapping[str, tuple[str, int]]
+    ) -> None:
         self.path = path
-        self._file = file
-        self._tensors = {key: self._described(key, dataset) for key, dataset in self._datasets()}
+        self._file, self._tensors, self._places = file, tensors, places
 
     @property
     def tensors(self) -> Mapping[str, StoredTensor]:
@@ -103,140 +129,116 @@ class WeightsH5:
         """
         stored = requested(self.path, self._tensors, key, index)
         with damage_refused(self.path):
-            return gathered(self._file[key], stored, index)
-
-    def _datasets(self) -> Iterator[tuple[str, "h5py.Dataset"]]:
-        """Every dataset with its path; a link that leads elsewhere is refused before it is followed."""
-        import h5py
-
-        groups: list[tuple[str, h5py.Group]] = [("", self._file["/"])]
-        seen = {h5py.h5o.get_info(self._file.id).addr}
-        links = 0
-        while groups:
-            prefix, group = groups.pop()
-            for name in group:
-                key, links = f"{prefix}{name}", links + 1
-                if links > _MAX_LINKS or key.count("/") > _MAX_DEPTH:
-                    raise ValueError(
-                        f"it has more than {_MAX_LINKS} entries, or entries nested deeper than {_MAX_DEPTH}"
-                    )
-                if group.id.links.get_info(name.encode("utf-8", "surrogateescape")).type != h5py.h5l.TYPE_HARD:
-                    raise self._refusal(key, "is a link to another place or file")
-                member = group[name]
-                address = h5py.h5o.get_info(member.id).addr
-                if address in seen:
-                    # A group inside itself would be walked for ever, and many names of one group nearly so.
-                    raise self._refusal(key, "is in the file under two names")
-                seen.add(address)
-                if isinstance(member, h5py.Group):
-                    groups.append((f"{key}/", member))
-                elif isinstance(member, h5py.Dataset):
-                    yield key, member
-
-    def _described(self, key: str, dataset: "h5py.Dataset") -> StoredTensor:
-        from h5py import h5d, h5t
-
-        layout = dataset.id.get_create_plist()
-        # Asked before anything else: the shape alone of a virtual dataset would open the files it is made of.
-        if layout.get_layout() == h5d.VIRTUAL or (
-            layout.get_layout() == h5d.CONTIGUOUS and layout.get_external_count()
-        ):
-            raise self._refusal(key, "lies in other files")
-        if layout.get_layout() == h5d.CHUNKED:
-            raise self._refusal(key, "is stored in chunks")
-        shape, kind = dataset.shape, dataset.id.get_type()
-        if shape is None:
-            raise self._refusal(key, "has no values")
-        name = _dtype_name(dataset)
-        ieee = [getattr(h5t, f"IEEE_F{bits}{order}") for bits in (16, 32, 64) for order in ("LE", "BE")]
-        if kind.get_class() == h5t.FLOAT and kind not in ieee:
-            name = f"float of an unusual format ({8 * kind.get_size()} bits)"
-        size = math.prod(shape) * kind.get_size()
-        if name in LOADABLE and size and (dataset.id.get_storage_size() != size or size > self._file.id.get_filesize()):
-            raise ValueError(f"{key[:80]!r} says it has {size} bytes, but there are {dataset.id.get_storage_size()}")
-        return StoredTensor(tuple(shape), name)
-
-    def _refusal(self, key: str, what: str) -> InputError:
-        return InputError(
-            f"{self.path}: {key[:80]!r} {what}, expected weights as Keras 3 writes them: load the model in Keras and "
-            "save it with model.save('model.keras')."
-        )
+            return gathered(_Rows(self._file, stored.shape, *self._places[key]), stored, index)
 
 
-class Window(io.RawIOBase):
-    """The `size` bytes of an open file from `start` on, as a read-only file."""
+class _Rows:
+    """Slices along the leading axis of the elements that lie in `file` from `place` on; [()] of a scalar."""
 
-    def __init__(self, file: io.FileIO, start: int, size: int) -> None:
-        self._file, self._start, self._size, self._position = file, start, size, 0
+    def __init__(self, file: Window, shape: tuple[int, ...], dtype: str, place: int) -> None:
+        self._file, self._shape, self._dtype, self._place = file, shape[1:], np.dtype(dtype), place
 
-    def readable(self) -> bool:
-        """True: the window can be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """True: the window can be read from any place."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Move to `offset` bytes from the start, the position or the end."""
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        return self._position
-
-    def readinto(self, buffer: Any, /) -> int:
-        """Fill `buffer` as far as there are bytes and return how many."""
-        left = memoryview(buffer).cast("B")[: max(0, self._size - self._position)]
-        self._file.seek(self._start + self._position)
-        done = 0
-        while done < len(left) and (count := self._file.readinto(left[done:])):
-            done += count
-        self._position += done
-        return done
+    def __getitem__(self, rows: slice | tuple[()]) -> np.ndarray:
+        start, count = (rows.start, (rows.stop - rows.start,)) if isinstance(rows, slice) else (0, ())
+        values = np.empty((*count, *self._shape), self._dtype)
+        self._file.seek(self._place + start * math.prod(self._shape) * self._dtype.itemsize)
+        if self._file.readinto(values.reshape(-1).view(np.uint8)) != values.nbytes:
+            raise EOFError("it ends early")
+        return values
 
 
-def _opened(path: Path, file: Any, close: Callable[[], None]) -> WeightsH5:
-    """The datasets of the HDF5 file that `file` reads; `close` is called when they are gone, or at once on an error."""
-    import h5py
-
-    opened = None
+def _opened(path: Path, file: Any, start: int, size: int, close: Callable[[], None]) -> WeightsH5:
+    """The datasets of the HDF5 file in a part of `file`; `close` is called when they are gone, or on an error."""
     try:
-        # Given a Python file rather than a name, HDF5 takes no locks, which some network folders refuse.
-        opened = h5py.File(file, "r")
-        if "layer_names" in opened.attrs or "model_config" in opened.attrs:
+        answer = _answer(path, file, start, size)
+        if "legacy" in answer:
+            raise _legacy(path, answer["legacy"])
+        if "unfit" in answer:
             raise InputError(
-                f"{path} is a legacy Keras .h5 file, expected what Keras 3's save_weights writes: load the model in "
-                "Keras and save it with model.save('model.keras')."
+                f"{path}: {visible(str(answer['unfit']))[:200]}, expected weights as Keras 3 writes them: load the "
+                "model in Keras and save it with model.save('model.keras')."
             )
-        result = WeightsH5(path, opened)
+        if "damaged" in answer:
+            raise ValueError(visible(str(answer["damaged"])))
+        tensors, places = _checked(answer["tensors"], size)
+        result = WeightsH5(path, Window(file, start, size), tensors, places)
     except BaseException:
-        if opened is not None:
-            opened.close()
         close()
         raise
     weakref.finalize(result, close)
-    weakref.finalize(result, opened.close)  # the latest is called first
     return result
 
 
-def _dtype_name(dataset: "h5py.Dataset") -> str:
+def _answer(path: Path, file: Any, start: int, size: int) -> dict[str, Any]:
+    """What the child says of the file; see `hdf5_listing.listing`."""
     try:
-        dtype = dataset.dtype
-    except Exception:  # a type numpy has no name for: listed, never read
-        return "unknown"
-    # Keras keeps bfloat16 as 2 opaque bytes: HDF5 has no name for it.
-    return "bfloat16" if dtype.str == "|V2" and dtype.fields is None and dtype.subdtype is None else dtype.name
+        done = subprocess.run(
+            python_command("-c", _LIST, str(start), str(size), str(CPU_SECONDS)),
+            stdin=file,
+            capture_output=True,
+            timeout=_PATIENCE,
+            check=False,
+            env={**python_environment(), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _endless(path) from error
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        if name == "SIGXCPU":
+            raise _endless(path)
+        if name == "SIGKILL":
+            raise InputError(
+                f"The process that read {shortened(path)} was killed, as the kernel does when memory runs out: free "
+                "some, and try again."
+            )
+        raise InputError(
+            f"{shortened(path)} crashes the HDF5 library ({name}): it is damaged, or made to do that; download or copy "
+            "it again."
+        )
+    if done.returncode:
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["it does not say why"]
+        raise ValueError(f"its reader ended with {done.returncode}: {visible(last[0])}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
 
 
-def _stored_member(archive: Archive, info: zipfile.ZipInfo) -> Window:
-    """The bytes of a stored member, compared with their checksum once and then read in place."""
+def _endless(path: Path) -> InputError:
+    return InputError(
+        f"{shortened(path)} keeps the HDF5 library busy without an end (it was stopped): it is damaged, or made to do "
+        "that; download or copy it again."
+    )
+
+
+def _legacy(path: Path, names: list[str]) -> InputError:
+    if any(name.partition("/")[2].startswith("tf_") for name in names):
+        return InputError(f"{path} holds {TENSORFLOW_TRANSFORMERS}")
+    return InputError(f"{path} is a legacy Keras .h5 file, {OWN_MODELS}")
+
+
+def _checked(listed: Mapping[str, Any], size: int) -> tuple[dict[str, StoredTensor], dict[str, tuple[str, int]]]:
+    """What the child listed of a file of `size` bytes: nothing that it says leads out of the file."""
+    tensors, places = {}, {}
+    for key, (shape, dtype, stored, place) in listed.items():
+        tensors[key] = StoredTensor(tuple(map(int, shape)), str(dtype))
+        if dtype in LOADABLE:
+            nbytes = math.prod(tensors[key].shape) * np.dtype(stored).itemsize
+            if stored not in _STORED[dtype] or min(shape, default=0) < 0 or not 0 <= place <= size - nbytes:
+                raise ValueError(f"{key[:80]!r} does not lie in the file")
+            places[key] = stored, place
+    return tensors, places
+
+
+def _start_of_stored(archive: Archive, info: zipfile.ZipInfo) -> int:
+    """Where in the file the bytes of a stored member begin, which are compared with their checksum once."""
     verify(archive, info)
     archive.file.seek(info.header_offset + 26)  # the lengths of name and extra field, which the bytes come after
     name_length, extra_length = struct.unpack("<HH", archive.file.read(4))
-    return Window(archive.file, info.header_offset + 30 + name_length + extra_length, info.file_size)
+    return info.header_offset + 30 + int(name_length) + int(extra_length)
 
 
 def _unpacked(archive: Archive, info: zipfile.ZipInfo) -> Any:
     """A temporary file without a name that holds the bytes of a deflated member."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115 (it outlives this function)
+    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (it outlives this function)
     try:
         with archive.open(info) as stream:
             while block := stream.read(BLOCK):

@@ -4,6 +4,7 @@ Keras names the groups of its file after attributes and classes of the model, in
 table below is what the pinned release writes; a test holds it to a real file.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.weights.checkpoint import Checkpoint, checkpoint_of
-from vit_export.weights.containers.hdf5 import open_keras_archive, open_weights_h5
+from vit_export.weights.containers.hdf5 import OWN_MODELS, open_keras_archive, open_weights_h5
+from vit_export.weights.containers.safetensors_file import listed
 from vit_export.weights.containers.tensors import TensorFile
 from vit_export.weights.layouts.mapping import Layout, MappedParameters, same
 from vit_export.weights.layouts.sizes import Hints, Sizes, require_variant, shape_of, spec_of
@@ -96,10 +98,7 @@ def open_keras(path: Path, kind: str, hints: Hints, origin: Mapping[str, Any]) -
 def _record(path: Path, config: Mapping[str, Any], weights: dict[str, Any]) -> ModelRecord:
     name, own = config.get("registered_name"), config.get("config")
     if name != REGISTERED_NAME or not isinstance(own, Mapping):
-        raise InputError(
-            f"{path} holds a Keras model of the class {config.get('class_name')!r}, expected vit_export's "
-            "VisionTransformer: load it in Python, and export the VisionTransformer in it (see docs/weights.md)."
-        )
+        raise _refused(path, config)
     try:
         spec = ViTSpec.from_dict(dict(own["spec"]))
         if own.get("record"):
@@ -115,7 +114,21 @@ def _record(path: Path, config: Mapping[str, Any], weights: dict[str, Any]) -> M
         raise InputError(f"The config in {path} is damaged ({error!r}): save the model again.") from error
 
 
+def _refused(path: Path, config: Mapping[str, Any]) -> InputError:
+    """What to say of a model of another class, which may hold one of ours among its layers."""
+    of_class = f"{path} holds a Keras model of the class {config.get('class_name')!r:.80}"
+    if f'"{REGISTERED_NAME}"' in json.dumps(config):
+        return InputError(
+            f"{of_class} around a VisionTransformer of vit_export: load it in Python where you trust it "
+            "(keras.models.load_model), and give it to vit_export.export (see docs/python.md)."
+        )
+    return InputError(f"{of_class}, {OWN_MODELS}")
+
+
 def _sizes(file: TensorFile) -> Sizes:
+    if not any(key.startswith(group_of_layer(0)) for key in file.tensors):
+        some = listed(sorted(file.tensors)) or "nothing"
+        raise InputError(f"{file.path} holds the weights of another Keras model (it has {some}), {OWN_MODELS}")
     patch, _, _, width = shape_of(file, _TOP_PARTS["patch_embedding/kernel"], 4)
     _, tokens, _ = shape_of(file, _TOP_PARTS["position_embedding"], 3)
     _, mlp = shape_of(file, f"{group_of_layer(0)}/dense_1/vars/0", 2)
