@@ -8,7 +8,7 @@ import click
 
 from vit_export.base.errors import VitExportError
 from vit_export.cli.finish import say
-from vit_export.cli.framework import CONTEXT, INTERRUPTED, Command, GivenPath
+from vit_export.cli.framework import CONTEXT, INTERRUPTED, Command, GivenPath, prepare_streams
 from vit_export.runtimes.emulation import launch
 
 
@@ -23,6 +23,7 @@ def main(output: Path | None) -> None:
 
     What is up to date is left alone.
     """
+    prepare_streams()
     # Ended from outside, clean up as for Ctrl-C.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
