@@ -1,6 +1,7 @@
 """Write seeds.zip, a small good file for every reader, to be spoilt: `python -m fuzz.make_seeds` in tests/."""
 
 import json
+import shutil
 import tempfile
 import zipfile
 from pathlib import Path
@@ -26,6 +27,8 @@ def write(folder: Path) -> None:
         for kind in KINDS:
             path = Path(bench.good(kind).path)
             (folder / f"{kind.replace(' ', '_')}{path.suffix}").write_bytes(path.read_bytes())
+        shutil.copytree(bench.reference, folder / "saved_model")
+    (folder / "saved_model" / "saved_model.pb").write_bytes(b"")  # whose graph is not read
     (folder / "report.json").write_text(json_text(report_of(verification(2))))
     model = build(source)
     model.save(folder / "model.keras")

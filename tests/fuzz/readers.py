@@ -43,8 +43,9 @@ class Reader:
             for entry in beside or [self.file]:
                 inner = entry.removeprefix(f"{self.seed}/")
                 data = archive.read(entry)
+                (folder / inner).parent.mkdir(parents=True, exist_ok=True)
                 (folder / inner).write_bytes(self.spoil(data, chance) if inner == self.file else data)
-        return folder if (folder / _CONFIG).exists() else folder / self.file
+        return folder if any((folder / name).exists() for name in (_CONFIG, "saved_model.pb")) else folder / self.file
 
 
 def checkpoint(path: Path) -> None:
@@ -137,6 +138,8 @@ READERS = {
     "npz_members": Reader("google", "weights.npz", spoilt_members(npy=spoilt_npy), checkpoint),
     "keras": Reader("", "model.keras", spoilt_members(json=spoilt_json, h5=spoilt_bytes), checkpoint),
     "weights_h5": Reader("", "model.weights.h5", partial(spoilt_bytes, head=12_000), checkpoint),
+    "saved_model_index": Reader("saved_model", "variables/variables.index", spoilt_bytes, checkpoint),
+    "saved_model_record": Reader("saved_model", "assets.extra/vit_export.json", spoilt_json, checkpoint),
     "tflite": Reader("", _FLOAT, partial(spoilt_bytes, head=9000), model_file),
     "tflite_end": Reader("", _FULL, spoilt_bytes, model_file),
     "tflite_record": Reader("", _FLOAT, _spoilt_record, model_file),

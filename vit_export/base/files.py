@@ -14,6 +14,7 @@ from vit_export.base.moving import exchange, recover
 from vit_export.base.scratch import holder, owned_folder, take
 
 _CHUNK = 1 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SHOWN = 200
 
 
@@ -44,6 +45,8 @@ def input_errors(what: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in _FULL:  # said of something that was written meanwhile
+            raise OutputError(_refusal(Path(error.filename or "A temporary file"), error)) from error
         reason = (error.strerror or str(error)).lower()
         raise InputError(f"{shortened(what)} cannot be read ({reason}): check the path and its rights.") from error
 
@@ -161,7 +164,7 @@ def scratch_errors() -> Iterator[None]:
     except OutputError as error:
         if error.__cause__ is None:
             raise
-        cause = getattr(error.__cause__, "strerror", None) or "no space left or no permission"
+        cause = getattr(error.__cause__, "strerror", None) or "no space left, no permission, or a limit by ulimit -f"
         raise OutputError(
             f"The temporary folder cannot take what is written there ({cause}): make room there, or set TMPDIR to "
             "another folder."

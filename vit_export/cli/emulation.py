@@ -8,7 +8,7 @@ import click
 from vit_export.base.errors import VitExportError
 from vit_export.base.interrupts import heard
 from vit_export.cli.finish import say
-from vit_export.cli.framework import CONTEXT, Command, GivenPath, ended
+from vit_export.cli.framework import CONTEXT, Command, GivenPath, ended, prepare_streams
 from vit_export.runtimes.emulation import launch
 
 
@@ -23,6 +23,7 @@ def main(output: Path | None) -> None:
 
     What is up to date is left alone.
     """
+    prepare_streams()
     try:
         with heard():
             _set_up(launch.folder() if output is None else output.expanduser().absolute())
