@@ -69,6 +69,11 @@ def _another_step(graph) -> None:
     node.input[1] = "spoilt/scale"
 
 
+def _divided_by_more(graph) -> None:
+    (name,) = (t.name for t in graph.initializer if t.name.startswith("constant/0.28"))
+    change_tensor(graph, name, lambda factor: factor * np.float32(0.99))
+
+
 def _older_class_token(source) -> dict:
     return parameters("class_token", lambda token: token * np.float32(1.001))(source)
 
@@ -202,6 +207,13 @@ AUDIT = (
         edited_tflite(_approximate, "tflite int8 dynamic"),
         _ATTRIBUTES,
         says="GELU is approximate, expected erf",
+    ),
+    Fault(
+        "scores divided by a little more, onnx int8 dynamic",
+        edited_onnx(_divided_by_more, "onnx int8 dynamic", opset=20),
+        _ATTRIBUTES,
+        may=_SEEN,
+        says="constant/.* is 0.28.*, which no operator of this model needs",
     ),
     Fault(
         "the scale of an activation off by a hundredth, onnx int8 qdq",

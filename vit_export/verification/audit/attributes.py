@@ -1,6 +1,6 @@
 """The operators of a file of ours: epsilon, GELU's form, heads, steps in pairs, and which parameters they read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,11 @@ def _of_tflite(path: Path, spec: ViTSpec) -> Iterator[str]:
             added = made.get(added.inputs[0], added) if added and kinds[added.opcodeIndex] == "DEQUANTIZE" else added
             inputs = [names[i] for i in added.inputs] if added else []
             yield from _unlike_epsilon([float(constants[n].values().max()) for n in inputs if n in constants], spec)
+        elif kind == "MEAN":
+            axes = [
+                constants[names[i]].load().reshape(-1).tolist() for i in operator.inputs[1:] if names[i] in constants
+            ]
+            yield from _unlike_axis(kind, [axis for part in axes for axis in part])
         elif kind == "GELU" and bool(options and options.approximate) != (spec.gelu == "tanh"):
             yield f"GELU is {'approximate' if options and options.approximate else 'exact'}, expected {spec.gelu}"
         elif kind == "SOFTMAX" and options and options.beta != 1:
@@ -61,8 +66,10 @@ def _of_onnx(path: Path, spec: ViTSpec) -> Iterator[str]:
     constants = read_constants(path, "onnx")
     made = {value: node for node in graph.node for value in node.output}
     yield from misread((Read(node.op_type, node.input, node.output) for node in graph.node), spec)
+    yield from _unlike_numbers(constants, spec)
     for node in graph.node:
         given = {attribute.name: attribute for attribute in node.attribute}
+        yield from _unlike_axis(node.op_type, _axes(given))
         if node.op_type == "LayerNormalization":
             yield from _unlike_epsilon([given["epsilon"].f if "epsilon" in given else 1e-5], spec)
         elif node.op_type == "Sqrt":
@@ -84,6 +91,28 @@ def _of_onnx(path: Path, spec: ViTSpec) -> Iterator[str]:
                 yield "attention is causal"
         elif node.op_type == "DequantizeLinear" and node.input[0] in made:
             yield from _unlike_pair(made[node.input[0]], node, constants)
+
+
+def _unlike_axis(kind: str, axes: Sequence[int]) -> Iterator[str]:
+    """Means and norms are over the channels of [rows, channels], a softmax over the last axis of four."""
+    last = {"MEAN": (-1, 1), "ReduceMean": (-1, 1), "LayerNormalization": (-1, 1), "Softmax": (-1, 3)}.get(kind)
+    if last is not None and any(axis not in last for axis in axes):
+        yield f"a {kind} works over axis {', '.join(map(str, axes))}, expected the last"
+
+
+def _axes(given: Mapping[str, Any]) -> list[int]:
+    return [*([given["axis"].i] if "axis" in given else []), *(given["axes"].ints if "axes" in given else [])]
+
+
+def _unlike_numbers(constants: Mapping[str, Constant], spec: ViTSpec) -> Iterator[str]:
+    """The single numbers of an .onnx file: epsilon, 1/√d, and those of GELU where it is decomposed."""
+    gelu = (0.5, 3, 0.044715, (2 / np.pi) ** 0.5) if spec.gelu == "tanh" else (0.5, 0.5**0.5)
+    known = np.array([spec.layer_norm_epsilon, spec.head_size**-0.5, 1, *gelu])
+    for name, constant in constants.items():
+        if constant.shape == () and constant.dtype in ("float32", "float16") and not name.endswith("_scale"):
+            part = 1e-3 if constant.dtype == "float16" else 1e-5
+            if not np.isclose(constant.values(), known, rtol=part, atol=0).any():
+                yield f"{name} is {constant.values():.6g}, which no operator of this model needs"
 
 
 def _unlike_epsilon(found: list[float], spec: ViTSpec) -> Iterator[str]:

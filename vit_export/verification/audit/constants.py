@@ -24,6 +24,9 @@ from vit_export.verification.checks import Check, check
 QUERY_FOLDED = ("qdq", "symmetric", "w8a16")
 """Schemes of ONNX whose query kernels hold 1/√d; those of TFLite all do."""
 
+IN_PAIRS = ("dynamic", "qdq")
+"""Schemes of ONNX whose weights are in pairs, and channels in an order that suits these."""
+
 SLACK = 1e-5
 """What sums in float32 may be off, in parts of the largest terms."""
 ROUNDED_BY_ERROR = 0.02
@@ -87,7 +90,10 @@ def _expected(
     spec, tflite, int8 = reference.spec, facts.format == "tflite", artifact.precision == "int8"
     factor = spec.head_size**-0.5 if tflite or artifact.scheme in QUERY_FOLDED else 1.0
     known = told(facts.record or {}, spec.hidden_size)
-    undone = undo(held, reference, known or Factors(), query_factor=factor) if int8 else Undone(Factors())
+    in_pairs = not tflite and artifact.scheme in IN_PAIRS
+    undone = Undone(Factors())
+    if int8:
+        undone = undo(held, reference, known or Factors(), query_factor=factor, in_pairs=in_pairs)
     kind = (artifact.inputs[0].values if artifact.inputs else "") or "normalized"
 
     def stored(kernel: np.ndarray) -> np.ndarray:

@@ -16,8 +16,6 @@ from vit_export.verification.audit.held import Held, HeldParameters
 
 _SAME = 5e-3
 """Columns whose ratios differ from 1 by no more than this were not scaled: rounding alone moves them so far."""
-_ALIKE = 0.9
-"""The mean likeness of columns from which on they are in the reference's order."""
 _DOUBT = 2.5
 """Standard errors by which a ratio may be off, each weight being off by half a step or less."""
 
@@ -36,10 +34,13 @@ class Undone:
     norm_doubt: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
 
-def undo(held: HeldParameters, reference: ParameterSource, told: Factors, *, query_factor: float) -> Undone:
+def undo(
+    held: HeldParameters, reference: ParameterSource, told: Factors, *, query_factor: float, in_pairs: bool
+) -> Undone:
     """What makes the parameters of `reference` those that an int8 file holds; `told` is what its record tells.
 
-    `query_factor` is what its query kernels are multiplied with: 1/√d, where attention does not do it.
+    `query_factor` is what its query kernels are multiplied with: 1/√d, where attention does not do it. Files whose
+    weights are `in_pairs` have channels in orders of their own.
     """
     spec = reference.spec
     factors, norm_doubt = told, {}
@@ -53,8 +54,10 @@ def undo(held: HeldParameters, reference: ParameterSource, told: Factors, *, que
         attention, mlp = f"{layer_name(index)}/attention", f"{layer_name(index)}/mlp"
         moved = EqualizedParameters(reference, factors)
         for dense, group in ((f"{mlp}/dense_1", None), (f"{attention}/value", spec.head_size)):
-            if f"{dense}/kernel" in held:
-                order = _order(held.read(f"{dense}/kernel").values, _folded(moved, held, dense), group)
+            if in_pairs and f"{dense}/kernel" in held and f"{dense}/bias" in held:
+                stored = np.vstack([held.read(f"{dense}/{part}").values for part in ("kernel", "bias")])
+                plain = np.vstack([moved.read(f"{dense}/{part}") for part in ("kernel", "bias")])
+                order = _order(stored, plain.astype(np.float64), group)
                 if order is not None:
                     orders[dense] = order
         for kind, dense in (("values", f"{attention}/value"), ("queries", f"{attention}/query")):
@@ -113,24 +116,27 @@ def _doubt_of(own: Held) -> np.ndarray:
 def _order(own: np.ndarray, wanted: np.ndarray, group: int | None) -> np.ndarray | None:
     """Which of the reference's columns each stored one is; None where all are in their place.
 
-    Every `group` columns stay together.
+    Every `group` columns stay together, and are of any size; without, each is as large as the reference's: of several
+    channels without weights the bias tells which is which.
     """
-    a, b = (x / np.maximum(np.sqrt((x**2).sum(axis=0)), 1e-30) for x in (own, wanted))
-    if a.shape != b.shape or (a * b).sum(axis=0).mean() > _ALIKE:
+    if own.shape != wanted.shape:
         return None
-    size = group or a.shape[1]
-    groups = [slice(start, start + size) for start in range(0, a.shape[1], size)]
-    order = np.concatenate([group.start + _matched(a[:, group].T @ b[:, group]) for group in groups])
+    lengths = [np.maximum(np.sqrt((x**2).sum(axis=0)), 1e-30) for x in (own, wanted)]
+    a, b = own / lengths[0], wanted / lengths[1]
+    if group is None:
+        product = own.astype(np.float32).T @ wanted.astype(np.float32)
+        likeness = 2 * product - np.square(lengths[0])[:, np.newaxis] - np.square(lengths[1])
+        order = _matched(likeness)
+    else:
+        parts = [slice(start, start + group) for start in range(0, a.shape[1], group)]
+        order = np.concatenate([part.start + _matched(a[:, part].T @ b[:, part]) for part in parts])
     return None if (order == np.arange(len(order))).all() else order
 
 
 def _matched(likeness: np.ndarray) -> np.ndarray:
-    """A permutation with the most alike in `likeness` [own, wanted] together; what is left over goes in turn."""
-    order = likeness.argmax(axis=1)
-    left = sorted({*range(len(order))} - {*order.tolist()})
-    seen = set[int]()
-    for place, column in enumerate(order.tolist()):
-        if column in seen:
-            order[place] = left.pop(0)
-        seen.add(int(order[place]))
+    """A permutation with the most alike in `likeness` [own, wanted] together; the surest choose first."""
+    order, free = np.zeros(len(likeness), int), np.ones(len(likeness), bool)
+    for place in np.argsort(-likeness.max(axis=1), kind="stable"):
+        order[place] = column = int(np.where(free, likeness[place], -np.inf).argmax())
+        free[column] = False
     return order
