@@ -64,9 +64,11 @@ def _another_step(graph) -> None:
 
     shared = f"{LAYER}1/mlp/dense_2/input_scale"
     right = next(t for t in graph.initializer if t.name == shared)
-    graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(right) * np.float32(1.01), "spoilt/scale"))
+    graph.initializer.append(
+        numpy_helper.from_array(numpy_helper.to_array(right) * np.float32(1.01), "spoilt/input_scale")
+    )
     node = next(n for n in graph.node if n.op_type == "DequantizeLinear" and shared in n.input)
-    node.input[1] = "spoilt/scale"
+    node.input[1] = "spoilt/input_scale"
 
 
 def _divided_by_more(graph) -> None:
@@ -213,7 +215,7 @@ AUDIT = (
         edited_onnx(_divided_by_more, "onnx int8 dynamic", opset=20),
         _ATTRIBUTES,
         may=_SEEN,
-        says="constant/.* is 0.28.*, which no operator of this model needs",
+        says="the number 'constant/.* is 0.28.*, which no operator of this model needs",
     ),
     Fault(
         "the scale of an activation off by a hundredth, onnx int8 qdq",
