@@ -167,7 +167,7 @@ AUDIT = (
         reweighted("onnx int8 dynamic", parameters(f"{LAYER}2/mlp/dense_1/", _exchanged(-1, 3, 4))),
         _CONSTANTS,
         may=_SEEN,
-        says=r"encoder/layer_2/mlp/dense_2/kernel",
+        says=r"encoder/layer_2/mlp/dense_[12]/",
     ),
     Fault(
         "positions exchanged, onnx int8 w8a16",
