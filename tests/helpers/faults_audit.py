@@ -64,9 +64,16 @@ def _another_step(graph) -> None:
 
     shared = f"{LAYER}1/mlp/dense_2/input_scale"
     right = next(t for t in graph.initializer if t.name == shared)
-    graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(right) * np.float32(1.01), "spoilt/scale"))
+    graph.initializer.append(
+        numpy_helper.from_array(numpy_helper.to_array(right) * np.float32(1.01), "spoilt/input_scale")
+    )
     node = next(n for n in graph.node if n.op_type == "DequantizeLinear" and shared in n.input)
-    node.input[1] = "spoilt/scale"
+    node.input[1] = "spoilt/input_scale"
+
+
+def _divided_by_more(graph) -> None:
+    (name,) = (t.name for t in graph.initializer if t.name.startswith("constant/0.28"))
+    change_tensor(graph, name, lambda factor: factor * np.float32(0.99))
 
 
 def _older_class_token(source) -> dict:
@@ -160,7 +167,7 @@ AUDIT = (
         reweighted("onnx int8 dynamic", parameters(f"{LAYER}2/mlp/dense_1/", _exchanged(-1, 3, 4))),
         _CONSTANTS,
         may=_SEEN,
-        says=r"encoder/layer_2/mlp/dense_2/kernel",
+        says=r"encoder/layer_2/mlp/dense_[12]/",
     ),
     Fault(
         "positions exchanged, onnx int8 w8a16",
@@ -202,6 +209,13 @@ AUDIT = (
         edited_tflite(_approximate, "tflite int8 dynamic"),
         _ATTRIBUTES,
         says="GELU is approximate, expected erf",
+    ),
+    Fault(
+        "scores divided by a little more, onnx int8 dynamic",
+        edited_onnx(_divided_by_more, "onnx int8 dynamic", opset=20),
+        _ATTRIBUTES,
+        may=_SEEN,
+        says="the number 'constant/.* is 0.28.*, which no operator of this model needs",
     ),
     Fault(
         "the scale of an activation off by a hundredth, onnx int8 qdq",

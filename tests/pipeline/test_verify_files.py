@@ -25,6 +25,8 @@ from vit_export.pipeline.request import ExportRequest
 from vit_export.pipeline.steps import export
 from vit_export.pipeline.verify_files import VerifyRequest, verify_files
 from vit_export.report.earlier import recorded
+from vit_export.runtimes.process import RunnerProcess
+from vit_export.runtimes.runner import ProcessKilled
 
 SPEC = toy_spec().with_(num_layers=1)
 LABELS = ("tench, Tinca tinca", "goldfish", *(f"thing {i}" for i in range(2, 10)))
@@ -397,6 +399,17 @@ def test_the_command_says_fail_with_exit_code_1(exported, pictures, model, in_pr
     report = json.loads(result.stdout)
     assert report["verdict"] == "fail"
     assert "made of other weights" in result.stderr
+
+
+def test_the_command_says_with_exit_code_2_that_a_process_was_killed(exported, pictures, in_process, monkeypatch):
+    def killed(self, images, **options):
+        raise ProcessKilled(f"The process running {self.path.name} was killed by SIGKILL, probably for memory.")
+
+    monkeypatch.setattr(RunnerProcess, "run", killed)
+    result = run(exported / "vit_toy_int8.onnx", "--data", pictures, "--no-latency", "--json")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "was killed by SIGKILL, probably for memory" in result.stderr
 
 
 def test_the_command_refuses_a_wrong_call_with_exit_code_2(exported):

@@ -40,10 +40,13 @@ class Rounded:
         owner = name.rpartition("/")[0]
         if owner in self.orders:
             values = values[..., self.orders[owner]]
+        writer = owner.replace("dense_2", "dense_1").replace("output", "value")
+        if writer != owner and writer in self.orders and name.endswith("/kernel"):
+            values = values[self.orders[writer]]
         if not name.endswith("/kernel"):
             return Held(values, np.zeros((1,) * values.ndim), 2.0**-22)
         values = values.reshape(-1, values.shape[-1])
-        step = np.abs(values).max(axis=0, keepdims=True) / 127
+        step = np.maximum(np.abs(values).max(axis=0, keepdims=True), 1e-9) / 127
         return Held(np.rint(values / step) * step, step, 2.0**-22)
 
 
@@ -56,7 +59,7 @@ def test_factors_are_read_off_the_weights():
         key_means={attention: RANDOM.normal(size=WIDTH).astype(np.float32) for attention in ATTENTIONS},
     )
     known = Factors(key_means=factors.key_means)
-    found = undo(Rounded(EqualizedParameters(SOURCE, factors)), SOURCE, known, query_factor=1.0)
+    found = undo(Rounded(EqualizedParameters(SOURCE, factors)), SOURCE, known, query_factor=1.0, in_pairs=True)
     for kind, tolerance in (("norms", 1e-5), ("values", 5e-3), ("queries", 5e-3)):
         for name, vector in getattr(factors, kind).items():
             np.testing.assert_allclose(getattr(found.factors, kind)[name], vector, rtol=tolerance, err_msg=name)
@@ -66,7 +69,7 @@ def test_factors_are_read_off_the_weights():
 
 
 def test_nothing_is_read_off_what_was_only_rounded():
-    found = undo(Rounded(SOURCE), SOURCE, Factors(), query_factor=1.0)
+    found = undo(Rounded(SOURCE), SOURCE, Factors(), query_factor=1.0, in_pairs=True)
     assert (found.factors.values, found.factors.queries, found.orders) == ({}, {}, {})
 
 
@@ -74,9 +77,19 @@ def test_orders_are_read_off_the_weights():
     size = SPEC.head_size
     order = np.concatenate([head * size + RANDOM.permutation(size) for head in range(SPEC.num_heads)])
     orders = {f"{ATTENTIONS[1]}/value": order}
-    found = undo(Rounded(SOURCE, orders), SOURCE, Factors(), query_factor=1.0)
+    found = undo(Rounded(SOURCE, orders), SOURCE, Factors(), query_factor=1.0, in_pairs=True)
     assert {*found.orders} == {*orders}
     np.testing.assert_array_equal(found.orders[f"{ATTENTIONS[1]}/value"], order)
+
+
+def test_channels_without_weights_are_told_by_what_reads_them():
+    owner = "encoder/layer_0/mlp/dense_1"
+    kernel, bias = SOURCE.read(f"{owner}/kernel").copy(), SOURCE.read(f"{owner}/bias").copy()
+    kernel[:, [1, 4, 7]] = bias[[1, 4]] = 0
+    dead = SOURCE.replaced(f"{owner}/kernel", kernel).replaced(f"{owner}/bias", bias)
+    order = RANDOM.permutation(SPEC.mlp_size)
+    found = undo(Rounded(dead, {owner: order}), dead, Factors(), query_factor=1.0, in_pairs=True)
+    np.testing.assert_array_equal(found.orders[owner], order)
 
 
 NAME = f"{layer_name(0)}/mlp/dense_1/kernel"

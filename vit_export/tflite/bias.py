@@ -1,8 +1,11 @@
-"""The patch embedding's bias in an int8 file that takes pixels: that of the rounded kernel, not of the float one.
+"""Biases of int8 files that AI Edge Quantizer does not get right by itself.
 
-Pixels are positive, so what rounding changes in a kernel is added to every answer, multiplied by the mean pixel. In the
-float file the bias already holds -centre·W (`rewrites.FoldedInput`); -centre·(rounded W - W) more makes it the bias of
-the kernel that the file holds, and leaves no more error than normalized images have.
+The patch embedding's, in a file that takes pixels: that of the rounded kernel, not of the float one. Pixels are
+positive, so what rounding changes in a kernel is added to every answer, multiplied by the mean pixel. In the float file
+the bias already holds -centre·W (`rewrites.FoldedInput`); -centre·(rounded W - W) more makes it the bias of the kernel
+that the file holds, and leaves no more error than normalized images have.
+
+And those of channels of next to no weights, which integers cannot hold in the steps of these.
 """
 
 from pathlib import Path
@@ -10,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from vit_export.artifacts.flatbuffer import MappedModel
+from vit_export.artifacts.flatbuffer import MappedModel, operator_kinds
 from vit_export.base.adapters.litert import schema
 from vit_export.base.errors import StructureError
 from vit_export.base.lazy import LazyTensor
+
+_LARGEST = 2**30
+"""The largest bias in steps: half of what 32 bits hold, for products are added to it."""
 
 KERNEL, BIAS = b"patch_embedding/kernel", b"patch_embedding/bias"
 
@@ -39,11 +45,46 @@ def correct_patch_bias(mapped: MappedModel, float_path: Path, centre: np.ndarray
     values = mapped.data(bias.buffer).view(dtype)
     if dtype != np.float32:
         shift = np.rint(shift / np.asarray(bias.quantization.scale, np.float64))
-    changed = (values + shift).astype(values.dtype)
-    if sum(tensor.buffer == bias.buffer for tensor in mapped.model.subgraphs[0].tensors) > 1:
-        bias.buffer = len(mapped.model.buffers)
+    _replace(mapped, bias, (values + shift).astype(values.dtype))
+
+
+def fit_biases(mapped: MappedModel, float_path: Path) -> None:
+    """Give back, in place, the biases that integers could not hold in the int8 model made from the file `float_path`.
+
+    A bias is counted in the steps of its channel's products, and those of a channel of next to no weights (a unit that
+    died, a head that starts from 0) are so small that 32 bits do not reach it: such channels get larger steps.
+    """
+    original, graph = MappedModel(float_path), mapped.model.subgraphs[0]
+    kinds = operator_kinds(mapped.model)
+    for dense in (o for o in graph.operators if kinds[o.opcodeIndex] == "FULLY_CONNECTED" and len(o.inputs) > 2):
+        image, kernel, bias = (graph.tensors[i] for i in dense.inputs)
+        if bias.type not in (schema().TensorType.INT32, schema().TensorType.INT64):
+            continue
+        exact = original.data(_tensor(original.model, bias.name).buffer).view(np.float32).astype(np.float64)
+        step = float(image.quantization.scale[0])
+        scale = np.asarray(kernel.quantization.scale, np.float64)
+        wanted = np.maximum(scale, np.abs(exact) / (step * _LARGEST)).astype(np.float32)
+        small = wanted > np.nextafter(scale.astype(np.float32), np.float32(np.inf))
+        if not small.any():
+            continue
+        wanted = np.where(small, wanted, kernel.quantization.scale).astype(np.float32)
+        dtype = np.int32 if bias.type == schema().TensorType.INT32 else np.int64
+        levels = mapped.data(kernel.buffer).view(np.int8).reshape(kernel.shape).copy()
+        levels[small] = np.rint(levels[small] * (scale / wanted)[small, np.newaxis])
+        values = mapped.data(bias.buffer).view(dtype).copy()
+        values[small] = np.rint(exact / (step * wanted.astype(np.float64)))[small]
+        kernel.quantization.scale = wanted
+        bias.quantization.scale = np.where(small, step * wanted, bias.quantization.scale).astype(np.float32)
+        for tensor, numbers in ((kernel, levels), (bias, values)):
+            _replace(mapped, tensor, numbers)
+
+
+def _replace(mapped: MappedModel, tensor: Any, numbers: np.ndarray) -> None:
+    """Give `tensor` other numbers, and a buffer of its own where it shares one."""
+    if sum(other.buffer == tensor.buffer for other in mapped.model.subgraphs[0].tensors) > 1:
+        tensor.buffer = len(mapped.model.buffers)
         mapped.model.buffers.append(schema().BufferT())
-    mapped.buffers[bias.buffer] = LazyTensor.of(BIAS.decode(), changed)
+    mapped.buffers[tensor.buffer] = LazyTensor.of(tensor.name.decode(), numbers)
 
 
 def _tensor(model: Any, name: bytes) -> Any:

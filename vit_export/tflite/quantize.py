@@ -39,7 +39,7 @@ from vit_export.model.artifact import Artifact
 from vit_export.model.input_kinds import affine, kind_of
 from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
-from vit_export.tflite.bias import correct_patch_bias
+from vit_export.tflite.bias import correct_patch_bias, fit_biases
 from vit_export.tflite.stream import write_model
 from vit_export.tflite.write import describe_inside, describe_tflite, input_kind
 
@@ -285,6 +285,7 @@ def _quantize(
         # The quantizer leaves large buffers outside the flatbuffer, where older runtimes do not look: write it again.
         mapped = MappedModel(raw)
         _name_output(mapped.model, record.spec.output_name)
+        fit_biases(mapped, float_path)
         kind = input_kind(float_path)
         if kind_of(kind).per_pixel is not None:
             correct_patch_bias(mapped, float_path, affine(kind, record.preprocessing)[1])

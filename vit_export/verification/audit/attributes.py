@@ -1,14 +1,18 @@
 """The operators of a file of ours: epsilon, GELU's form, heads, steps in pairs, and which parameters they read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vit_export.artifacts.constants import Constant, read_constants
-from vit_export.artifacts.flatbuffer import MappedModel, operator_kinds
+from vit_export.artifacts.facts import text_of
 from vit_export.artifacts.onnx_file import load_structure
+from vit_export.artifacts.tflite_file import Reader
+from vit_export.base.adapters.litert import integers, schema
+from vit_export.base.files import shortened
 from vit_export.model.spec import ViTSpec
 from vit_export.verification.audit.wiring import Read, misread
 from vit_export.verification.checks import Check, check
@@ -26,32 +30,65 @@ def attributes(path: Path, format: str, spec: ViTSpec) -> Check:
     )
 
 
+@dataclass(frozen=True)
+class _Operator:
+    """One operator of a .tflite file: inputs and outputs by number, -1 for one that is left out; options or None."""
+
+    kind: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    options: Any
+
+
+_OPTIONS = {
+    "FULLY_CONNECTED": "FullyConnectedOptions",
+    "ADD": "AddOptions",
+    "SUB": "SubOptions",
+    "MUL": "MulOptions",
+    "GELU": "GeluOptions",
+    "SOFTMAX": "SoftmaxOptions",
+}
+
+
+def _operators(reader: Reader, graph: Any) -> Iterator[_Operator]:
+    kinds = [name for name, _, _ in reader.codes()]
+    for operator in reader.each(graph.Operators, graph.OperatorsLength()):
+        kind, table, options = kinds[operator.OpcodeIndex()], operator.BuiltinOptions(), None
+        if table is not None and kind in _OPTIONS:
+            options = getattr(schema(), _OPTIONS[kind])()
+            options.Init(table.Bytes, table.Pos)
+        yield _Operator(kind, integers(operator.InputsAsNumpy()), integers(operator.OutputsAsNumpy()), options)
+
+
 def _of_tflite(path: Path, spec: ViTSpec) -> Iterator[str]:
-    model = MappedModel(path).model
-    graph, kinds, constants = model.subgraphs[0], operator_kinds(model), read_constants(path, "tflite")
-    names = [tensor.name.decode(errors="replace") for tensor in graph.tensors]
-    made = {output: operator for operator in graph.operators for output in operator.outputs}
-    reads = (
-        Read(kinds[o.opcodeIndex], [names[i] for i in o.inputs if i >= 0], [names[i] for i in o.outputs])
-        for o in graph.operators
+    reader, constants = Reader(path), read_constants(path, "tflite")
+    graph = reader.subgraphs[0]
+    tensors = list(reader.each(graph.Tensors, graph.TensorsLength()))
+    names = [text_of(tensor.Name()) for tensor in tensors]
+    operators = list(_operators(reader, graph))
+    made = {output: operator for operator in operators for output in operator.outputs}
+    yield from misread(
+        (Read(o.kind, [names[i] for i in o.inputs if i >= 0], [names[i] for i in o.outputs]) for o in operators), spec
     )
-    yield from misread(reads, spec)
-    for operator in graph.operators:
-        kind, options = kinds[operator.opcodeIndex], operator.builtinOptions
+    for operator in operators:
+        kind, options = operator.kind, operator.options
         if kind == "RSQRT":
             added = made.get(operator.inputs[0])
-            added = made.get(added.inputs[0], added) if added and kinds[added.opcodeIndex] == "DEQUANTIZE" else added
+            added = made.get(added.inputs[0], added) if added and added.kind == "DEQUANTIZE" else added
             inputs = [names[i] for i in added.inputs] if added else []
             yield from _unlike_epsilon([float(constants[n].values().max()) for n in inputs if n in constants], spec)
-        elif kind == "GELU" and bool(options and options.approximate) != (spec.gelu == "tanh"):
-            yield f"GELU is {'approximate' if options and options.approximate else 'exact'}, expected {spec.gelu}"
-        elif kind == "SOFTMAX" and options and options.beta != 1:
-            yield f"a softmax has beta {options.beta:g}, expected 1"
+        elif kind == "MEAN":
+            axes = [constants[names[i]].load().reshape(-1) for i in operator.inputs[1:] if names[i] in constants]
+            yield from _unlike_axis(kind, [int(axis) for part in axes for axis in part])
+        elif kind == "GELU" and bool(options and options.Approximate()) != (spec.gelu == "tanh"):
+            yield f"GELU is {'approximate' if options and options.Approximate() else 'exact'}, expected {spec.gelu}"
+        elif kind == "SOFTMAX" and options and options.Beta() != 1:
+            yield f"a softmax has beta {options.Beta():g}, expected 1"
         elif kind == "BATCH_MATMUL":
-            heads = [int(graph.tensors[i].shape[1]) for i in operator.inputs]
+            heads = [int(tensors[i].Shape(1)) for i in operator.inputs]
             if set(heads) != {spec.num_heads}:
                 yield f"attention has {heads[0]} heads, expected {spec.num_heads}"
-        activation = getattr(options, "fusedActivationFunction", 0)
+        activation = options.FusedActivationFunction() if hasattr(options, "FusedActivationFunction") else 0
         if activation:
             yield f"a {kind} has an activation (number {activation}), expected none"
 
@@ -61,8 +98,10 @@ def _of_onnx(path: Path, spec: ViTSpec) -> Iterator[str]:
     constants = read_constants(path, "onnx")
     made = {value: node for node in graph.node for value in node.output}
     yield from misread((Read(node.op_type, node.input, node.output) for node in graph.node), spec)
+    yield from _unlike_numbers(constants, spec)
     for node in graph.node:
         given = {attribute.name: attribute for attribute in node.attribute}
+        yield from _unlike_axis(node.op_type, _axes(given))
         if node.op_type == "LayerNormalization":
             yield from _unlike_epsilon([given["epsilon"].f if "epsilon" in given else 1e-5], spec)
         elif node.op_type == "Sqrt":
@@ -86,6 +125,29 @@ def _of_onnx(path: Path, spec: ViTSpec) -> Iterator[str]:
             yield from _unlike_pair(made[node.input[0]], node, constants)
 
 
+def _unlike_axis(kind: str, axes: Sequence[int]) -> Iterator[str]:
+    """Means and norms are over the channels of [rows, channels], a softmax over the last axis of four."""
+    last = {"MEAN": (-1, 1), "ReduceMean": (-1, 1), "LayerNormalization": (-1, 1), "Softmax": (-1, 3)}.get(kind)
+    if last is not None and any(axis not in last for axis in axes):
+        yield f"a {kind} works over axis {', '.join(map(str, axes))}, expected the last"
+
+
+def _axes(given: Mapping[str, Any]) -> list[int]:
+    return [*([given["axis"].i] if "axis" in given else []), *(given["axes"].ints if "axes" in given else [])]
+
+
+def _unlike_numbers(constants: Mapping[str, Constant], spec: ViTSpec) -> Iterator[str]:
+    """The single numbers of an .onnx file: epsilon, 1/√d, and those of GELU where it is decomposed."""
+    gelu = (0.5, 3, 0.044715, (2 / np.pi) ** 0.5) if spec.gelu == "tanh" else (0.5, 0.5**0.5)
+    known = np.array([spec.layer_norm_epsilon, spec.head_size**-0.5, 1, *gelu])
+    for name, constant in constants.items():
+        if constant.shape == () and constant.dtype in ("float32", "float16") and not name.endswith("_scale"):
+            part = 1e-3 if constant.dtype == "float16" else 1e-5
+            if not np.isclose(constant.values(), known, rtol=part, atol=0).any():
+                number = float(constant.values())
+                yield f"the number {shortened(repr(name))} is {number:.6g}, which no operator of this model needs"
+
+
 def _unlike_epsilon(found: list[float], spec: ViTSpec) -> Iterator[str]:
     for epsilon in found:
         if not np.isclose(epsilon, spec.layer_norm_epsilon, rtol=_PART, atol=0):
@@ -99,7 +161,8 @@ def _unlike_pair(first: Any, second: Any, constants: Mapping[str, Constant]) -> 
     for index, what in ((1, "scale"), (2, "zero point")):
         names = [node.input[index] if len(node.input) > index else "" for node in (first, second)]
         if names[0] != names[1] and not _equal(*(constants.get(name) for name in names)):
-            yield f"{second.name or second.output[0]} reads integers with another {what} than they were made with"
+            name = shortened(repr(second.name or second.output[0]))
+            yield f"{name} reads integers with another {what} than they were made with"
 
 
 def _equal(first: Constant | None, second: Constant | None) -> bool:

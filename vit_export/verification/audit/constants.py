@@ -4,7 +4,7 @@ The parameters are made anew, by the rewrites that made the file (`deployment.re
 moved between them read off the file (`undo`). One tensor is in memory at a time.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,9 @@ from vit_export.verification.checks import Check, check
 
 QUERY_FOLDED = ("qdq", "symmetric", "w8a16")
 """Schemes of ONNX whose query kernels hold 1/√d; those of TFLite all do."""
+
+IN_PAIRS = ("dynamic", "qdq")
+"""Schemes of ONNX whose weights are in pairs, and channels in an order that suits these."""
 
 SLACK = 1e-5
 """What sums in float32 may be off, in parts of the largest terms."""
@@ -87,7 +90,10 @@ def _expected(
     spec, tflite, int8 = reference.spec, facts.format == "tflite", artifact.precision == "int8"
     factor = spec.head_size**-0.5 if tflite or artifact.scheme in QUERY_FOLDED else 1.0
     known = told(facts.record or {}, spec.hidden_size)
-    undone = undo(held, reference, known or Factors(), query_factor=factor) if int8 else Undone(Factors())
+    in_pairs = not tflite and artifact.scheme in IN_PAIRS
+    undone = Undone(Factors())
+    if int8:
+        undone = undo(held, reference, known or Factors(), query_factor=factor, in_pairs=in_pairs)
     kind = (artifact.inputs[0].values if artifact.inputs else "") or "normalized"
 
     def stored(kernel: np.ndarray) -> np.ndarray:
@@ -171,12 +177,13 @@ def _difference(name: str, own: Held, wanted: np.ndarray, uncertain: Uncertain) 
     if not beyond.any():
         return None
     if uncertain.int8 and name.startswith("encoder/") and name.endswith("/kernel") and part > ROUNDED_BY_ERROR:
-        return _by_error(name, own, wanted, error)
+        return _by_error(name, replace(own, values=np.where(np.isinf(allowed), wanted, own.values)), wanted)
     return _worst(name, own, wanted, error / np.maximum(allowed, 1e-30), f"{100 * part:.2g} % of its values are off")
 
 
-def _by_error(name: str, own: Held, wanted: np.ndarray, error: np.ndarray) -> Difference | None:
+def _by_error(name: str, own: Held, wanted: np.ndarray) -> Difference | None:
     """The same of a kernel whose weights make up for each other's rounding."""
+    error = np.abs(own.values - wanted)
     if not (own.step > 0).all():
         return _worst(name, own, wanted, error / max(float(np.abs(wanted).max()), 1e-30), "it is another kernel")
     steps = error / own.step
@@ -212,6 +219,10 @@ def _largest(name: str, wanted: np.ndarray) -> float:
     return max(largest, 1.0) if name.endswith("/bias") else largest
 
 
+def _times_size(part: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    return np.where(np.isinf(part), np.inf, part * np.abs(wanted))
+
+
 def _doubt(name: str, wanted: np.ndarray, uncertain: Uncertain) -> np.ndarray:
     """How far the parameter may be off because factors are known no better."""
     dense, _, part = name.rpartition("/")
@@ -220,12 +231,12 @@ def _doubt(name: str, wanted: np.ndarray, uncertain: Uncertain) -> np.ndarray:
     doubt = undone.doubt.get(dense)
     if doubt is not None and part in ("kernel", "bias"):
         if not dense.endswith("/output"):
-            found = found + doubt * np.abs(wanted)
+            found = found + _times_size(doubt, wanted)
         elif part == "kernel":
-            found = found + doubt[:, np.newaxis] * np.abs(wanted)
+            found = found + _times_size(doubt[:, np.newaxis], wanted)
     norm = undone.norm_doubt.get(uncertain.norm_of.get(dense, ""))
     if norm is not None and part == "kernel":
-        found = found + norm[0][:, np.newaxis] * np.abs(wanted)
+        found = found + _times_size(norm[0][:, np.newaxis], wanted)
     if norm is not None and part == "bias":
         # The factor of a row is in its kernel; a centre is moved by the kernel as the reference has it.
         kernel = (
