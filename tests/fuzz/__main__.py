@@ -2,8 +2,8 @@
 
 A find is any exception but this package's own, more than 5 s or 1 GB for one file, a message that drives a terminal or
 is longer than a sentence, and the end of the process. Each is told by its reader and its number, from which
-`python -m fuzz --case READER NUMBER` makes the file again and reads it; those of atheris, where it is installed, are kept
-in found/. Exit code 1 where there are finds.
+`python -m fuzz --case READER NUMBER` makes the file again and reads it; those of
+atheris, where it is installed, are kept in found/. Exit code 1 where there are finds.
 """
 
 import argparse
