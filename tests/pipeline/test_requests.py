@@ -446,12 +446,16 @@ def test_what_cannot_be_read_is_not_blamed_on_the_output(step, photos, saved_mod
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(choice if step == "split" else pipeline, step, refuse)
-    request = ExportRequest(None, tmp_path / "out", ("tflite",), weights=saved_model, calibration=photos)
+    # A SavedModel that is there already is described as it is.
+    output = tmp_path / "out" if step == "split" else saved_model.parent
+    before = sorted(output.glob("*"))
+    request = ExportRequest(None, output, ("tflite",), weights=saved_model, calibration=photos)
     with pytest.raises(InputError, match="cannot be read") as caught:
         pipeline.export(request)
     assert str(photos if step == "split" else saved_model) in str(caught.value)
     assert "--output" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+    assert sorted(output.glob("*")) == before
 
 
 # Interruption

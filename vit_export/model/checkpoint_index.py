@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_MAX_INDEX = 64 << 20  # bytes; that of the largest variant has 30 KB
+_MAX_INDEX = 4 << 20  # bytes; those of the largest variants have some 60 KB
 _FOOTER = 48
 _MAGIC = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"
 _MAX_RANK = 16

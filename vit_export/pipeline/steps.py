@@ -238,7 +238,7 @@ def _save(
         model = reference_model(spec, seed=request.seed)
         if checkpoint is not None:
             say.step("Reading the weights")
-            with input_errors(record.weights.get("location", "The checkpoint")):
+            with input_errors(existing or record.weights.get("location", "The checkpoint")):
                 assign_parameters(model, checkpoint.read, progress=say.progress)
     spot_check = None
     if data is not None and data.held_out:

@@ -4,7 +4,6 @@ Keras names the groups of its file after attributes and classes of the model, in
 table below is what the pinned release writes; a test holds it to a real file.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -117,12 +116,26 @@ def _record(path: Path, config: Mapping[str, Any], weights: dict[str, Any]) -> M
 def _refused(path: Path, config: Mapping[str, Any]) -> InputError:
     """What to say of a model of another class, which may hold one of ours among its layers."""
     of_class = f"{path} holds a Keras model of the class {config.get('class_name')!r:.80}"
-    if f'"{REGISTERED_NAME}"' in json.dumps(config):
+    if _holds_ours(config):
         return InputError(
             f"{of_class} around a VisionTransformer of vit_export: load it in Python where you trust it "
             "(keras.models.load_model), and give it to vit_export.export (see docs/python.md)."
         )
     return InputError(f"{of_class}, {OWN_MODELS}")
+
+
+def _holds_ours(config: Any) -> bool:
+    """Whether some layer in `config`, at any depth, is a VisionTransformer of this package."""
+    waiting = [config]
+    while waiting:
+        entry = waiting.pop()
+        if isinstance(entry, Mapping):
+            if entry.get("registered_name") == REGISTERED_NAME:
+                return True
+            waiting += entry.values()
+        elif isinstance(entry, list):
+            waiting += entry
+    return False
 
 
 def _sizes(file: TensorFile) -> Sizes:
