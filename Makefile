@@ -40,7 +40,8 @@ test-originals: $(SETUP)  ## full-size models against transformers' own forward 
 	$(BIN)/python -m pytest -m '' tests/pipeline/test_full_size.py
 
 SECONDS ?= 60
-fuzz: $(SETUP)  ## spoilt files for every reader, for SECONDS=60
+fuzz: $(SETUP)  ## spoilt files for every reader, for SECONDS=60 (installs atheris)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]'
 	cd tests && PYTHONPATH=.. ../$(BIN)/python -m fuzz --seconds $(SECONDS)
 
 lint: $(SETUP)  ## ruff

@@ -2,7 +2,8 @@
 
 A find is any exception but this package's own, more than 5 s or 1 GB for one file, a message that drives a terminal or
 is longer than a sentence, and the end of the process. Each is told by its reader and its number, from which
-`python -m fuzz --case READER NUMBER` makes the file again and reads it. Exit code 1 where there are finds.
+`python -m fuzz --case READER NUMBER` makes the file again and reads it; those of
+atheris, where it is installed, are kept in found/. Exit code 1 where there are finds.
 """
 
 import argparse
@@ -11,20 +12,17 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
+from fuzz.guided import guide
+from fuzz.judge import judged
 from fuzz.readers import READERS
 
-SECONDS = 5.0
-"""Of the processor, for one file."""
-MEMORY = 1 << 30
-"""Bytes more than before, for one file."""
-LONGEST = 1000
-"""Characters of a message."""
+GUIDED = -1 if find_spec("atheris") else 0
+"""In place of a number: atheris makes the cases, for half of the time; 0 where it is not installed."""
 
 _PATIENCE = 60.0  # seconds of the clock until a case counts as endless; the first one imports packages
 
@@ -36,7 +34,10 @@ def fuzz(names: Sequence[str], seconds: float, first: int = 0) -> tuple[Counter[
     """Give each reader of `names` its share of `seconds`, from case `first` on: what became of the files, and finds."""
     counts, finds = Counter[str](), list[Find]()
     for name in names:
-        end, number = time.monotonic() + seconds / len(names), first
+        share, number = seconds / len(names), first
+        if GUIDED:
+            _in_a_process(name, GUIDED, share := share / 2, counts, finds)
+        end = time.monotonic() + share
         while (left := end - time.monotonic()) > 0:
             number = _in_a_process(name, number, left, counts, finds)
     return counts, finds
@@ -87,40 +88,13 @@ def serve(name: str, number: int, seconds: float) -> None:
 
 
 def case(name: str, number: int) -> tuple[str, str]:
-    """What becomes of one case: "read", "refused", or "find" and what happened."""
-    from vit_export.base.errors import VitExportError
-    from vit_export.base.text import visible
-
+    """What becomes of one case, as `judged` says, or "unmade"."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         try:
             path = READERS[name].make(number, name, Path(folder))
         except Exception:  # not every change can be written down
             return "unmade", ""
-        before, began, word, text = _peak(reset=True), time.process_time(), "read", ""
-        try:
-            READERS[name].read(path)
-        except VitExportError as error:
-            word, text = "refused", str(error)
-            if len(text) > LONGEST or visible(text) != text:
-                word = "find"
-        except Exception:
-            word, text = "find", " | ".join(traceback.format_exc(limit=-3).splitlines())
-        took, grown = time.process_time() - began, _peak() - before
-    if took > SECONDS:
-        word, text = "find", f"took {took:.1f} s"
-    if grown > MEMORY:
-        word, text = "find", f"took {grown / 1e6:.0f} MB of memory"
-    return word, ascii(text)[1:-1][:900]
-
-
-def _peak(*, reset: bool = False) -> int:
-    """The most memory that this process had (Linux; elsewhere 0), since the last reset."""
-    with suppress(OSError):
-        if reset:
-            Path("/proc/self/clear_refs").write_text("5")
-        rows = Path("/proc/self/status").read_text().splitlines()
-        return next(int(row.split()[1]) * 1024 for row in rows if row.startswith("VmHWM"))
-    return 0
+        return judged(READERS[name], path)
 
 
 def main() -> int:
@@ -134,7 +108,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.serve:
         name, number, seconds = options.serve
-        serve(name, int(number), float(seconds))
+        guide(name, float(seconds)) if int(number) < 0 else serve(name, int(number), float(seconds))
         return 0
     if options.case:
         name, number = options.case

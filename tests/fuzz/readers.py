@@ -35,16 +35,24 @@ class Reader:
     spoil: Spoil
     read: Callable[[Path], Any] = field(repr=False)
 
+    def good(self) -> bytes:
+        """The seed's own file."""
+        with zipfile.ZipFile(SEEDS) as archive:
+            return archive.read(f"{self.seed}/{self.file}" if self.seed else self.file)
+
     def make(self, number: int, name: str, folder: Path) -> Path:
         """Write case `number` of the reader called `name` into `folder`; what `read` is given is returned."""
-        chance = random.Random(f"{name}/{number}")
+        return self.place(self.spoil(self.good(), random.Random(f"{name}/{number}")), folder)
+
+    def place(self, data: bytes, folder: Path) -> Path:
+        """Write the seed with `data` for its file into `folder`; what `read` is given is returned."""
         with zipfile.ZipFile(SEEDS) as archive:
-            beside = [entry for entry in archive.namelist() if self.seed and entry.startswith(f"{self.seed}/")]
-            for entry in beside or [self.file]:
-                inner = entry.removeprefix(f"{self.seed}/")
-                data = archive.read(entry)
-                (folder / inner).parent.mkdir(parents=True, exist_ok=True)
-                (folder / inner).write_bytes(self.spoil(data, chance) if inner == self.file else data)
+            for entry in archive.namelist():
+                if self.seed and entry.startswith(f"{self.seed}/"):
+                    path = folder / entry.removeprefix(f"{self.seed}/")
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(archive.read(entry))
+        (folder / self.file).write_bytes(data)
         return folder if any((folder / name).exists() for name in (_CONFIG, "saved_model.pb")) else folder / self.file
 
 

@@ -16,7 +16,6 @@ from helpers import verifier_toys as toys
 from onnx import helper, numpy_helper
 
 from vit_export.artifacts.flatbuffer import IDENTIFIER, unpack
-from vit_export.artifacts.sizes import MAX_OUTPUT
 from vit_export.model.artifact import TensorSpec
 from vit_export.runtimes import process as process_module
 from vit_export.runtimes.process import RunnerProcess
@@ -213,8 +212,9 @@ def test_one_answer_without_batch_dimension_is_given_one(tmp_path):
         runner.run(images)
 
 
-@pytest.mark.parametrize("numbers", [MAX_OUTPUT, MAX_OUTPUT + 1])
-def test_an_answer_of_millions_of_numbers_does_not_reach_the_caller(numbers, tmp_path):
+@pytest.mark.parametrize("numbers", [1000, 1001])
+def test_an_answer_of_millions_of_numbers_does_not_reach_the_caller(numbers, tmp_path, monkeypatch):
+    monkeypatch.setattr("vit_export.runtimes.runner.MAX_OUTPUT", 1000)
     nodes = [
         # Known when it runs, not before: as many as the brightest pixel says.
         helper.make_node("ReduceMax", ["images"], ["brightest"], keepdims=0),
@@ -232,10 +232,10 @@ def test_an_answer_of_millions_of_numbers_does_not_reach_the_caller(numbers, tmp
     )
     runner = open_runner(path, "onnx", 1)
     images = np.full((1, 4, 4, 3), numbers, np.float32)
-    if numbers == MAX_OUTPUT:
+    if numbers == 1000:
         assert runner.run(images).shape == (1, numbers)
     else:
-        with pytest.raises(RunnerError, match=r"answers 1 images with 4,194,305 numbers, expected at most 4,194,304"):
+        with pytest.raises(RunnerError, match=r"answers 1 images with 1,001 numbers, expected at most 1,000 for each"):
             runner.run(images)
 
 
@@ -250,6 +250,13 @@ def test_a_tflite_file_whose_images_no_memory_holds_is_not_allocated(files, tmp_
     path.write_bytes(builder.Output())
     with pytest.raises(RunnerError, match=r"x.tflite cannot be run: .* has 10,800,000,000 numbers, at most"):
         open_runner(path, "tflite", 1)
+
+
+def test_answers_that_no_memory_holds_end_after_the_first(process, monkeypatch):
+    monkeypatch.setattr("vit_export.runtimes.process.MAX_ANSWERS", 120)
+    assert process.run(toys.images(9)).shape == (9, 10)
+    with pytest.raises(RunnerError, match="for 13 images more than 120: give fewer images"):
+        process.run(toys.images(13))
 
 
 def test_onnx_runtime_writes_nothing_into_the_home_folder(files, tmp_path):

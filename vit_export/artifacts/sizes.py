@@ -8,8 +8,11 @@ from vit_export.model.artifact import TensorSpec
 MAX_INPUT = 1 << 26
 """Numbers in one call's images: one of 4,700 x 4,700 pixels, 445 of 224 x 224."""
 
-MAX_OUTPUT = 1 << 22
-"""Numbers that one image is answered with; every token of the largest ViT at 518 pixels has half as many in all."""
+MAX_OUTPUT = 1 << 25
+"""Numbers that one image is answered with: 19 classes for each of 1,300 x 1,300 pixels."""
+
+MAX_ANSWERS = 1 << 28
+"""Numbers that all images together are answered with; they are held in memory, 1 GB of them."""
 
 
 def too_large(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str:

@@ -26,6 +26,7 @@ from typing import IO, Any, Self
 import numpy as np
 
 from vit_export.artifacts.onnx_file import require_own_data
+from vit_export.artifacts.sizes import MAX_ANSWERS
 from vit_export.base.errors import InputError, first_line
 from vit_export.base.interrupts import heed
 from vit_export.base.python import python_command, python_environment
@@ -164,6 +165,11 @@ class RunnerProcess:
         parts = []
         for start in range(0, len(images), step):
             output, seconds = self._ask("run", _native(images[start : start + step]))
+            if output.size * -(-len(images) // step) > MAX_ANSWERS:
+                raise RunnerError(
+                    f"{self.path.name} answers a call with {output.size:,} numbers, for {len(images)} images more than "
+                    f"{MAX_ANSWERS:,}: give fewer images."
+                )
             if self.first_run_seconds is None:
                 self.first_run_seconds = seconds
             parts.append(output)

@@ -4,7 +4,6 @@ TFLite Metadata and the labels behind the model, ONNX's metadata_props, and whic
 MediaPipe, ML Kit and an app's own few lines go by. Answers cannot show a fault of these.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from vit_export.artifacts.tflite_file import first_and_signed
 from vit_export.artifacts.tflite_metadata import read_tflite_metadata
 from vit_export.base.errors import InputError
 from vit_export.base.files import shortened
+from vit_export.base.json_file import parse_json
 from vit_export.model.artifact import Artifact
 from vit_export.model.input_kinds import left_to_do
 from vit_export.model.record import ModelRecord
@@ -200,7 +200,7 @@ def _said_by_properties(path: Path) -> dict[str, Any]:
 def _parsed(text: str, factor: float | None) -> Any:
     """The JSON list that `text` is, its numbers times `factor`; `text` itself where it is none."""
     try:
-        values = json.loads(text)
+        values = parse_json(text)
         return values if factor is None else [factor * float(value) for value in values]
     except (ValueError, TypeError, RecursionError, OverflowError):
         return text
