@@ -179,7 +179,9 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _matched(likeness: np.ndarray) -> np.ndarray:
     """A permutation with the most alike in `likeness` [own, wanted] together; the surest choose first."""
-    order, free = np.zeros(len(likeness), int), np.ones(len(likeness), bool)
+    order, free = likeness.argmax(axis=1), np.ones(len(likeness), bool)
+    if len(np.unique(order)) == len(order):
+        return order
     for place in np.argsort(-likeness.max(axis=1), kind="stable"):
         order[place] = column = int(np.where(free, likeness[place], -np.inf).argmax())
         free[column] = False
