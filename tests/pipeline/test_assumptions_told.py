@@ -78,6 +78,7 @@ def test_a_guess_is_heard_where_nothing_else_is(photos, tmp_path):
     assert result.stdout == ""
 
 
+@pytest.mark.thorough
 def test_nothing_is_assumed_of_what_says_everything(photos, tmp_path, in_process):
     result = exported(tmp_path / "out", open_checkpoint(ORIGINALS / "hf"), photos)
     assert result.verification.assumed == ()
@@ -89,9 +90,9 @@ def test_nothing_is_assumed_of_what_says_everything(photos, tmp_path, in_process
     ("problem", "classes", "says"),
     [
         ("multi_label_classification", 7, "several at once: a number for each, whose sigmoid"),
-        ("regression", 7, "estimates 7 numbers from an image"),
-        (None, 1, "estimates a number from an image"),
-        (None, 7, "sorts images"),
+        pytest.param("regression", 7, "estimates 7 numbers from an image", marks=pytest.mark.thorough),
+        pytest.param(None, 1, "estimates a number from an image", marks=pytest.mark.thorough),
+        pytest.param(None, 7, "sorts images", marks=pytest.mark.thorough),
     ],
 )
 def test_outputs_are_what_the_config_says(altered, photos, tmp_path, in_process, problem, classes, says):
@@ -148,6 +149,7 @@ def test_photographs_go_elsewhere_where_nothing_can_be_written(tmp_path, monkeyp
     choice._temporary.cache_clear()
 
 
+@pytest.mark.thorough
 def test_another_tools_uint8_input_is_pixels(altered, photos, tmp_path, in_process):
     import onnx
 
