@@ -47,6 +47,7 @@ def bundled(path, folder):
         return {name.rpartition("/")[2]: archive.read(name).decode("utf-8", "replace") for name in archive.namelist()}
 
 
+@pytest.mark.thorough
 def test_assumptions_go_wherever_the_verdict_goes(photos, tmp_path, in_process):
     fabricated(tmp_path / "w.npz", sizes=STUDENT)
     result = exported(tmp_path / "out", open_checkpoint(tmp_path / "w.npz"), photos)

@@ -54,6 +54,7 @@ def folder(earlier, tmp_path):
     return Path(shutil.copytree(earlier / "exported", tmp_path / "exported"))
 
 
+@pytest.mark.thorough
 def test_keras_loads_the_model_where_the_factory_was_imported(earlier, expected, tmp_path):
     images, logits = expected
     np.save(tmp_path / "images.npy", images)
@@ -81,6 +82,7 @@ def test_checkpoints_open_as_the_same_model(name, earlier, expected):
         assert found.record.preprocessing.std == (0.2, 0.25, 0.3)
 
 
+@pytest.mark.thorough
 def test_the_saved_model_converts_to_files_that_still_name_it(earlier, pictures, tmp_path, in_process):
     """Old and new files are all the old SavedModel's, by weights, pixels, labels and what they compute."""
     result = vit_export.export(

@@ -418,6 +418,7 @@ def test_the_same_model_keeps_them(earlier, saved_model, tmp_path):
     assert len(outdated(earlier, tmp_path / "other", {"labels.txt"})) == 3
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fingerprints", [True, False])
 def test_weights_are_compared_by_their_fingerprints_where_both_have_one(fingerprints, earlier, tmp_path, monkeypatch):
     reads, read = [], SavedModelParameters.read
