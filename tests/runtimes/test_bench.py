@@ -250,6 +250,8 @@ def test_a_file_that_leaves_its_size_open(folder, tmp_path):
     assert (found.failures, found.files[0].image) == ((), (16, 16))
     with pytest.raises(InputError, match="image_size is 0"):
         bench([tmp_path / "open.onnx"], image_size=0)
+    told = invoke(str(tmp_path / "open.onnx"), "--time-limit", "0.1", "--image-size", "16", "--quiet")
+    assert told.exit_code == 0, told.output
 
 
 def test_files_are_found_once_and_in_order(tmp_path, folder):

@@ -47,7 +47,15 @@ def bench_command(
     with progress(quiet=quiet) as say:
         from vit_export.runtimes.benchmark import bench
 
-        result = bench(files, baseline=baseline, threads=threads, time_limit=time_limit, seed=seed, reporter=say)
+        result = bench(
+            files,
+            baseline=baseline,
+            threads=threads,
+            time_limit=time_limit,
+            seed=seed,
+            image_size=image_size,
+            reporter=say,
+        )
 
     def show() -> None:
         from vit_export.report.bench import render_benchmark
