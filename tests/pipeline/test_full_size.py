@@ -137,7 +137,7 @@ def test_every_parameter_of_a_full_size_model_arrives(variant, layout, folder):
     source = source_of(layout, ViTSpec.of(variant), seed=1)
     write, _ = LAYOUTS[layout]
     path = write(folder, source, shard_bytes=50_000_000) if layout == "huggingface" else write(folder, source)
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, variant=variant)
     assert checkpoint.spec.name == variant
     require_same(checkpoint, source)
 
