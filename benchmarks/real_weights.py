@@ -120,7 +120,9 @@ def timm_tensors(stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _timm_tensors(stored: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
     yield "cls_token", stored[f"{EMBEDDINGS}.cls_token"]
-    yield "pos_embed", resample(stored[f"{EMBEDDINGS}.position_embeddings"], SIZE // PATCH, "bicubic")
+    stored_positions = stored[f"{EMBEDDINGS}.position_embeddings"]
+    old, new = round((stored_positions.shape[1] - 1) ** 0.5), SIZE // PATCH
+    yield "pos_embed", resample(stored_positions, (old, old), (new, new), "bicubic")
     for part in ("weight", "bias"):
         yield f"patch_embed.proj.{part}", stored[f"{EMBEDDINGS}.patch_embeddings.projection.{part}"]
         yield f"norm.{part}", stored[f"backbone.layernorm.{part}"]

@@ -11,7 +11,7 @@ _erf = np.vectorize(math.erf)
 
 def forward(read, spec, images: np.ndarray) -> np.ndarray:
     """Token sequence after the final LayerNorm, float64 [n, tokens, width]."""
-    p, grid = spec.patch_size, spec.grid
+    p, grid = spec.patch_size, spec.grid[0]
     get = lambda name: read(name).astype(np.float64)  # noqa: E731
     patches = images.reshape(len(images), grid, p, grid, p, 3).transpose(0, 1, 3, 2, 4, 5)
     patches = patches.reshape(len(images), grid * grid, p * p * 3)

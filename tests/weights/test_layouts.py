@@ -308,7 +308,7 @@ def test_another_image_size_touches_the_position_embedding_alone():
             np.testing.assert_array_equal(larger.read(parameter.name), checkpoint.read(parameter.name))
     before = checkpoint.read("position_embedding")
     found = larger.read("position_embedding")
-    np.testing.assert_array_equal(found, resample(before, 6, "bicubic_antialiased"))
+    np.testing.assert_array_equal(found, resample(before, (4, 4), (6, 6), "bicubic_antialiased"))
     np.testing.assert_array_equal(found[:, 0], before[:, 0])
     assert larger.preprocessing == replace(checkpoint.preprocessing, image_size=48)
     assert "resampled from 32 to 48 pixels" in larger.notes[-1]
@@ -366,7 +366,7 @@ def zeros(*shape):
         ({"cls_token": None}, "no class token"),
         ({"pos_embed": None}, "no tensor pos_embed"),
         ({"pos_embed": zeros(1, 16)}, r"shape \[1, 16\], expected 3 axes"),
-        ({"pos_embed": zeros(1, 19, 32)}, "for 19 patches, expected a square number"),
+        ({"pos_embed": zeros(1, 19, 32)}, "for 19 patches, which make no square: give the size"),
         ({"blocks.0.attn.q_norm.weight": zeros(8)}, "LayerNorm on queries"),
         ({"blocks.0.ls1.gamma": zeros(32)}, "missing blocks.0.ls2.gamma"),
     ],

@@ -47,13 +47,13 @@ def parameter_name(argument: str) -> str:
 def trace(spec: ViTSpec, shapes: Shapes, dialect: Dialect, batch: int = 1, dtype: str = "float32") -> Any:
     """The deployment graph as a `tf.function` concrete function.
 
-    Its inputs are `images`, [batch, size, size, 3] of `dtype` (float32 or uint8), then every parameter of
+    Its inputs are `images`, [batch, height, width, 3] of `dtype` (float32 or uint8), then every parameter of
     `shapes` by `argument_name`; its output is logits [batch, classes] or features [batch, width].
     """
     import tensorflow as tf
 
     names = [name for name, _ in shapes]
-    images_shape = (batch, spec.image_size, spec.image_size, 3)
+    images_shape = (batch, *spec.image_sides, 3)
     signature = [tf.TensorSpec(images_shape, tf.as_dtype(dtype), name=INPUT_NAME)]
     signature += [tf.TensorSpec(shape, tf.float32, name=argument_name(name)) for name, shape in shapes]
 
@@ -66,7 +66,7 @@ def trace(spec: ViTSpec, shapes: Shapes, dialect: Dialect, batch: int = 1, dtype
 
 
 def deployment_graph(spec: ViTSpec, images: Any, weights: Mapping[str, Any], dialect: Dialect) -> Any:
-    """Logits [batch, classes] or features [batch, width] of `images` [batch, size, size, 3].
+    """Logits [batch, classes] or features [batch, width] of `images` [batch, height, width, 3].
 
     Images that are not float32 are cast, first of all; their values stay what they are.
     """
@@ -108,26 +108,32 @@ class Graph:
         kernels, where a convolution over three channels would pad each tap.
         """
         tf, spec, batch = self.tf, self.spec, self.batch
-        grid, patch, width = spec.grid, spec.patch_size, spec.hidden_size
-        rows = tf.reshape(images, (batch * grid, patch, grid, patch * 3))
-        patches = tf.reshape(tf.transpose(rows, (0, 2, 1, 3)), (batch * spec.num_patches, patch * patch * 3))
-        embedded = tf.reshape(self.dense(patches, "patch_embedding"), (batch, spec.num_patches, width))
-        class_token = self.weights["class_token"]
-        if batch > 1:
-            class_token = tf.concat([class_token] * batch, axis=0)
-        tokens = tf.concat([class_token, embedded], axis=1) + self.weights["position_embedding"]
-        return tf.reshape(tokens, (batch * spec.num_tokens, width))
+        (rows, columns), patch, width = spec.grid, spec.patch_size, spec.hidden_size
+        if spec.image_sides != (rows * patch, columns * patch):
+            images = images[:, : rows * patch, : columns * patch]
+        strips = tf.reshape(images, (batch * rows, patch, columns, patch * 3))
+        patches = tf.reshape(tf.transpose(strips, (0, 2, 1, 3)), (batch * spec.num_patches, patch * patch * 3))
+        tokens = tf.reshape(self.dense(patches, "patch_embedding"), (batch, spec.num_patches, width))
+        prefix = [self.weights[name] for name in ("class_token", "register_tokens") if name in self.weights]
+        if prefix:
+            tokens = tf.concat(
+                [*(tf.concat([token] * batch, 0) if batch > 1 else token for token in prefix), tokens], 1
+            )
+        if "position_embedding" in self.weights:
+            tokens = tokens + self.weights["position_embedding"]
+        tokens = tf.reshape(tokens, (batch * spec.num_tokens, width))
+        return self.layer_norm(tokens, "embedding_norm") if spec.embedding_norm else tokens
 
     def encoder_layer(self, tokens: Any, prefix: str, *, last: bool) -> Any:
-        """One encoder layer; the last one computes the class token's row alone, the only one read after it."""
-        kept = self.class_rows(tokens) if last else tokens
+        """One encoder layer; the last one computes the rows alone that are read after it."""
+        kept = self.kept_rows(tokens) if last else tokens
         tokens = kept + self.attention_branch(tokens, prefix, last=last)
         return tokens + self.mlp_branch(tokens, prefix)
 
     def attention_branch(self, tokens: Any, prefix: str, *, last: bool) -> Any:
-        """What attention adds to the residual stream: to every row, or in the last layer to the class token's."""
+        """What attention adds to the residual stream: to every row, or in the last layer to those that are kept."""
         normed = self.layer_norm(tokens, f"{prefix}/attention_norm")
-        return self.attention(normed, self.class_rows(normed) if last else normed, f"{prefix}/attention")
+        return self.attention(normed, self.kept_rows(normed) if last else normed, f"{prefix}/attention")
 
     def mlp_branch(self, tokens: Any, prefix: str) -> Any:
         """What the MLP adds to the residual stream."""
@@ -135,17 +141,54 @@ class Graph:
         return self.dense(self.gelu(hidden), f"{prefix}/mlp/dense_2")
 
     def answer(self, tokens: Any) -> Any:
-        """Logits [batch, classes] or features [batch, width] of the class tokens [batch, width]."""
-        found = self.layer_norm(tokens, "encoder/norm")
+        """Logits [batch, classes] or features [batch, width] of the kept tokens [batch·kept, width]."""
+        found = self.pool(tokens)
         if self.spec.pre_logits_size is not None:
-            found = self.tf.tanh(self.dense(found, "pre_logits"))
+            found = self.dense(found, "pre_logits")
+            if self.spec.pre_logits_activation == "tanh":
+                found = self.tf.tanh(found)
         return found if self.spec.num_classes is None else self.dense(found, "head")
+
+    def pool(self, tokens: Any) -> Any:
+        """What a classifier reads [batch, pooled size] of the kept tokens, the final LayerNorm included."""
+        spec, pooling = self.spec, self.spec.pooled_by
+        if pooling == "mean_norm":
+            return self.layer_norm(self.mean(tokens), "encoder/norm")
+        normed = self.layer_norm(tokens, "encoder/norm")
+        if pooling == "class":
+            return normed
+        if pooling == "attention":
+            return self.attention_pool(normed)
+        if pooling == "mean":
+            return self.mean(normed)
+        if pooling == "class_and_distillation":
+            # The two rows of an image lie side by side.
+            return self.tf.reshape(normed, (self.batch, spec.pooled_size))
+        return self.tf.concat([self.rows(normed, 0, 1), self.mean(normed)], axis=-1)
+
+    def mean(self, tokens: Any) -> Any:
+        """The mean [batch, width] of the patches' rows of `tokens`."""
+        spec = self.spec
+        sequence = self.tf.reshape(tokens, (self.batch, spec.num_tokens, spec.hidden_size))
+        return self.tf.reduce_mean(sequence[:, spec.num_prefix_tokens :], axis=1)
+
+    def attention_pool(self, tokens: Any) -> Any:
+        """`keras_layers.AttentionPooling`; the query is in the weights of the scores (`rewrites.score_kernel`)."""
+        tf, spec = self.tf, self.spec
+        scores = tf.reshape(self.dense(tokens, "pooling/scores"), (self.batch, spec.num_tokens, spec.num_heads))
+        shape = (self.batch, spec.num_heads, 1, spec.num_tokens)
+        weights = tf.nn.softmax(tf.reshape(tf.transpose(scores, (0, 2, 1)), shape))
+        value = self.heads(self.dense(tokens, "pooling/value"), (0, 2, 1, 3))
+        mixed = tf.reshape(tf.matmul(weights, value), (self.batch, spec.hidden_size))
+        found = self.dense(mixed, "pooling/output")
+        hidden = self.dense(self.layer_norm(found, "pooling/norm"), "pooling/mlp/dense_1")
+        return found + self.dense(self.gelu(hidden), "pooling/mlp/dense_2")
 
     def attention(self, tokens: Any, queries: Any, prefix: str) -> Any:
         """Multi-head attention of `queries` (rows of `tokens`, or all of them) over `tokens`."""
         tf, spec = self.tf, self.spec
-        query = self.heads(self.dense(queries, f"{prefix}/query"), (0, 2, 1, 3))
-        key = self.heads(self.dense(tokens, f"{prefix}/key"), (0, 2, 3, 1))
+        query = self.heads(self.dense(queries, f"{prefix}/query"), (0, 2, 1, 3), turned=True)
+        key = self.heads(self.dense(tokens, f"{prefix}/key"), (0, 2, 3, 1), turned=True)
         value = self.heads(self.dense(tokens, f"{prefix}/value"), (0, 2, 1, 3))
         if not self.dialect.folded:
             query = query * spec.head_size**-0.5
@@ -155,20 +198,29 @@ class Graph:
         merged = tf.reshape(tf.transpose(attended, (0, 2, 1, 3)), (-1, spec.hidden_size))
         return self.dense(tf.ensure_shape(merged, queries.shape), f"{prefix}/output")
 
-    def heads(self, projected: Any, order: tuple[int, int, int, int]) -> Any:
-        """[batch·tokens, width] as [batch, tokens, heads, head size], transposed to `order`."""
-        spec = self.spec
+    def heads(self, projected: Any, order: tuple[int, int, int, int], *, turned: bool = False) -> Any:
+        """[batch·tokens, width] as [batch, tokens, heads, head size], turned by place, transposed to `order`."""
+        tf, spec = self.tf, self.spec
         tokens = projected.shape[0] // self.batch
-        split = self.tf.reshape(projected, (self.batch, tokens, spec.num_heads, spec.head_size))
-        return self.tf.transpose(split, order)
+        split = tf.reshape(projected, (self.batch, tokens, spec.num_heads, spec.head_size))
+        # Fewer than all tokens are class token and registers, which have no place.
+        if turned and spec.positions == "rotary" and tokens == spec.num_tokens:
+            half = spec.head_size // 2
+            swapped = tf.concat([split[..., half:], split[..., :half]], axis=-1)
+            split = split * self.weights["rotary/cosines"] + swapped * self.weights["rotary/sines"]
+        return tf.transpose(split, order)
 
-    def class_rows(self, tokens: Any) -> Any:
-        """The class token's row of each image, [batch, width]: a slice that keeps its axis, then a reshape.
+    def kept_rows(self, tokens: Any) -> Any:
+        """The rows of each image that are read after the last layer, [batch·kept, width]."""
+        return tokens if self.spec.kept_tokens == self.spec.num_tokens else self.rows(tokens, 0, self.spec.kept_tokens)
+
+    def rows(self, tokens: Any, first: int, end: int) -> Any:
+        """Rows `first` to `end` of each image: a slice that keeps its axis, then a reshape.
 
         Of rank 3 also where one image could be sliced as it lies: the GPU delegate takes slices of rank 3 and 4 only.
         """
         sequence = self.tf.reshape(tokens, (self.batch, self.spec.num_tokens, self.spec.hidden_size))
-        return self.tf.reshape(sequence[:, :1], (self.batch, self.spec.hidden_size))
+        return self.tf.reshape(sequence[:, first:end], (-1, self.spec.hidden_size))
 
     def layer_norm(self, x: Any, name: str) -> Any:
         """LayerNorm (Ba et al., 2016) over the last axis; scale and shift unless they are folded away."""
@@ -193,6 +245,8 @@ class Graph:
         `tf.nn.gelu(approximate=False)` emits Erfc, which tf2onnx cannot convert and TFLite does not fuse.
         """
         tf = self.tf
+        if self.spec.gelu == "quick":
+            return x * tf.sigmoid(1.702 * x)
         if self.spec.gelu == "tanh":
             return tf.nn.gelu(x, approximate=True)
         return 0.5 * x * (1.0 + tf.math.erf(x * 0.5**0.5))

@@ -14,6 +14,7 @@ from vit_export.base.lazy import LazyTensor, Tensors
 from vit_export.model.input_kinds import affine, kind_of
 from vit_export.model.parameters import ParameterSource, layer_name, parameter_specs
 from vit_export.model.preprocessing import Preprocessing
+from vit_export.model.rotary import rotary_tables
 from vit_export.model.spec import ViTSpec
 
 _FLOAT32 = np.dtype(np.float32)
@@ -76,21 +77,36 @@ def plain_parameters(source: ParameterSource) -> Tensors:
     Used for ONNX, whose LayerNormalization and Attention operators take scale, shift and 1/√d for free.
     """
     spec = source.spec
-    found = {}
+    found: dict[str, LazyTensor] = {}
     for parameter in parameter_specs(spec):
-        shape = parameter.shape
-        if parameter.name == "patch_embedding/kernel":
+        name, shape = parameter.name, parameter.shape
+        if name == "patch_embedding/kernel":
             shape = (spec.patch_size**2 * 3, spec.hidden_size)
-        found[parameter.name] = _parameter(source, parameter.name, shape)
+        if name == f"{layer_name(0)}/attention_norm/scale":
+            found |= rotary_parameters(spec)
+        if name == "position_embedding":
+            found[name] = _positions(source)
+        elif name.startswith(("pooling/query", "pooling/key", "pooling/probe")):
+            if name == "pooling/probe":
+                found["pooling/scores/kernel"] = LazyTensor(
+                    "pooling/scores/kernel", (spec.hidden_size, spec.num_heads), _FLOAT32, lambda: score_kernel(source)
+                )
+                found["pooling/scores/bias"] = LazyTensor(
+                    "pooling/scores/bias", (spec.num_heads,), _FLOAT32, lambda: np.zeros(spec.num_heads, np.float32)
+                )
+        else:
+            found[name] = _parameter(source, name, shape)
     return found
 
 
-def folded_parameters(source: ParameterSource, *, kept_norms: frozenset[str] = frozenset()) -> Tensors:
+def folded_parameters(  # noqa: PLR0915 - one line for each parameter, in the model's order
+    source: ParameterSource, *, kept_norms: frozenset[str] = frozenset()
+) -> Tensors:
     """The parameters for TFLite: kernels [out, in], LayerNorm folded into the next Dense, 1/√d folded into the query.
 
     With y = scale·n + shift the LayerNorm's output and z = yW + b the next Dense: z = n(diag(scale)W) + (b + shift·W),
     which leaves the graph only the normalisation n. The final LayerNorm keeps its scale and shift when no Dense follows
-    it, and so do those of `kept_norms`.
+    it, and so do those of `kept_norms`. A mean over patches, or a part of the tokens, is between the two without harm.
     """
     spec = source.spec
     found: dict[str, LazyTensor] = {}
@@ -98,10 +114,13 @@ def folded_parameters(source: ParameterSource, *, kept_norms: frozenset[str] = f
     def add(name: str, shape: tuple[int, ...], read: Callable[[], np.ndarray]) -> None:
         found[name] = LazyTensor(name, shape, _FLOAT32, read)
 
+    def keep(norm: str) -> None:
+        for part in ("scale", "bias"):
+            found[f"{norm}/{part}"] = _parameter(source, f"{norm}/{part}", (spec.hidden_size,))
+
     def dense(name: str, shape: tuple[int, int], norm: str | None = None, factor: float = 1.0) -> None:
         if norm in kept_norms:
-            for part in ("scale", "bias"):
-                found[f"{norm}/{part}"] = _parameter(source, f"{norm}/{part}", (spec.hidden_size,))
+            keep(norm)
             norm = None
         add(f"{name}/kernel", shape[::-1], lambda: fold_kernel(source, name, norm, factor))
         add(f"{name}/bias", shape[1:], lambda: fold_bias(source, name, norm, factor))
@@ -113,8 +132,15 @@ def folded_parameters(source: ParameterSource, *, kept_norms: frozenset[str] = f
         lambda: transposed(source.read("patch_embedding/kernel").reshape(patch, d)),
     )
     found["patch_embedding/bias"] = _parameter(source, "patch_embedding/bias", (d,))
-    found["class_token"] = _parameter(source, "class_token", (1, 1, d))
-    found["position_embedding"] = _parameter(source, "position_embedding", (1, spec.num_tokens, d))
+    for name in ("class_token", "register_tokens"):
+        tokens = {"class_token": spec.class_token, "register_tokens": spec.num_registers}[name]
+        if tokens:
+            found[name] = _parameter(source, name, (1, int(tokens), d))
+    if spec.positions == "learned":
+        found["position_embedding"] = _positions(source)
+    if spec.embedding_norm:
+        keep("embedding_norm")
+    found |= rotary_parameters(spec)
     for index in range(spec.num_layers):
         prefix = layer_name(index)
         norm_1, norm_2 = f"{prefix}/attention_norm", f"{prefix}/mlp_norm"
@@ -124,24 +150,89 @@ def folded_parameters(source: ParameterSource, *, kept_norms: frozenset[str] = f
         dense(f"{prefix}/attention/output", (d, d))
         dense(f"{prefix}/mlp/dense_1", (d, m), norm_2)
         dense(f"{prefix}/mlp/dense_2", (m, d))
-    norm: str | None = "encoder/norm"
+    final = "encoder/norm"
+    norm: str | None = final
+    if spec.pooling == "attention":
+        if final in kept_norms:
+            keep(final)
+        scores, folded = _Scores(source), None if final in kept_norms else final
+        add("pooling/scores/kernel", (spec.num_heads, d), lambda: fold_kernel(scores, "pooling/scores", folded))
+        add("pooling/scores/bias", (spec.num_heads,), lambda: fold_bias(scores, "pooling/scores", folded))
+        dense("pooling/value", (d, d), final)
+        dense("pooling/output", (d, d))
+        dense("pooling/mlp/dense_1", (d, m), "pooling/norm")
+        dense("pooling/mlp/dense_2", (m, d))
+        norm = None
     if spec.pre_logits_size is not None:
-        dense("pre_logits", (d, spec.pre_logits_size), norm)
+        dense("pre_logits", (spec.pooled_size, spec.pre_logits_size), norm)
         norm = None
     if spec.num_classes is not None:
         dense("head", (spec.representation_size, spec.num_classes), norm)
     elif norm is not None:
-        for part in ("scale", "bias"):
-            found[f"{norm}/{part}"] = _parameter(source, f"{norm}/{part}", (d,))
+        keep(norm)
     return found
 
 
+def rotary_parameters(spec: ViTSpec) -> Tensors:
+    """The tables of rotary positions [1, tokens, 1, head size], which are constants of the model; none without them."""
+    if spec.positions != "rotary":
+        return {}
+    shape = (1, spec.num_tokens, 1, spec.head_size)
+    names = ("rotary/cosines", "rotary/sines")
+    return {
+        name: LazyTensor(name, shape, _FLOAT32, lambda number=number: rotary_tables(spec)[number].reshape(shape))  # type: ignore[misc]
+        for number, name in enumerate(names)
+    }
+
+
+def score_kernel(source: ParameterSource) -> np.ndarray:
+    """Kernel [width, heads] of the scores of attention pooling, float32: the same query asks every token.
+
+    For each head, q·(xW + b)/√d is x(Wq/√d) and a constant, which the softmax over tokens leaves out.
+    """
+    spec = source.spec
+    query = source.read("pooling/probe").reshape(1, -1) @ source.read("pooling/query/kernel")
+    query = (query + source.read("pooling/query/bias")).reshape(spec.num_heads, spec.head_size)
+    key = source.read("pooling/key/kernel").reshape(-1, spec.num_heads, spec.head_size)
+    found = np.einsum("ihd,hd->ih", key, query, dtype=np.float64) * spec.head_size**-0.5
+    return found.astype(np.float32)
+
+
+class _Scores:
+    """The `source` with the scores of attention pooling as a Dense of its own."""
+
+    def __init__(self, source: ParameterSource) -> None:
+        self._source, self.spec = source, source.spec
+
+    def read(self, name: str) -> np.ndarray:
+        if name == "pooling/scores/kernel":
+            return score_kernel(self._source)
+        if name == "pooling/scores/bias":
+            return np.zeros(self.spec.num_heads, np.float32)
+        return self._source.read(name)
+
+
+def _positions(source: ParameterSource) -> LazyTensor:
+    """The position embedding with rows of zeros for the registers, so that it is added to all tokens at once."""
+    spec = source.spec
+    first, rows = int(spec.class_token), np.zeros((1, spec.num_registers, spec.hidden_size), np.float32)
+
+    def read() -> np.ndarray:
+        values = source.read("position_embedding")
+        return np.concatenate([values[:, :first], rows, values[:, first:]], axis=1) if spec.num_registers else values
+
+    return LazyTensor("position_embedding", (1, spec.num_tokens, spec.hidden_size), _FLOAT32, read)
+
+
 def fold_kernel(source: ParameterSource, dense: str, norm: str | None, factor: float = 1.0) -> np.ndarray:
-    """Kernel [out, in] of `dense` with the scale of LayerNorm `norm` and a constant `factor` multiplied in."""
+    """Kernel [out, in] of `dense` with the scale of LayerNorm `norm` and a constant `factor` multiplied in.
+
+    A Dense that reads two normalized vectors one after the other has the scale twice.
+    """
     scale = source.read(f"{norm}/scale") if norm is not None else None
     kernel = source.read(f"{dense}/kernel")
     if scale is not None:
-        kernel = kernel * scale[:, np.newaxis]
+        kernel = kernel * np.tile(scale, len(kernel) // len(scale))[:, np.newaxis]
     return transposed(kernel * np.float32(factor) if factor != 1.0 else kernel)
 
 
@@ -150,7 +241,8 @@ def fold_bias(source: ParameterSource, dense: str, norm: str | None, factor: flo
     kernel = source.read(f"{dense}/kernel") if norm is not None else None
     bias = source.read(f"{dense}/bias")
     if kernel is not None:
-        bias = bias + source.read(f"{norm}/bias") @ kernel
+        shift = source.read(f"{norm}/bias")
+        bias = bias + np.tile(shift, len(kernel) // len(shift)) @ kernel
     return bias * np.float32(factor) if factor != 1.0 else bias
 
 

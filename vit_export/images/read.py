@@ -89,10 +89,10 @@ def load_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
 
 
 def resize_and_crop(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
-    """Bring `image`, uint8 [height, width, 3], to the model's size: uint8 [image_size, image_size, 3].
+    """Bring `image`, uint8 [height, width, 3], to the model's size: uint8 [height', width', 3].
 
     Pillow's resampling: antialiased when it shrinks, rounded to whole pixel values. Sizes and offsets of "shortest"
-    are torchvision's: the longer side is rounded down, the crop starts at round((side - image_size) / 2).
+    are torchvision's: the longer side is rounded down, the crop starts at round((side - wanted side) / 2).
 
     Raises:
         InputError: another dtype or shape, or an image so elongated that resizing would need `MAX_PIXELS`.
@@ -104,28 +104,31 @@ def resize_and_crop(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) 
             f"An image is {pixels.dtype} {list(pixels.shape)}, expected uint8 [height, width, 3] in RGB order: "
             "use load_image, or convert it first."
         )
-    size = preprocessing.image_size
+    tall, wide = preprocessing.image_sides
     resampling = _RESAMPLING[preprocessing.interpolation]
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     if preprocessing.resize == "squash":
-        return np.array(picture.resize((size, size), resampling))
+        return np.array(picture.resize((wide, tall), resampling))
 
     width, height = picture.size
-    short_side = preprocessing.resized_side
-    long_side = short_side * max(width, height) // min(width, height)
-    if short_side * long_side > MAX_PIXELS:
+    covered = preprocessing.resized_sides
+    # The image is made as small as it can be and still cover both sides: one of them fits, the other is cut.
+    if covered[1] * height >= covered[0] * width:
+        new_size = (covered[1], covered[1] * height // width)
+    else:
+        new_size = (covered[0] * width // height, covered[0])
+    if new_size[0] * new_size[1] > MAX_PIXELS:
         raise InputError(
-            f"An image of {width} x {height} pixels is too elongated to bring its shortest side to {short_side}: "
+            f"An image of {width} x {height} pixels is too elongated to bring its shortest side to {min(covered)}: "
             "crop it, or leave it out."
         )
-    new_size = (short_side, long_side) if width <= height else (long_side, short_side)
-    left, top = (round((side - size) / 2) for side in new_size)
+    left, top = (round((side - wanted) / 2) for side, wanted in zip(new_size, (wide, tall), strict=True))
     resized = picture.resize(new_size, resampling)
-    return np.array(resized.crop((left, top, left + size, top + size)))
+    return np.array(resized.crop((left, top, left + wide, top + tall)))
 
 
 def prepare(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
-    """Make the model's input of `image`, uint8 [height, width, 3]: float32 [image_size, image_size, 3].
+    """Make the model's input of `image`, uint8 [height, width, 3]: float32 [height', width', 3].
 
     Raises:
         InputError: see `resize_and_crop`.
@@ -135,7 +138,7 @@ def prepare(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.N
 
 
 def load_batch(paths: Iterable[str | os.PathLike[str]], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
-    """Make the model's input of the image files `paths`, in their order: float32 [n, image_size, image_size, 3].
+    """Make the model's input of the image files `paths`, in their order: float32 [n, height', width', 3].
 
     The whole batch is held in memory (0.6 MB an image at 224); no paths give n = 0.
 
@@ -177,7 +180,7 @@ def _one_line(error: Exception) -> str:
 
 
 def load_pixels(paths: Iterable[str | os.PathLike[str]], preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
-    """The image files `paths` brought to the model's size, in their order: uint8 [n, image_size, image_size, 3].
+    """The image files `paths` brought to the model's size, in their order: uint8 [n, height', width', 3].
 
     `feed` makes any file's input of them; no paths give n = 0.
 
@@ -185,15 +188,15 @@ def load_pixels(paths: Iterable[str | os.PathLike[str]], preprocessing: Preproce
         InputError: a file cannot be read (`load_image`) or resized (`resize_and_crop`).
     """
     files = list(paths)
-    found = room_for(len(files), preprocessing.image_size)
+    found = room_for(len(files), preprocessing.image_sides)
     for row, path in zip(found, files, strict=True):
         row[:] = resize_and_crop(load_image(path), preprocessing)
     return found
 
 
-def room_for(count: int, size: int) -> npt.NDArray[np.uint8]:
-    """An array for `count` images, uint8 [count, size, size, 3]; a large one lies on disk, in a file without a name."""
-    shape = (count, size, size, 3)
+def room_for(count: int, sides: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """An array for `count` images, uint8 [count, *sides, 3]; a large one lies on disk, in a file without a name."""
+    shape = (count, *sides, 3)
     if math.prod(shape) <= IN_MEMORY:
         return np.empty(shape, np.uint8)
     with tempfile.TemporaryFile(prefix="vit-export-") as file:

@@ -157,7 +157,7 @@ class _Chooser:
         order = sorted(
             names, key=lambda name: (hashlib.sha256(f"{self._seed}\0".encode() + encoded(name)).digest(), name)
         )
-        store, readable = room_for(min(wanted, len(order)), self._preprocessing.image_size), list[str]()
+        store, readable = room_for(min(wanted, len(order)), self._preprocessing.image_sides), list[str]()
         self._stores.append(store)
         for name in order:
             if len(readable) == wanted:

@@ -90,7 +90,7 @@ def _saved_model(path: Path, *, digest: bool) -> dict[str, Any]:
     """What is told of a SavedModel of this package: its record alone, for the graph is TensorFlow's to read."""
     record = read_record(path)
     spec = record.spec
-    image = TensorSpec(INPUT_NAME, (None, spec.image_size, spec.image_size, 3), "float32", "NHWC", values="normalized")
+    image = TensorSpec(INPUT_NAME, (None, *spec.image_sides, 3), "float32", "NHWC", values="normalized")
     with input_errors(path):
         nbytes = size_of_folder(path)
     return {

@@ -7,12 +7,12 @@ anything nonlinear between, its factor can move:
 * from a LayerNorm into the rows of the Dense layers it feeds, with its centre into their biases (SmoothQuant, Xiao et
   al., 2023, equation 4; the shift is that of Outlier Suppression+, Wei et al., 2023);
 * from the value projection into the rows of attention's output projection: softmax(QKᵀ)(V/c)·diag(c)W;
-* from query to key: (Q/c)(K·c)ᵀ = QKᵀ.
+* from query to key: (Q/c)(K·c)ᵀ = QKᵀ, unless rotary positions mix channels between.
 
 And a vector can be taken off every key, and off every value, at no cost: Q(K - c)ᵀ lowers all scores of a row alike,
 which the softmax does not see; the rows of a softmax sum to 1, so that softmax(QKᵀ)(V - c) = softmax(QKᵀ)V - c, and cW
-goes into the bias of the output projection. What rounding does to a softmax of small values, whose rows sum to 1 no
-longer, then meets values without a mean.
+goes into the bias of the output projection. (Keys that rotary positions turn keep theirs: c would turn, too.) What
+rounding does to a softmax of small values, whose rows sum to 1 no longer, then meets values without a mean.
 
 It does not hold through GELU. `vit_export.int8.tune` and `vit_export.onnx.smoothing` choose the factors by images.
 """
@@ -127,13 +127,15 @@ def folding(source: ParameterSource, factors: Factors) -> Factors:
 
 
 def norm_groups(spec: ViTSpec) -> dict[str, tuple[str, ...]]:
-    """Each LayerNorm of `spec` that feeds Dense layers, and those."""
+    """Each LayerNorm of `spec` that feeds Dense layers alone, of its own width, and those."""
     groups = {}
     for index in range(spec.num_layers):
         prefix = layer_name(index)
         attention = tuple(f"{prefix}/attention/{name}" for name in ("query", "key", "value"))
         groups[f"{prefix}/attention_norm"] = attention
         groups[f"{prefix}/mlp_norm"] = (f"{prefix}/mlp/dense_1",)
+    if spec.pooled_by not in ("class", "mean", "mean_norm"):
+        return groups
     if spec.pre_logits_size is not None:
         groups["encoder/norm"] = ("pre_logits",)
     elif spec.num_classes is not None:

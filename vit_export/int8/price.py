@@ -74,8 +74,11 @@ def _dense(spec: ViTSpec, component: Component) -> Iterator[_Dense]:
         yield _Dense(queries, width, spec.mlp_size)
         yield _Dense(queries, spec.mlp_size, width)
     else:
+        if spec.pooling == "attention":
+            yield _Dense(tokens, width, width + spec.num_heads)
+            yield _Dense(1, width, width + 2 * spec.mlp_size)
         if spec.pre_logits_size is not None:
-            yield _Dense(1, width, spec.pre_logits_size)
+            yield _Dense(1, spec.pooled_size, spec.pre_logits_size)
         if spec.num_classes is not None:
             yield _Dense(1, spec.representation_size, spec.num_classes)
 
@@ -86,8 +89,8 @@ def _products(spec: ViTSpec, layer: int) -> int:
 
 
 def _queries(spec: ViTSpec, layer: int) -> int:
-    """Rows that attend, and go through the MLP: the last layer computes the class token's alone."""
-    return 1 if layer == spec.num_layers - 1 else spec.num_tokens
+    """Rows that attend, and go through the MLP: the last layer computes those alone that are read after it."""
+    return spec.kept_tokens if layer == spec.num_layers - 1 else spec.num_tokens
 
 
 # All layers of S/16, as if its last computed every row too.

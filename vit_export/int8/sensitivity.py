@@ -81,11 +81,11 @@ class Component:
 
 
 def components(spec: ViTSpec) -> tuple[Component, ...]:
-    """Every component of `spec`; there is no head without classifier and pre-logits."""
+    """Every component of `spec`; there is no head without classifier, pre-logits and attention pooling."""
     found = [Component(-1, "patch")]
     for index in range(spec.num_layers):
         found += [Component(index, "attention"), Component(index, "mlp")]
-    if spec.num_classes is not None or spec.pre_logits_size is not None:
+    if spec.num_classes is not None or spec.pre_logits_size is not None or spec.pooling == "attention":
         found.append(Component(-1, "head"))
     return tuple(found)
 
@@ -203,7 +203,9 @@ class _Measurement:
         return {name: tf.constant(values) for name, values in exact.items()}, integer
 
     def _embed(self) -> tuple[Any, list[_Stream]]:
-        exact, integer = self._weights("patch_embedding/", "class_token", "position_embedding")
+        exact, integer = self._weights(
+            "patch_embedding/", "class_token", "register_tokens", "position_embedding", "embedding_norm/"
+        )
         patch = Component(-1, "patch")
         streams = [
             _Stream(patch, option, self._simulation(integer, patch, option).embed(self.images))
@@ -214,11 +216,11 @@ class _Measurement:
     def _layer(self, index: int, tokens: Any, streams: list[_Stream], *, opens: bool) -> tuple[Any, list[_Stream]]:
         """What leaves encoder layer `index`; `opens` adds streams that are quantized in it."""
         prefix, last = layer_name(index), index == self.spec.num_layers - 1
-        exact, integer = self._weights(f"{prefix}/")
+        exact, integer = self._weights(f"{prefix}/", "rotary/")
         graph = self._graph(exact)
         streams = [s._replace(tokens=graph.encoder_layer(s.tokens, prefix, last=last)) for s in streams]
         attention = graph.attention_branch(tokens, prefix, last=last)
-        middle = (graph.class_rows(tokens) if last else tokens) + attention
+        middle = (graph.kept_rows(tokens) if last else tokens) + attention
         mlp = graph.mlp_branch(middle, prefix)
         if opens:
             part = Component(index, "attention")
@@ -244,7 +246,7 @@ class _Measurement:
 
     def _answer(self, tokens: Any, streams: list[_Stream], *, head: bool) -> None:
         """Note the noise of each stream at the output, and with `head` that of the head."""
-        exact, integer = self._weights("encoder/norm/", "pre_logits/", "head/")
+        exact, integer = self._weights("encoder/norm/", "pooling/", "pre_logits/", "head/")
         graph, part = self._graph(exact), Component(-1, "head")
         reference = _output(graph, tokens)
         power = max(float(np.square(reference).sum()), 1e-30)
@@ -258,7 +260,7 @@ class _Measurement:
 
 
 def _output(graph: Graph, tokens: Any) -> np.ndarray:
-    """Logits or features, float64 [n, k], of the class tokens [n, width] that leave the last layer."""
+    """Logits or features, float64 [n, k], of the kept tokens that leave the last layer."""
     return np.asarray(graph.answer(tokens), np.float64)
 
 

@@ -87,8 +87,9 @@ class Extremes(Graph):
 class Grams(Graph):
     """A deployment graph in float that keeps XᵀX of the inputs X [rows, channels] of Dense layers, by the Dense's name.
 
-    That of an attention's query stands for its key and value too. The class token's row is the one that is read in the
-    end, and looks like no other: it counts as much as all others together, but for them, of which it reads every row's.
+    That of an attention's query stands for its key and value too. Where the class token's row is the one that is read
+    in the end, it looks like no other: it counts as much as all others together, but for them, of which it reads every
+    row's.
     """
 
     def __init__(self, spec: ViTSpec, weights: Mapping[str, Any], batch: int, dialect: Dialect = TFLITE) -> None:
@@ -101,7 +102,7 @@ class Grams(Graph):
         # Query, key and value read one tensor.
         if side == "input" and not name.endswith(("/key", "/value")):
             gram = self.tf.matmul(x, x, transpose_a=True)
-            if not name.endswith("/query"):
+            if not name.endswith("/query") and self.spec.kept_tokens < self.spec.num_tokens:
                 alone = x[:: self.spec.num_tokens]
                 gram += self.spec.num_tokens * self.tf.matmul(alone, alone, transpose_a=True)
             self.found[name] = gram.numpy()

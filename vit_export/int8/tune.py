@@ -198,7 +198,9 @@ class _Layer:
         self.source, self.spec, self.modes = source, source.spec, modes
         # All images round weights, the first `batch` choose the rest.
         self.every_row, self.seen_images, self.batch = tokens, seen, batch
-        self.prefix, self.last = layer_name(index), index == source.spec.num_layers - 1
+        self.prefix = layer_name(index)
+        last = index == source.spec.num_layers - 1
+        self.reads_few = last and source.spec.kept_tokens < source.spec.num_tokens
         self.factors, self.clips = Factors(), dict[str, tuple[float, float]]()
         self.strengths: dict[str, float] = {}
         self.kernels: dict[str, Levels] = {}
@@ -225,11 +227,15 @@ class _Layer:
         layer = self.modes.layers[int(self.prefix.rpartition("_")[2])]
         before = error = self._error(self._attention_branch)
         error = self._equalize_norm(f"{attention}_norm", self._attention_branch, error)
-        means = {f"{name}_means": {attention: self.seen.means[f"{attention}/{name}"]} for name in ("key", "value")}
+        turned = self.spec.positions == "rotary"
+        means = {
+            f"{name}_means": {attention: self.seen.means[f"{attention}/{name}"]}
+            for name in (("value",) if turned else ("key", "value"))
+        }
         self.factors = self.factors.also(**means)
         error = self._error(self._attention_branch)
         error = self._equalize("values", f"{attention}/value", None, self._attention_branch, error)
-        if layer.products != "float":
+        if layer.products != "float" and not turned:
             error = self._equalize("queries", f"{attention}/query", f"{attention}/key", self._attention_branch, error)
         if layer.products == "int8":
             error = self._clip(f"{attention}/scores/softmax", "high", self._attention_branch, error)
@@ -341,7 +347,7 @@ class _Layer:
 
     def _clip(self, site: str, end: str, branch: Any, error: float) -> float:
         """Draw the range of `site` in, step by step, while the error falls."""
-        if self.last:
+        if self.reads_few:
             return error
         for part in CLIPS:
             ends = {"low": (part, 1.0), "high": (1.0, part), "both": (part, part)}[end]
@@ -354,7 +360,7 @@ class _Layer:
     def _correct(self, dense: str, branch: Any) -> None:
         """Take the mean error of each channel off the bias of `dense`, where it is more than chance."""
         noise = self._simulated(branch, self.factors, self.clips)
-        if self.last:
+        if self.reads_few:
             noise = noise[:: self.spec.num_tokens]
         if len(noise) < FEWEST_ROWS:
             return

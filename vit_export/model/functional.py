@@ -42,8 +42,7 @@ def as_vision_transformer(model: Any) -> tuple[VisionTransformer, str | None]:
         raise InputError(f"The model {model.name} has the layers {', '.join(weighty)}: {_EXPECTED}.")
     (backbone,), (head,) = backbones, heads
     rebuilt = _rebuilt(backbone, head)
-    size = rebuilt.spec.image_size
-    images = np.random.default_rng(0).uniform(-1, 1, (4, size, size, 3)).astype(np.float32)
+    images = np.random.default_rng(0).uniform(-1, 1, (4, *rebuilt.spec.image_sides, 3)).astype(np.float32)
     exact = all(layer.dtype_policy.name == "float32" for layer in layers) and backbone.is_float32
     wanted = np.asarray((model if exact else _in_float32(model)).predict_on_batch(images), np.float32)
     logits = rebuilt.predict_output(images)

@@ -74,8 +74,14 @@ def _rows(spec: ViTSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
 
     yield "patch_embedding/kernel", (p, p, 3, d)
     yield "patch_embedding/bias", (d,)
-    yield "class_token", (1, 1, d)
-    yield "position_embedding", (1, spec.num_tokens, d)
+    if spec.class_token:
+        yield "class_token", (1, 1, d)
+    if spec.num_registers:
+        yield "register_tokens", (1, spec.num_registers, d)
+    if spec.positions == "learned":
+        yield "position_embedding", (1, spec.num_positions, d)
+    if spec.embedding_norm:
+        yield from norm("embedding_norm")
     for index in range(spec.num_layers):
         prefix = layer_name(index)
         yield from norm(f"{prefix}/attention_norm")
@@ -85,7 +91,14 @@ def _rows(spec: ViTSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield from dense(f"{prefix}/mlp/dense_1", d, m)
         yield from dense(f"{prefix}/mlp/dense_2", m, d)
     yield from norm("encoder/norm")
+    if spec.pooling == "attention":
+        yield "pooling/probe", (1, 1, d)
+        for projection in ("query", "key", "value", "output"):
+            yield from dense(f"pooling/{projection}", d, d)
+        yield from norm("pooling/norm")
+        yield from dense("pooling/mlp/dense_1", d, m)
+        yield from dense("pooling/mlp/dense_2", m, d)
     if spec.pre_logits_size is not None:
-        yield from dense("pre_logits", d, spec.pre_logits_size)
+        yield from dense("pre_logits", spec.pooled_size, spec.pre_logits_size)
     if spec.num_classes is not None:
         yield from dense("head", spec.representation_size, spec.num_classes)

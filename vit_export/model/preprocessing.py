@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from vit_export.base.checks import is_number, number, whole_number
 from vit_export.base.errors import InputError
-from vit_export.model.spec import MAX_IMAGE_SIZE
+from vit_export.model.spec import MAX_IMAGE_SIZE, ImageSize, sides_of
 
 Resize = Literal["squash", "shortest"]
 Interpolation = Literal["bilinear", "bicubic"]
@@ -22,20 +22,20 @@ MIN_CROP_FRACTION = 0.1
 class Preprocessing:
     """What happens between an RGB image of any size and a model's input: resize, then normalize.
 
-    `image_size` is the side of the square result in pixels. `mean` and `std` are those of the red, green and blue
-    channel on the 0..1 scale: `normalized = (pixel / 255 - mean) / std`; the default of 0.5 each is Google's
-    `(pixel - 127.5) / 127.5`.
+    `image_size` is the side of the square result in pixels, or its (height, width). `mean` and `std` are those of the
+    red, green and blue channel on the 0..1 scale: `normalized = (pixel / 255 - mean) / std`; the default of 0.5 each is
+    Google's `(pixel - 127.5) / 127.5`.
 
-    `resize` is "squash" (straight to the square, the aspect ratio is lost: Google, Hugging Face) or "shortest" (the
-    shortest side becomes `resized_side`, then the centre is cut out: timm, torchvision). `crop_fraction` belongs to
-    "shortest" only: the part of the resized shortest side that the crop keeps.
+    `resize` is "squash" (straight to that size, the aspect ratio is lost: Google, Hugging Face) or "shortest" (the
+    image becomes just large enough for `resized_sides`, then the centre is cut out: timm, torchvision). `crop_fraction`
+    belongs to "shortest" only: the part of the resized shortest side that the crop keeps.
 
     Raises:
         InputError: on construction, when a value is out of range or contradicts another.
 
     """
 
-    image_size: int
+    image_size: ImageSize
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     resize: Resize = "squash"
@@ -43,8 +43,13 @@ class Preprocessing:
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
-        whole_number("image_size", self.image_size, 1, MAX_IMAGE_SIZE, of="pixels")
+        sides = tuple(self.image_size) if isinstance(self.image_size, list | tuple) else (self.image_size,) * 2
+        for side in sides:
+            whole_number("image_size", side, 1, MAX_IMAGE_SIZE, of="pixels")
+        if len(sides) != 2:
+            raise InputError(f"image_size has {len(sides)} numbers, expected one, or height and width.")
         # JSON has no tuples: a list read back from a file must compare equal to what was written.
+        object.__setattr__(self, "image_size", sides[0] if sides[0] == sides[1] else sides)
         object.__setattr__(self, "mean", _three("mean", self.mean, lowest_is_allowed=True))
         object.__setattr__(self, "std", _three("std", self.std, lowest_is_allowed=False))
         _one_of("resize", self.resize, get_args(Resize))
@@ -59,11 +64,22 @@ class Preprocessing:
             )
 
     @property
+    def image_sides(self) -> tuple[int, int]:
+        """Height and width of the result in pixels."""
+        return sides_of(self.image_size)
+
+    @property
     def resized_side(self) -> int:
-        """Pixels of the shortest side after resizing and before the centre crop: 256 for 224 and 0.875, 248 for 0.9."""
+        """The shorter of `resized_sides`; of a square model, pixels of the shortest side after resizing."""
+        return min(self.resized_sides)
+
+    @property
+    def resized_sides(self) -> tuple[int, int]:
+        """Height and width that a resized image covers before the centre crop: 256 for 224 and 0.875, 248 for 0.9."""
         # timm's floor(size / crop_pct), but for quotients that floating point leaves just below the whole number that
         # they are: a fraction made of two sizes (224 / 256) has to give back the larger one.
-        return math.floor(self.image_size / self.crop_fraction + 1e-6)
+        height, width = (math.floor(side / self.crop_fraction + 1e-6) for side in self.image_sides)
+        return height, width
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""

@@ -35,7 +35,7 @@ def write_saved_model(
     Without `record` that of the model is written, trained where it says so or an optimizer has made a step. A model in
     mixed precision is written in float32, from its float32 variables.
 
-    The signature `serving_default` takes `images`, float32 [batch, size, size, 3], and returns one tensor: `logits`
+    The signature `serving_default` takes `images`, float32 [batch, height, width, 3], and returns one tensor: `logits`
     [batch, classes], or `features` [batch, width] for a model without classifier.
 
     Raises:
@@ -66,9 +66,9 @@ def write_saved_model(
     # variables to track and would write them uninitialised, without a word.
     module = tf.Module()
     module.parameters = {name: variable.value for name, variable in parameters.items()}
-    size = spec.image_size
+    images = tf.TensorSpec([None, *spec.image_sides, 3], tf.float32, name=INPUT_NAME)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32, name=INPUT_NAME)], autograph=False)
+    @tf.function(input_signature=[images], autograph=False)
     def serve(images: Any) -> dict[str, Any]:
         return {spec.output_name: tf.cast(model.exported_output(images), tf.float32)}
 
@@ -87,12 +87,11 @@ def write_saved_model(
 def describe_saved_model(path: Path) -> Artifact:
     """The Artifact of the SavedModel at `path`."""
     spec = read_record(path).spec
-    size = spec.image_size
     return Artifact(
         path=str(path),
         format="saved_model",
         precision="float32",
-        inputs=(TensorSpec(INPUT_NAME, (None, size, size, 3), "float32", "NHWC", values="normalized"),),
+        inputs=(TensorSpec(INPUT_NAME, (None, *spec.image_sides, 3), "float32", "NHWC", values="normalized"),),
         outputs=(TensorSpec(spec.output_name, (None, spec.output_size), "float32"),),
         bytes=size_of_folder(path),
         sha256=digest_of_folder(path),

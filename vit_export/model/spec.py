@@ -2,18 +2,39 @@
 
 import re
 from dataclasses import MISSING, asdict, dataclass, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from vit_export.base.checks import is_number, is_whole, whole_number
 from vit_export.base.errors import InputError
 from vit_export.model.variants import Variant, get_variant
 
-Gelu = Literal["erf", "tanh"]
+ImageSize = int | tuple[int, int]
+"""The side of square images in pixels, or the (height, width) of others."""
+
+Gelu = Literal["erf", "tanh", "quick"]
+"""GELU exactly, by tanh (Hendrycks and Gimpel, 2016, section 2), or as x·sigmoid(1.702 x) (the same; CLIP's)."""
+
+Positions = Literal["learned", "rotary"]
+"""An embedding that is added to the tokens, or rotations of queries and keys (`model.rotary`; DINOv3)."""
+
+Pooling = Literal["class", "mean", "mean_norm", "class_and_mean", "class_and_distillation", "attention"]
+"""What of the tokens a classifier reads: the class token; the mean of the patches after the final LayerNorm, or the
+LayerNorm of their mean (MAE, timm's fc_norm); class token and mean (DINOv2) or class and distillation token (DeiT) one
+after the other; or what attention with a learned query makes of them (SigLIP's head)."""
 
 MAX_IMAGE_SIZE = 4096
 MAX_CLASSES = 1_000_000
 MAX_LAYERS, MAX_WIDTH, MAX_MLP_WIDTH = 256, 16_384, 65_536
 """Larger than any Vision Transformer so far; what claims to be more is no model."""
+
+MAX_REGISTERS = 64
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "gelu": get_args(Gelu),
+    "positions": get_args(Positions),
+    "pooling": get_args(Pooling),
+    "pre_logits_activation": ("tanh", "linear"),
+}
 
 # Exported files are called by it.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -23,9 +44,15 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 class ViTSpec:
     """A Vision Transformer to be built: a variant's sizes, an image size, a head (or none) and its arithmetic.
 
-    `num_classes` is None for a model without classifier. `pre_logits_size` is the width of a Dense with tanh between
-    the class token and what follows (Google's representation layer, Hugging Face's pooler), None where there is none.
-    `name` is what files are called: at most 100 ASCII letters, digits, '.', '_' and '-'.
+    `image_size` is the side of square images in pixels, or their (height, width). `num_classes` is None for a model
+    without classifier. `pre_logits_size` is the width of a Dense between what is pooled and what follows (Google's
+    representation layer, Hugging Face's pooler, CLIP's projection), None where there is none; `pre_logits_activation`
+    is what it ends in. `name` is what files are called: at most 100 ASCII letters, digits, '.', '_' and '-'.
+
+    The defaults of the rest are those of the paper's model. `num_registers` tokens without position follow the class
+    token (Darcet et al., 2024; a distillation token with its position added is one, too). `embedding_norm` is a
+    LayerNorm before the first layer (CLIP). With `ignores_border` the pixels at the right and lower edge that fill no
+    patch are left out (SigLIP's so400m: 384 pixels, patches of 14).
 
     Raises:
         InputError: on construction, when no model can be built of these values.
@@ -37,11 +64,18 @@ class ViTSpec:
     hidden_size: int
     mlp_size: int
     num_heads: int
-    image_size: int = 224
+    image_size: ImageSize = 224
     num_classes: int | None = 1000
     layer_norm_epsilon: float = 1e-6
     gelu: Gelu = "erf"
     pre_logits_size: int | None = None
+    pre_logits_activation: Literal["tanh", "linear"] = "tanh"
+    class_token: bool = True
+    num_registers: int = 0
+    positions: Positions = "learned"
+    embedding_norm: bool = False
+    pooling: Pooling = "class"
+    ignores_border: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -72,10 +106,22 @@ class ViTSpec:
             raise InputError(
                 f"layer_norm_epsilon is {self.layer_norm_epsilon!r}, expected a small positive number (1e-6)."
             )
-        if self.gelu not in ("erf", "tanh"):
-            raise InputError(f"gelu is {self.gelu!r}, expected 'erf' (exact) or 'tanh' (approximation).")
+        for field, choices in _CHOICES.items():
+            if getattr(self, field) not in choices:
+                listed = " or ".join(repr(choice) for choice in choices)
+                raise InputError(f"{field} is {getattr(self, field)!r:.60}, expected {listed}.")
+        whole_number("num_registers", self.num_registers, 0, MAX_REGISTERS)
+        for field in ("class_token", "embedding_norm", "ignores_border"):
+            if not isinstance(getattr(self, field), bool):
+                raise InputError(f"{field} is {getattr(self, field)!r:.60}, expected true or false.")
         if self.hidden_size % self.num_heads:
             raise InputError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}.")
+        if self.positions == "rotary" and self.head_size % 4:
+            raise InputError(f"Heads of {self.head_size} channels cannot be rotated: expected a multiple of 4.")
+        if not self.class_token and self.pooling.startswith("class"):
+            raise InputError(f"A model without class token cannot have pooling {self.pooling!r}.")
+        if self.pooling == "class_and_distillation" and self.num_registers != 1:
+            raise InputError(f"A model with a distillation token has {self.num_registers} registers, expected 1.")
 
     @classmethod
     def of(cls, variant: str | Variant, **overrides: Any) -> Self:
@@ -111,32 +157,66 @@ class ViTSpec:
 
     def _check_image_size(self) -> None:
         size, patch = self.image_size, self.patch_size
-        if not is_whole(size, patch) or size > MAX_IMAGE_SIZE:
-            raise InputError(
-                f"Image size {size!r} is out of range for {self.name}: "
-                f"expected a multiple of {patch} from {patch} to {MAX_IMAGE_SIZE // patch * patch}."
-            )
-        if size % patch:
-            below, above = size // patch * patch, (size // patch + 1) * patch
-            choices = [str(n) for n in (below, above) if patch <= n <= MAX_IMAGE_SIZE]
-            raise InputError(
-                f"Image size {size} is not a multiple of {self.name}'s patch size {patch}: use {' or '.join(choices)}."
-            )
+        sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
+        if len(sides) != 2:
+            raise InputError(f"Image size {size!r:.60} has {len(sides)} numbers, expected one, or height and width.")
+        for side in sides:
+            if not is_whole(side, patch) or side > MAX_IMAGE_SIZE:
+                raise InputError(
+                    f"Image size {side!r:.60} is out of range for {self.name}: "
+                    f"expected a multiple of {patch} from {patch} to {MAX_IMAGE_SIZE // patch * patch}."
+                )
+            if side % patch and not self.ignores_border:
+                below, above = side // patch * patch, (side // patch + 1) * patch
+                choices = [str(n) for n in (below, above) if patch <= n <= MAX_IMAGE_SIZE]
+                raise InputError(
+                    f"Image size {side} is not a multiple of {self.name}'s patch size {patch}: "
+                    f"use {' or '.join(choices)}."
+                )
+        # A square has one size, and JSON has no tuples.
+        object.__setattr__(self, "image_size", sides[0] if sides[0] == sides[1] else sides)
 
     @property
-    def grid(self) -> int:
-        """Patches along one side of the image."""
-        return self.image_size // self.patch_size
+    def image_sides(self) -> tuple[int, int]:
+        """Height and width of the images in pixels."""
+        return sides_of(self.image_size)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches from top to bottom and from left to right."""
+        height, width = self.image_sides
+        return height // self.patch_size, width // self.patch_size
 
     @property
     def num_patches(self) -> int:
         """Patches per image, N."""
-        return self.grid**2
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the patches: class token and registers."""
+        return self.class_token + self.num_registers
 
     @property
     def num_tokens(self) -> int:
-        """Tokens per image, T = N + 1 (the class token comes first)."""
-        return self.num_patches + 1
+        """Tokens per image, T: class token, registers, patches."""
+        return self.num_prefix_tokens + self.num_patches
+
+    @property
+    def num_positions(self) -> int:
+        """Rows of the position embedding: class token and patches; 0 where there is none."""
+        return self.class_token + self.num_patches if self.positions == "learned" else 0
+
+    @property
+    def pooled_by(self) -> Pooling:
+        """`pooling`, but that without classifier nothing is joined to the class token."""
+        joins = self.pooling in ("class_and_mean", "class_and_distillation")
+        return "class" if joins and self.num_classes is None else self.pooling
+
+    @property
+    def kept_tokens(self) -> int:
+        """How many of the first tokens are read after the last layer, which need not compute the others."""
+        return {"class": 1, "class_and_distillation": 2}.get(self.pooled_by, self.num_tokens)
 
     @property
     def head_size(self) -> int:
@@ -154,20 +234,29 @@ class ViTSpec:
         return self.representation_size if self.num_classes is None else self.num_classes
 
     @property
+    def pooled_size(self) -> int:
+        """Length of what is pooled from the tokens."""
+        return self.hidden_size * (1 + (self.pooled_by in ("class_and_mean", "class_and_distillation")))
+
+    @property
     def representation_size(self) -> int:
-        """Length of what a classifier reads: the class token, or what the pre-logits layer makes of it."""
-        return self.hidden_size if self.pre_logits_size is None else self.pre_logits_size
+        """Length of what a classifier reads: what is pooled, or what the pre-logits layer makes of it."""
+        return self.pooled_size if self.pre_logits_size is None else self.pre_logits_size
 
     @property
     def num_parameters(self) -> int:
-        """Exact parameter count: 3P²D + 2D + TD + L(4D² + 2DM + 9D + M) + 2D, plus DC + C with a classifier.
+        """Exact parameter count: 3P²D + D + (1 + T)D + L(4D² + 2DM + 9D + M) + 2D, plus DC + C with a classifier.
 
-        A pre-logits layer of width R adds DR + R, and the classifier is then RC + C.
+        A pre-logits layer of width R adds DR + R, and the classifier is then RC + C; attention pooling adds
+        4D² + 2DM + 8D + M.
         """
-        p, d, m, t = self.patch_size, self.hidden_size, self.mlp_size, self.num_tokens
-        count = 3 * p * p * d + 2 * d + t * d + self.num_layers * (4 * d * d + 2 * d * m + 9 * d + m) + 2 * d
+        p, d, m = self.patch_size, self.hidden_size, self.mlp_size
+        count = 3 * p * p * d + d + (self.num_prefix_tokens + self.num_positions) * d
+        count += self.num_layers * (4 * d * d + 2 * d * m + 9 * d + m) + 2 * d * (1 + self.embedding_norm)
+        if self.pooling == "attention":
+            count += 4 * d * d + 2 * d * m + 8 * d + m
         if self.pre_logits_size is not None:
-            count += (d + 1) * self.pre_logits_size
+            count += (self.pooled_size + 1) * self.pre_logits_size
         if self.num_classes is not None:
             count += (self.representation_size + 1) * self.num_classes
         return count
@@ -176,8 +265,22 @@ class ViTSpec:
     def num_macs(self) -> int:
         """Multiply-accumulates of one image: 3P²DN + L(4TD² + 2TDM + 2T²D) + DC (matrix products only).
 
-        With a pre-logits layer of width R the last term is DR + RC.
+        With a pre-logits layer of width R the last term is DR + RC; attention pooling adds TD(D + heads + 1) + D² +
+        2DM.
         """
         p, d, m, t = self.patch_size, self.hidden_size, self.mlp_size, self.num_tokens
         macs = 3 * p * p * d * self.num_patches + self.num_layers * (4 * t * d * d + 2 * t * d * m + 2 * t * t * d)
-        return macs + d * (self.pre_logits_size or 0) + self.representation_size * (self.num_classes or 0)
+        if self.pooling == "attention":
+            macs += t * d * (d + self.num_heads + 1) + d * d + 2 * d * m
+        macs += self.pooled_size * (self.pre_logits_size or 0)
+        return macs + self.representation_size * (self.num_classes or 0)
+
+
+def sides_of(size: ImageSize) -> tuple[int, int]:
+    """Height and width in pixels of images of `size`."""
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def shown_size(size: ImageSize) -> str:
+    """`size` for people, and as options take it: 224, or 224x384 (height and width)."""
+    return str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}"

@@ -68,7 +68,7 @@ def observe(
         path = scratch / "float32.onnx"
         # Weights in a file of their own are mapped into memory, not read.
         write_model(model, parameters.values(), path, single_file=False)
-        shape = (batch, spec.image_size, spec.image_size, 3)
+        shape = (batch, *spec.image_sides, 3)
         found = _run(path, images, total, shape, np.dtype(kind.dtype), threads, progress)
     mean, std = (np.array(three) for three in left_to_do(input, preprocessing))
     low, high = float((-mean / std).min()), float(((1 - mean) / std).max())

@@ -53,15 +53,28 @@ def fuse(model: "onnx.ModelProto", spec: ViTSpec, *, batch: int, without: Collec
 
 def norm_names(spec: ViTSpec) -> Iterator[str]:
     """Prefix of the parameters of every LayerNorm of `spec`."""
+    if spec.embedding_norm:
+        yield "embedding_norm"
     for index in range(spec.num_layers):
         yield f"{layer_name(index)}/attention_norm"
         yield f"{layer_name(index)}/mlp_norm"
     yield "encoder/norm"
+    if spec.pooling == "attention":
+        yield "pooling/norm"
+
+
+def mlp_names(spec: ViTSpec) -> Iterator[str]:
+    """Prefix of the parameters of every MLP of `spec`."""
+    for index in range(spec.num_layers):
+        yield f"{layer_name(index)}/mlp"
+    if spec.pooling == "attention":
+        yield "pooling/mlp"
 
 
 def dense_layers(spec: ViTSpec) -> int:
-    """Dense layers of `spec`: six per encoder layer, the patch embedding, the classifier."""
-    return 6 * spec.num_layers + 1 + (spec.pre_logits_size is not None) + (spec.num_classes is not None)
+    """Dense layers of `spec`: six per encoder layer, the patch embedding, five of attention pooling, the classifier."""
+    pooling = 5 * (spec.pooling == "attention")
+    return 6 * spec.num_layers + 1 + pooling + (spec.pre_logits_size is not None) + (spec.num_classes is not None)
 
 
 def norm_pattern(epsilon: float, last_axis: int, *, axes_input: bool) -> Op:
@@ -115,8 +128,9 @@ def _fuse_gelus(editor: Editor, spec: ViTSpec, batch: int) -> None:
     del batch
     from onnx import helper
 
-    for index in range(spec.num_layers):
-        name = f"{layer_name(index)}/mlp"
+    if spec.gelu == "quick":
+        return
+    for name in mlp_names(spec):
         x = editor.only_consumer(f"{name}/dense_1/kernel").output[0]
         output = editor.only_consumer(f"{name}/dense_2/kernel").input[0]
         _first_match(editor, output, [gelu_pattern(spec.gelu)], {"x": x}, name)
@@ -139,12 +153,12 @@ def attention_pattern(spec: ViTSpec) -> Op:
 def _fuse_attentions(editor: Editor, spec: ViTSpec, batch: int) -> None:
     from onnx import helper
 
-    for index in range(spec.num_layers):
+    for index in range(spec.num_layers if spec.positions == "learned" else 0):
         name = f"{layer_name(index)}/attention"
         bound = {p: editor.only_consumer(f"{name}/{p}/kernel").output[0] for p in ("query", "key", "value")}
         output = editor.only_consumer(f"{name}/output/kernel").input[0]
         found = _first_match(editor, output, [attention_pattern(spec)], bound, name)
-        queries = 1 if index == spec.num_layers - 1 else spec.num_tokens
+        queries = spec.kept_tokens if index == spec.num_layers - 1 else spec.num_tokens
         nodes, inputs = [], []
         for projection, tokens in (("query", queries), ("key", spec.num_tokens), ("value", spec.num_tokens)):
             _require_shape(editor, found[f"{projection}_shape"], (batch, tokens, spec.num_heads, spec.head_size), name)
@@ -179,7 +193,9 @@ def _require_shape(editor: Editor, value: str, wanted: tuple[int, ...], name: st
 
 
 FUSIONS = (
-    Fusion("LayerNormalization", 17, lambda spec: 2 * spec.num_layers + 1, _fuse_norms),
-    Fusion("Gelu", 20, lambda spec: spec.num_layers, _fuse_gelus),
-    Fusion(ATTENTION, 23, lambda spec: spec.num_layers, _fuse_attentions),
+    Fusion("LayerNormalization", 17, lambda spec: len([*norm_names(spec)]), _fuse_norms),
+    # The runtime finds x·sigmoid(1.702 x) itself, which has no operator of ONNX's own.
+    Fusion("Gelu", 20, lambda spec: 0 if spec.gelu == "quick" else len([*mlp_names(spec)]), _fuse_gelus),
+    # Rotary positions stand between the Dense layers and the products, where the operator would have no room for them.
+    Fusion(ATTENTION, 23, lambda spec: spec.num_layers if spec.positions == "learned" else 0, _fuse_attentions),
 )

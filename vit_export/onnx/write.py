@@ -180,13 +180,12 @@ def write_onnx(
     _denote_dimensions(model.graph)
     extra_files = write_model(model, weights, path, overwrite=overwrite)
     files = (path, *extra_files)
-    size = spec.image_size
     return Artifact(
         path=str(path),
         format="onnx",
         precision=precision,
         scheme=form.scheme,
-        inputs=(TensorSpec(INPUT_NAME, (batch, size, size, 3), dtype, "NHWC", values=input),),
+        inputs=(TensorSpec(INPUT_NAME, (batch, *spec.image_sides, 3), dtype, "NHWC", values=input),),
         outputs=(TensorSpec(spec.output_name, (batch, spec.output_size), "float32"),),
         bytes=sum(file.stat().st_size for file in files),
         # The model file holds the checksum of its data file, so this digest stands for both.

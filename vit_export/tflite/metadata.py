@@ -68,8 +68,8 @@ def _image(write: "_Writer", record: ModelRecord, input: InputKind, image_type: 
     ends = [(0 - mean) / std, (255 - mean) / std]
     if image_type == schema().TensorType.INT8:  # the tensor's own numbers, which scale and zero point make of these
         ends = [np.full(3, -128.0), np.full(3, 127.0)]
-    side = record.spec.image_size
-    size = write.table({}, {fields.Size.WIDTH: ("Uint32", side), fields.Size.HEIGHT: ("Uint32", side)})
+    height, width = record.spec.image_sides
+    size = write.table({}, {fields.Size.WIDTH: ("Uint32", width), fields.Size.HEIGHT: ("Uint32", height)})
     image = write.table({fields.Image.SIZE: size}, {fields.Image.COLORS: ("Int8", fields.COLORS.index("RGB"))})
     content = write.table({fields.Content.PROPERTIES: image}, {fields.Content.KIND: ("Uint8", fields.IMAGE)})
     options = write.table({fields.Normalization.MEAN: write.floats(mean), fields.Normalization.STD: write.floats(std)})

@@ -107,7 +107,7 @@ def rules_of(scheme: str, modes: Modes | None) -> tuple[Rule, ...]:
     if modes is None:
         return EVERYWHERE[scheme]
     found = []
-    for name, mode in (("patch_embedding", modes.patch), ("(pre_logits|logits|features)", modes.head)):
+    for name, mode in (("patch_embedding", modes.patch), ("(pooling|pre_logits|logits|features)", modes.head)):
         if mode != "float":
             found.append(Rule(rf"^{name}(/|;?$)", "FULLY_CONNECTED", mode))
     if modes.patch == "static":

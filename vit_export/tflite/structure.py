@@ -132,9 +132,9 @@ class Structure:
             kind, source = self.kind(operator), self.tensor_name(operator.inputs[0])
             if kind == "FULLY_CONNECTED":
                 name = self.tensor_name(operator.inputs[1]).removesuffix("/kernel")
-                layer = name.rpartition("/attention/")[0] or layer
+                layer = name.rpartition("/attention/")[0] or ("pooling" if name.startswith("pooling/") else layer)
             elif kind == "BATCH_MATMUL":
-                name = f"{layer}/attention/{next(matmuls)}"
+                name = "pooling/mixed" if layer == "pooling" else f"{layer}/attention/{next(matmuls)}"
             elif kind in named_after_source:
                 name = f"{source}/{kind.lower()}"
             else:

@@ -12,7 +12,7 @@ from vit_export.model.labels import check_labels
 from vit_export.model.parameters import ParameterSource, parameter_specs
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import ModelRecord
-from vit_export.model.spec import ViTSpec
+from vit_export.model.spec import ViTSpec, shown_size
 from vit_export.weights.positions import resample
 from vit_export.weights.provenance import Digests
 
@@ -163,10 +163,13 @@ class Checkpoint:
             self.labels_problem,
         )
         if wanted.image_size != known.image_size:
-            grid, rule = wanted.grid, record.positions
-            overrides["position_embedding"] = lambda: resample(self.read("position_embedding"), grid, rule)
-            text = f"The position embedding is resampled from {known.image_size} to {wanted.image_size} pixels"
-            notes.append(f"{text} ({rule.replace('_', ', ')}).")
+            rule = record.positions
+            if known.positions == "learned":
+                overrides["position_embedding"] = lambda: resample(
+                    self.read("position_embedding"), known.grid, wanted.grid, rule
+                )
+                sizes = " to ".join(shown_size(spec.image_size) for spec in (known, wanted))
+                notes.append(f"The position embedding is resampled from {sizes} pixels ({rule.replace('_', ', ')}).")
             pixels = replace(record.preprocessing, image_size=wanted.image_size)
             record = replace(record, preprocessing=pixels).saying(resampled_from_image_size=known.image_size)
         if wanted.num_classes != known.num_classes:

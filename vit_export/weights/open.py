@@ -16,7 +16,7 @@ from vit_export.model.labels import check_labels, labels_from_id2label, read_lab
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import ModelRecord, Rule
 from vit_export.model.saved_model import SavedModelParameters
-from vit_export.model.spec import ViTSpec
+from vit_export.model.spec import ImageSize, ViTSpec
 from vit_export.model.variants import Variant, get_variant
 from vit_export.weights.checkpoint import OTHER_LABELS, Checkpoint, checkpoint_of
 from vit_export.weights.configs import Configs, find_configs
@@ -113,7 +113,7 @@ def open_checkpoint(
     *,
     variant: Variant | str | None = None,
     num_heads: int | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     pixels: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
     note: Callable[[str], None] | None = None,
@@ -248,7 +248,9 @@ def _foreign(file: TensorFile, hints: Hints, origin: dict[str, str], notes: tupl
     answers = huggingface.problem_type(hints.config) if spec.num_classes is not None else None
     if spec.num_classes == 1 and not huggingface.is_config(hints.config):
         assumed["answer"] = "a number as it is for the one output (no sigmoid)"
-    record = ModelRecord(spec, preprocessing, weights, labels, source.positions, problem_type=answers).assuming(assumed)
+    record = ModelRecord(
+        spec, preprocessing, weights, labels, layout.positions or source.positions, problem_type=answers
+    ).assuming(assumed)
     pooler = huggingface.pooler_problem(hints.config) if layout.spec.pre_logits_size is None else None
     return Checkpoint(parameters, record, tuple(said), labels_problem=problem, pooler_problem=pooler)
 

@@ -1,6 +1,6 @@
 """A position embedding for another image size, resampled as the package that the weights come from does it.
 
-Every rule is separable: one matrix [new grid, old grid] of interpolation weights serves rows and columns. Each tap that
+Every rule is separable: matrices [new, old] of interpolation weights serve rows and columns. Each tap that
 falls outside the grid is given to the nearest patch at the edge, or dropped and the others scaled up (antialiased).
 """
 
@@ -18,12 +18,13 @@ from vit_export.model.spec import MAX_IMAGE_SIZE
 _Weights = npt.NDArray[np.float64]
 
 
-def resample(embedding: np.ndarray, grid: int, rule: Rule) -> npt.NDArray[np.float32]:
-    """Bring `embedding` [1, 1 + g², D] to `grid` patches a side: float32 [1, 1 + grid², D].
+def resample(embedding: np.ndarray, old: tuple[int, int], new: tuple[int, int], rule: Rule) -> npt.NDArray[np.float32]:
+    """Bring `embedding` [1, k + rows·columns, D], float32, from the grid `old` to `new`, each (rows, columns).
 
-    Row 0, the class token's, is passed through; the others are the patches from left to right, top to bottom. With
-    `grid` equal to g nothing is resampled. Sums are float64; the originals compute in float32, so that results agree
-    to about 1e-6 of the largest value. The rules, and the function of which package each one is:
+    The first k rows, those of a class token and the like, are passed through; the others are the patches from left to
+    right, top to bottom. With `new` equal to `old` nothing is resampled. Sums are float64; the originals compute in
+    float32, so that results agree to about 1e-6 of the largest value. The rules, and the function of which package each
+    one is:
 
     - "bilinear_aligned": `scipy.ndimage.zoom(order=1)` in google-research/vision_transformer (`load_pretrained`) and
       big_vision (`resample_posemb`): the outermost patches stay where they are. For some pairs of grids (28 to 14,
@@ -37,37 +38,33 @@ def resample(embedding: np.ndarray, grid: int, rule: Rule) -> npt.NDArray[np.flo
       a = -0.75, the outermost patches stay where they are.
 
     Raises:
-        InputError: `embedding` is no class token and square grid, `grid` is out of range, `rule` is unknown.
+        InputError: `embedding` does not have the patches of `old`, `new` is out of range, `rule` is unknown.
 
     """
     values = np.asarray(embedding)
-    if values.ndim != 3 or values.shape[0] != 1 or values.shape[1] < 2 or values.shape[2] < 1:
+    rows, columns = old
+    first = values.shape[1] - rows * columns if values.ndim == 3 else -1
+    if values.ndim != 3 or values.shape[0] != 1 or first < 0 or values.shape[2] < 1 or min(old) < 1:
         raise InputError(
-            f"A position embedding has shape {list(values.shape)}, expected [1, 1 + patches, width]: "
-            "one row for the class token, then one for each patch."
+            f"A position embedding has shape {list(values.shape)}, expected [1, {rows} x {columns} patches, width], "
+            "with rows for the class token before them."
         )
-    patches = values.shape[1] - 1
-    old = int(patches**0.5 + 0.5)
-    if old * old != patches:
-        raise InputError(
-            f"A position embedding has {patches} rows after the class token's, which is no square grid of patches "
-            f"(the nearest is {old} x {old} = {old * old}): only square images with one class token can be resampled."
-        )
-    whole_number("grid", grid, 1, MAX_IMAGE_SIZE, of="patches")
+    for side in new:
+        whole_number("grid", side, 1, MAX_IMAGE_SIZE, of="patches")
     if rule not in _WEIGHTS:
         guess = nearest(str(rule), get_args(Rule))
         raise InputError(
             f"The resampling rule {rule!r} is unknown, expected one of {', '.join(get_args(Rule))}"
             + (f"; did you mean {guess!r}?" if guess else ".")
         )
-    if grid == old:
+    if new == old:
         return values.astype(np.float32)
-    weights = _WEIGHTS[rule](old, grid)
+    down, across = (_WEIGHTS[rule](before, after) for before, after in zip(old, new, strict=True))
     width = values.shape[2]
-    rows = weights @ values[0, 1:].astype(np.float64).reshape(old, old * width)
-    both = weights @ rows.reshape(grid, old, width)
-    resampled = both.reshape(1, grid * grid, width).astype(np.float32)
-    return np.concatenate([values[:, :1].astype(np.float32), resampled], axis=1)
+    tall = down @ values[0, first:].astype(np.float64).reshape(rows, columns * width)
+    both = across @ tall.reshape(new[0], columns, width)
+    resampled = both.reshape(1, new[0] * new[1], width).astype(np.float32)
+    return np.concatenate([values[:, :first].astype(np.float32), resampled], axis=1)
 
 
 def _bilinear_aligned(old: int, new: int) -> _Weights:

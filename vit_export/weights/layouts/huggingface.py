@@ -12,6 +12,7 @@ from typing import Any, get_args
 from vit_export.base.checks import is_number, is_whole
 from vit_export.base.errors import InputError
 from vit_export.model.record import ProblemType
+from vit_export.model.spec import ImageSize
 from vit_export.weights.containers.tensors import TensorFile
 from vit_export.weights.layouts import processors
 from vit_export.weights.layouts.mapping import Layout
@@ -137,7 +138,7 @@ def layout(file: TensorFile, hints: Hints) -> Layout:
             assumed["classifier"] = "the classifier reads the class token, not the pooler that is stored beside it"
     spec, found = spec_of(file, sizes, hints)
     _agree(file, config, {"image_size": spec.image_size})
-    return torch_layout(spec, names, prefix, parts, excused, found | assumed)
+    return torch_layout(file, spec, names, prefix, parts, excused, found | assumed)
 
 
 def is_config(config: Mapping[str, Any] | None) -> bool:
@@ -203,7 +204,7 @@ def _whole(file: TensorFile, config: Mapping[str, Any], field: str) -> int | Non
     return value
 
 
-def _agree(file: TensorFile, config: Mapping[str, Any], found: Mapping[str, int]) -> None:
+def _agree(file: TensorFile, config: Mapping[str, Any], found: Mapping[str, ImageSize]) -> None:
     for field, size in found.items():
         value = config.get(field, size)
         if value not in (size, [size, size]):

@@ -11,6 +11,7 @@ import numpy as np
 
 from vit_export.base.errors import InputError
 from vit_export.model.parameters import parameter_specs
+from vit_export.model.record import Rule
 from vit_export.model.spec import ViTSpec
 from vit_export.weights.containers.tensors import LOADABLE, TensorFile
 
@@ -37,13 +38,15 @@ class Piece:
 class Layout:
     """How a file holds the model `spec`: a Piece for every canonical parameter, and the keys left out with reasons.
 
-    `assumed` is what neither the tensors nor a config say of the model (see `ModelRecord.assumed`).
+    `assumed` is what neither the tensors nor a config say of the model (see `ModelRecord.assumed`). `positions` is the
+    rule of this family for another image size, where it is not its package's usual one.
     """
 
     spec: ViTSpec
     pieces: Mapping[str, Piece]
     excused: Mapping[str, str] = field(default_factory=dict)
     assumed: Mapping[str, str] = field(default_factory=dict)
+    positions: Rule | None = None
 
 
 def same(key: str, shape: Shape) -> Piece:
@@ -90,6 +93,16 @@ def with_class_row(key: str, shape: Shape) -> Piece:
         (key,),
         ((1, tokens - 1, width),),
         lambda values: np.concatenate([np.zeros((1, 1, width), values.dtype), values], axis=1),
+    )
+
+
+def sum_of(first: Piece, second: Piece) -> Piece:
+    """The sum of two pieces: a token and its position, where only the sum is read."""
+    split = len(first.keys)
+    return Piece(
+        (*first.keys, *second.keys),
+        (*first.shapes, *second.shapes),
+        lambda *tensors: first.make(*tensors[:split]) + second.make(*tensors[split:]),
     )
 
 

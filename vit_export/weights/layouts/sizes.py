@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from vit_export.base.errors import InputError
-from vit_export.model.spec import MAX_IMAGE_SIZE, MAX_LAYERS, MAX_MLP_WIDTH, MAX_WIDTH, ViTSpec
+from vit_export.model.spec import (
+    MAX_IMAGE_SIZE,
+    MAX_LAYERS,
+    MAX_MLP_WIDTH,
+    MAX_WIDTH,
+    ImageSize,
+    ViTSpec,
+    shown_size,
+    sides_of,
+)
 from vit_export.model.variants import VARIANTS, Variant
 from vit_export.weights.containers.tensors import StoredTensor, TensorFile
 
@@ -30,7 +39,7 @@ class Hints:
 
     variant: Variant | None = None
     num_heads: int | None = None
-    image_size: int | None = None
+    image_size: ImageSize | None = None
     pixels: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] | None = None
     preprocessor: Mapping[str, Any] | None = None
@@ -43,22 +52,23 @@ class Hints:
 class Sizes:
     """The sizes that shapes tell. `num_heads` is None where they do not.
 
-    `image_sizes` are the sides of the images that config files state, by the files' names; `square` says that the
-    package knows no other images.
+    `image_sizes` are the sizes of the images that config files state, by the files' names; `square` says that the
+    package knows no other images. `num_patches` is None for a model whose tensors do not tell (rotary positions), and
+    `image_sizes` or the user then must.
     """
 
     patch_size: int
     num_layers: int
     hidden_size: int
     mlp_size: int
-    num_patches: int
+    num_patches: int | None
     num_classes: int | None = None
     num_heads: int | None = None
     pre_logits_size: int | None = None
-    image_sizes: Mapping[str, int] = field(default_factory=dict)
+    image_sizes: Mapping[str, ImageSize] = field(default_factory=dict)
     square: bool = False
     arithmetic: Mapping[str, Any] = field(default_factory=dict)
-    """`layer_norm_epsilon` and `gelu`."""
+    """What else differs from the paper's model, as fields of `ViTSpec`: `layer_norm_epsilon`, `gelu`, `pooling`, …"""
 
 
 def shape_of(file: TensorFile, key: str, rank: int) -> tuple[int, ...]:
@@ -100,17 +110,12 @@ def spec_of(file: TensorFile, sizes: Sizes, hints: Hints) -> tuple[ViTSpec, dict
         InputError: sizes that no Vision Transformer has, a variant named that the checkpoint is not, or a number of
             heads that nothing tells.
     """
-    grid = math.isqrt(sizes.num_patches)
-    if not sizes.num_patches or grid * grid != sizes.num_patches:
-        raise InputError(
-            f"The position embedding in {file.path} is for {sizes.num_patches} patches, expected a square number: "
-            "only square images are supported."
-        )
+    image_size, said = _image_size(file, sizes, hints)
     limits = {
         "encoder layers": (sizes.num_layers, MAX_LAYERS),
         "a width of": (sizes.hidden_size, MAX_WIDTH),
         "an MLP width of": (sizes.mlp_size, MAX_MLP_WIDTH),
-        "pixels along one side": (grid * sizes.patch_size, MAX_IMAGE_SIZE),
+        "pixels along one side": (max(sides_of(image_size)), MAX_IMAGE_SIZE),
     }
     for what, (size, most) in limits.items():
         if not 1 <= size <= most:
@@ -120,23 +125,61 @@ def spec_of(file: TensorFile, sizes: Sizes, hints: Hints) -> tuple[ViTSpec, dict
     found = row or Variant(
         f"vit_l{sizes.num_layers}_d{sizes.hidden_size}_p{sizes.patch_size}", *_of(sizes), heads, use="own sizes"
     )
+    arithmetic = dict(sizes.arithmetic)
+    if any(side % sizes.patch_size for side in sides_of(image_size)):
+        arithmetic["ignores_border"] = True
     spec = ViTSpec.of(
         found,
-        image_size=grid * sizes.patch_size,
+        image_size=image_size,
         num_classes=sizes.num_classes,
         pre_logits_size=sizes.pre_logits_size,
-        **sizes.arithmetic,
+        **arithmetic,
     )
     require_variant(spec, hints, file.path)
-    others = {name: side for name, side in sizes.image_sizes.items() if side != spec.image_size}
-    if hints.image_size not in (spec.image_size, *others.values()):
-        images = f"images of {spec.image_size} pixels"
-        if others:
-            file_name, other = next(iter(others.items()))
-            assumed["image size"] = f"{images}, where {file_name} says {other} (--image-size {other})"
-        elif not sizes.image_sizes and not sizes.square:
-            assumed["image size"] = f"square {images} ({grid} x {grid} patches)"
-    return spec, assumed
+    return spec, said | assumed
+
+
+def _image_size(file: TensorFile, sizes: Sizes, hints: Hints) -> tuple[ImageSize, dict[str, str]]:
+    """The size of images whose patches the position embedding has rows for, and what is assumed of it.
+
+    That of the config files or the user where it has as many patches, else a square. A size that does not fit is said,
+    and so is one that nobody stated.
+
+    Raises:
+        InputError: the patches make no square, and nobody stated a size of so many; or nothing tells of any size.
+    """
+    patch, patches = sizes.patch_size, sizes.num_patches
+    stated = [size for size in (hints.image_size, *sizes.image_sizes.values()) if size is not None]
+    size = next((size for size in stated if patches in (None, _patches(size, patch))), None)
+    if size is None and patches is None:
+        raise InputError(
+            f"{file.path} does not say for images of which size it is: give --image-size, a multiple of {patch}, or "
+            "put the model's config.json beside it."
+        )
+    grid = math.isqrt(patches or 0)
+    if size is None and grid * grid != patches:
+        raise InputError(
+            f"The position embedding in {file.path} is for {patches} patches, which make no square: give the size of "
+            "its images (--image-size HEIGHTxWIDTH), or put the model's config.json beside it."
+        )
+    found = grid * patch if size is None else size
+    others = {name: other for name, other in sizes.image_sizes.items() if other != found}
+    if hints.image_size in (found, *others.values()):
+        return found, {}
+    images = f"images of {shown_size(found)} pixels"
+    if others:
+        name, other = next(iter(others.items()))
+        return found, {
+            "image size": f"{images}, where {name} says {shown_size(other)} (--image-size {shown_size(other)})"
+        }
+    if size is not None or sizes.square:
+        return found, {}
+    return found, {"image size": f"square {images} ({grid} x {grid} patches)"}
+
+
+def _patches(size: ImageSize, patch: int) -> int:
+    height, width = sides_of(size)
+    return (height // patch) * (width // patch)
 
 
 def require_variant(spec: ViTSpec, hints: Hints, path: Path) -> None:

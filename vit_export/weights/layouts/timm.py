@@ -162,7 +162,7 @@ def layout(file: TensorFile, hints: Hints) -> Layout:
     )
     excused = {f"{prefix}{key}": why for key, why in EXCUSED.items() if f"{prefix}{key}" in tensors}
     spec, found = spec_of(file, sizes, hints)
-    return torch_layout(spec, NAMES, prefix, parts, excused, found | assumed)
+    return torch_layout(file, spec, NAMES, prefix, parts, excused, found | assumed)
 
 
 def scaling(hints: Hints) -> dict[str, Any] | None:

@@ -6,15 +6,21 @@ All store Dense kernels as [out, in] and the patch embedding as [out, channel, h
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from vit_export.base.errors import InputError
 from vit_export.model.parameters import layer_name
+from vit_export.model.record import Rule
 from vit_export.model.spec import ViTSpec
 from vit_export.weights.containers.tensors import TensorFile
 from vit_export.weights.layouts.mapping import (
     Layout,
     Piece,
+    Shape,
+    reshaped,
     same,
     scaled_by,
+    sum_of,
     torch_dense,
     torch_patches,
     torch_third,
@@ -50,6 +56,27 @@ class TorchNames:
     layer_scale: tuple[str, str] | None = None
     """Vectors that scale the outputs of attention and MLP, where a checkpoint has them."""
     pre_logits: str = ""
+    register_tokens: str = ""
+    embedding_norm: str = ""
+    pooling: "PoolingNames | None" = None
+
+
+@dataclass(frozen=True)
+class PoolingNames:
+    """What one package calls the parts of attention pooling (SigLIP's head), as in `TorchNames`.
+
+    `fused_weight` and `fused_bias` hold query, key and value (torch's MultiheadAttention) or, with a `query` of its
+    own, key and value (timm).
+    """
+
+    probe: str
+    fused_weight: str
+    fused_bias: str
+    output: str
+    norm: str
+    dense_1: str
+    dense_2: str
+    query: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +89,23 @@ class Parts:
     """The position embedding has a row for the class token."""
     head: "Head | None" = None
     """Where the classifier is."""
+    patch_bias: bool = True
+    key_bias: bool = True
+    """False where queries and values have a bias and keys none (DINOv3)."""
+    pre_logits_bias: bool = True
+    distillation: "Distillation | None" = None
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """DeiT's second token and classifier: key of the token, and the classifier that reads it.
+
+    The answer is the mean of both classifiers' logits. The token's position, row 1 of the position embedding, is added
+    to it, and the token is a register.
+    """
+
+    token: str
+    head: "Head"
 
 
 @dataclass(frozen=True)
@@ -74,7 +118,14 @@ class Head:
 
 
 def torch_layout(
-    spec: ViTSpec, names: TorchNames, prefix: str, parts: Parts, excused: Mapping[str, str], assumed: Mapping[str, str]
+    file: TensorFile,
+    spec: ViTSpec,
+    names: TorchNames,
+    prefix: str,
+    parts: Parts,
+    excused: Mapping[str, str],
+    assumed: Mapping[str, str],
+    positions: Rule | None = None,
 ) -> Layout:
     """Where every canonical parameter of `spec` is; `prefix` comes before every key but the classifier's."""
     pieces: dict[str, Piece] = {}
@@ -91,11 +142,12 @@ def torch_layout(
         pieces[f"{name}/bias"] = same(f"{prefix}{key}.bias", (width,))
 
     patches = (spec.patch_size, spec.patch_size, 3, width)
+    bias = f"{prefix}{names.patch_embedding}.bias"
     pieces["patch_embedding/kernel"] = torch_patches(f"{prefix}{names.patch_embedding}.weight", patches)
-    pieces["patch_embedding/bias"] = same(f"{prefix}{names.patch_embedding}.bias", (width,))
-    pieces["class_token"] = same(f"{prefix}{names.class_token}", (1, 1, width))
-    place = with_class_row if not parts.class_position else same
-    pieces["position_embedding"] = place(f"{prefix}{names.position_embedding}", (1, spec.num_tokens, width))
+    pieces["patch_embedding/bias"] = same(bias, (width,)) if parts.patch_bias else zeros((width,))
+    pieces |= _tokens(file, spec, names, prefix, parts)
+    if spec.embedding_norm:
+        norm("embedding_norm", names.embedding_norm)
     for index in range(spec.num_layers):
         name = layer_name(index)
         scales: tuple[str | None, str | None] = (None, None)
@@ -111,20 +163,96 @@ def torch_layout(
             else:
                 own = getattr(names, part).format(index)
                 dense(f"{name}/attention/{part}", own, width, width)
-            if not parts.qkv_bias:
+            if not parts.qkv_bias or (part == "key" and not parts.key_bias):
                 pieces[bias] = zeros((width,))
         dense(f"{name}/attention/output", names.output.format(index), width, width, scales[0])
         norm(f"{name}/mlp_norm", names.mlp_norm.format(index))
         dense(f"{name}/mlp/dense_1", names.dense_1.format(index), width, mlp)
         dense(f"{name}/mlp/dense_2", names.dense_2.format(index), mlp, width, scales[1])
     norm("encoder/norm", names.norm)
+    if spec.pooling == "attention" and names.pooling is not None:
+        pieces |= _pooling(file, spec, names.pooling, prefix)
     if spec.pre_logits_size is not None:
-        dense("pre_logits", names.pre_logits, width, spec.pre_logits_size)
+        dense("pre_logits", names.pre_logits, spec.pooled_size, spec.pre_logits_size)
+        if not parts.pre_logits_bias:
+            pieces["pre_logits/bias"] = zeros((spec.pre_logits_size,))
     if parts.head is not None:
-        key, classes = parts.head.key, parts.head.num_classes
-        pieces["head/kernel"] = torch_dense(f"{key}.weight", (spec.representation_size, classes))
-        pieces["head/bias"] = same(f"{key}.bias", (classes,)) if parts.head.bias else zeros((classes,))
-    return Layout(spec, pieces, excused, assumed)
+        pieces |= _classifier(spec, parts.head, parts.distillation)
+    return Layout(spec, pieces, excused, assumed, positions)
+
+
+def _tokens(file: TensorFile, spec: ViTSpec, names: TorchNames, prefix: str, parts: Parts) -> dict[str, Piece]:
+    """Class token, registers and position embedding; some packages store tokens without their axes of length 1."""
+    width, pieces = spec.hidden_size, dict[str, Piece]()
+
+    def stored(key: str, shape: Shape) -> Piece:
+        found = file.tensors.get(key)
+        plain = found is not None and found.shape != shape and found.shape == tuple(n for n in shape if n != 1)
+        return reshaped(key, found.shape, shape) if found is not None and plain else same(key, shape)
+
+    if spec.class_token:
+        pieces["class_token"] = stored(f"{prefix}{names.class_token}", (1, 1, width))
+    positions = f"{prefix}{names.position_embedding}"
+    shape = (1, spec.num_positions, width)
+    if parts.distillation is not None:
+        whole = (1, spec.num_positions + 1, width)
+        token = same(f"{prefix}{parts.distillation.token}", (1, 1, width))
+        pieces["register_tokens"] = sum_of(token, Piece((positions,), (whole,), lambda values: values[:, 1:2]))
+        pieces["position_embedding"] = Piece((positions,), (whole,), lambda values: np.delete(values, 1, axis=1))
+        return pieces
+    if spec.num_registers:
+        pieces["register_tokens"] = stored(f"{prefix}{names.register_tokens}", (1, spec.num_registers, width))
+    if spec.positions == "learned":
+        pieces["position_embedding"] = (
+            stored(positions, shape) if parts.class_position else with_class_row(positions, shape)
+        )
+    return pieces
+
+
+def _pooling(file: TensorFile, spec: ViTSpec, names: PoolingNames, prefix: str) -> dict[str, Piece]:
+    """The parts of attention pooling."""
+    width, mlp, pieces = spec.hidden_size, spec.mlp_size, dict[str, Piece]()
+    pieces["pooling/probe"] = same(f"{prefix}{names.probe}", (1, 1, width))
+    fused = ("query", "key", "value")[bool(names.query) :]
+    weight, bias = f"{prefix}{names.fused_weight}", f"{prefix}{names.fused_bias}"
+    stored = len(fused) * width
+    for number, part in enumerate(fused):
+        rows = (number * width, (number + 1) * width)
+        pieces[f"pooling/{part}/kernel"] = Piece(
+            (weight,), ((stored, width),), lambda values, rows=rows: values[slice(*rows)].T
+        )
+        pieces[f"pooling/{part}/bias"] = Piece((bias,), ((stored,),), lambda values, rows=rows: values[slice(*rows)])
+    dense = {"output": (names.output, width, width), "mlp/dense_1": (names.dense_1, width, mlp)}
+    dense |= {"mlp/dense_2": (names.dense_2, mlp, width)}
+    if names.query:
+        dense["query"] = (names.query, width, width)
+    for part, (key, inputs, outputs) in dense.items():
+        pieces[f"pooling/{part}/kernel"] = torch_dense(f"{prefix}{key}.weight", (inputs, outputs))
+        pieces[f"pooling/{part}/bias"] = same(f"{prefix}{key}.bias", (outputs,))
+    pieces["pooling/norm/scale"] = same(f"{prefix}{names.norm}.weight", (width,))
+    pieces["pooling/norm/bias"] = same(f"{prefix}{names.norm}.bias", (width,))
+    return pieces
+
+
+def _classifier(spec: ViTSpec, head: Head, distillation: Distillation | None) -> dict[str, Piece]:
+    """The classifier; of two whose logits are averaged, one that reads both tokens side by side."""
+
+    def of(one: Head, inputs: int) -> tuple[Piece, Piece]:
+        bias = same(f"{one.key}.bias", (one.num_classes,)) if one.bias else zeros((one.num_classes,))
+        return torch_dense(f"{one.key}.weight", (inputs, one.num_classes)), bias
+
+    if distillation is None:
+        kernel, bias = of(head, spec.representation_size)
+    else:
+        (first, first_bias), (second, second_bias) = of(head, spec.hidden_size), of(distillation.head, spec.hidden_size)
+        kernel = Piece(
+            (*first.keys, *second.keys),
+            (*first.shapes, *second.shapes),
+            lambda one, other: np.concatenate([one.T, other.T]) / 2,
+        )
+        both = sum_of(first_bias, second_bias)
+        bias = Piece(both.keys, both.shapes, lambda *tensors: both.make(*tensors) / 2)
+    return {"head/kernel": kernel, "head/bias": bias}
 
 
 def prefix_before(file: TensorFile, anchor: str) -> str:

@@ -6,6 +6,7 @@ There is no config: sizes and names of files tell which of its weights they are.
 import re
 from typing import Any
 
+from vit_export.model.spec import ImageSize
 from vit_export.weights.containers.tensors import TensorFile
 from vit_export.weights.layouts.mapping import Layout
 from vit_export.weights.layouts.sizes import Hints, Sizes, layer_count, shape_of, spec_of
@@ -69,10 +70,10 @@ def layout(file: TensorFile, hints: Hints) -> Layout:
         arithmetic=ARITHMETIC,
     )
     spec, found = spec_of(file, sizes, hints)
-    return torch_layout(spec, names, prefix, Parts(head=head), {}, found | assumed)
+    return torch_layout(file, spec, names, prefix, Parts(head=head), {}, found | assumed)
 
 
-def resizing(hints: Hints, image_size: int, num_layers: int, patch_size: int) -> dict[str, Any]:
+def resizing(hints: Hints, image_size: ImageSize, num_layers: int, patch_size: int) -> dict[str, Any]:
     """The resizing of `transforms()` of the weights that these are by their sizes, as fields of `Preprocessing`.
 
     Source: torchvision/models/vision_transformer.py, classes ViT_*_Weights. Those for 384, 512 and 518 pixels, and all
