@@ -362,7 +362,7 @@ def _operands(editor: Editor, attention: str) -> dict[str, str]:
 
 
 def _origin(editor: Editor, value: str) -> str | None:
-    """The kernel of the Dense that `value` comes from, moved about, scaled and turned; None where it comes from none."""
+    """The kernel of the Dense that `value` comes from, moved about, scaled and turned; None without one."""
     node = editor.producer(value)
     while node is not None and node.op_type != "Gemm":
         if node.op_type not in ("Reshape", "Transpose", "Mul", "Add", "Concat", "Slice", "Split"):

@@ -84,6 +84,7 @@ def _of_tflite(path: Path, spec: ViTSpec) -> Iterator[str]:
             yield from _unlike_axis(kind, [int(axis) for part in axes for axis in part])
         elif kind == "LOGISTIC":
             scaled = made.get(operator.inputs[0])
+            scaled = made.get(scaled.inputs[0]) if scaled and scaled.kind in ("QUANTIZE", "DEQUANTIZE") else scaled
             numbers = [names[i] for i in (scaled.inputs if scaled else ()) if names[i] in constants]
             yield from _unlike_quick([float(constants[name].values().max()) for name in numbers], spec)
         elif kind == "GELU" and spec.gelu == "quick":
