@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vit_export.base.machine import usable_cores
 from vit_export.base.quiet import quiet
 from vit_export.base.reporting import Reporter
 from vit_export.base.scratch import owned_folder
@@ -23,6 +24,7 @@ from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.runtimes.runner import open_runner
 from vit_export.tflite.int8 import ranges_of_each, write_int8_tflite
+from vit_export.tflite.parts import run_in_parts
 from vit_export.tflite.quantize import Ranges
 from vit_export.tflite.write import write_tflite
 
@@ -74,7 +76,7 @@ def write_within(
     with owned_folder(".auto-", path.parent) as work:
         exact, mix = work / "float32.tflite", work / "mix.tflite"
         write_tflite(source, record, exact, batch=batch, input=options.input)
-        wanted = _answers(exact, shown)
+        wanted = _exact_answers(exact, judged)
 
         def measure(modes: Modes, tuned: Tuning) -> Measured:
             recipe = recipes[modes] = Recipe("static" if modes == static(spec) else SEARCHED, modes, tuned)
@@ -109,6 +111,13 @@ def write_within(
 def images_judged(spec: ViTSpec) -> int:
     """How many images a file of `spec` is measured on."""
     return int(np.clip(MACS / spec.num_macs, FEWEST_JUDGED, MOST_JUDGED))
+
+
+def _exact_answers(path: Path, batches: Batches) -> np.ndarray:
+    made = run_in_parts(
+        path, batches, len(batches), lambda interpreter, _: interpreter.invoke(), num_threads=usable_cores()
+    )
+    return np.concatenate(made)
 
 
 def _answers(path: Path, images: np.ndarray) -> np.ndarray:
