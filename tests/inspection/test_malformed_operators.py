@@ -38,7 +38,9 @@ def test_tables_and_findings_stand_every_form(format, form):
     given, made, shape = FORMS[form]
     known = [*operators(format), *(names_of("BuiltinOperator").values() if format == "tflite" else ())]
     nothing = Needs(None, (), 0)
-    find = onnx_findings.findings_in if format == "onnx" else lambda graphs: tflite_findings.findings_in(graphs, nothing)
+    find = (
+        onnx_findings.findings_in if format == "onnx" else lambda graphs: tflite_findings.findings_in(graphs, nothing)
+    )
     every = targets(format)
     for op in dict.fromkeys(known):
         for attributes in ODD:

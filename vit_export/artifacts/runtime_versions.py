@@ -135,7 +135,7 @@ def needs_of(path: Path) -> Needs:
 
 
 def _needed(reader: Reader) -> tuple[dict[int, int], bool]:
-    """The version that each operator code has to have, by its number, where there is a rule; any GELU of int16?"""
+    """By number, the version that each operator code has to have where there is a rule; whether a GELU is of int16."""
     codes = list(reader.codes())
     found: dict[int, int] = {}
     wide_gelu = False

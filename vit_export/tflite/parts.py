@@ -1,8 +1,8 @@
 """A float .tflite file run a part at a time: for what is computed once over some images, the model need not be whole.
 
-XNNPACK keeps a copy of every weight, packed for the processor, beside the file's that it was made of, which stays mapped:
-twice the weights. A file is cut where one tensor alone goes on (the residual stream), and all images go through one part
-before the next is opened. Operators, shapes and weights are the file's own, and so are the results, to the last bit.
+XNNPACK keeps a copy of every weight, packed for the processor, beside that of the file, which stays mapped: twice the
+weights. A file is cut where one tensor alone goes on (the residual stream), and all images go through one part before
+the next is opened. Operators, shapes and weights are the file's own, and so are the results, to the last bit.
 """
 
 import io
@@ -65,11 +65,18 @@ def run_in_parts(
             interpreter.set_tensor(entry["index"], values)
             invoke(interpreter, done)
             made.append(interpreter.get_tensor(output["index"]))
-        given = made
+        given = _drained(made)
         del interpreter  # before the next one is opened
     if progress:
         progress(total, total)
     return made
+
+
+def _drained(values: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """`values` in their order, each let go when it is given."""
+    values.reverse()
+    while values:
+        yield values.pop()
 
 
 def _open(path: Path, operators: tuple[int, int] | None, options: dict[str, Any]) -> "Interpreter":

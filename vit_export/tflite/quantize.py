@@ -267,8 +267,8 @@ def _quantize(
     with owned_folder(f".{path.name}.", path.parent) as folder:
         raw = folder / path.name
         with quiet():
-            quantizer = _quantizer(float_path, rules)
-            quantizer.quantize(
+            # Not kept: it maps the float file, which is as large as the model.
+            _quantizer(float_path, rules).quantize(
                 statistics, serialize_to_path=str(raw), enable_progress_bar=False, enable_progress_report=False
             )
         # The quantizer leaves large buffers outside the flatbuffer, where older runtimes do not look: write it again.
