@@ -3,6 +3,7 @@
 import pytest
 from onnx import helper
 
+from vit_export.artifacts.runtime_versions import Needs
 from vit_export.base.adapters.litert import names_of
 from vit_export.inspection import onnx_findings, tflite_findings
 from vit_export.inspection.delegates import assess, partitions, targets
@@ -36,7 +37,10 @@ def operators(format):
 def test_tables_and_findings_stand_every_form(format, form):
     given, made, shape = FORMS[form]
     known = [*operators(format), *(names_of("BuiltinOperator").values() if format == "tflite" else ())]
-    find = onnx_findings.findings_in if format == "onnx" else lambda graphs: tflite_findings.findings_in(graphs, 0)
+    nothing = Needs(None, (), 0)
+    find = (
+        onnx_findings.findings_in if format == "onnx" else lambda graphs: tflite_findings.findings_in(graphs, nothing)
+    )
     every = targets(format)
     for op in dict.fromkeys(known):
         for attributes in ODD:

@@ -3,6 +3,8 @@
 import io
 import json
 import zipfile
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +14,13 @@ from helpers.originals import ORIGINALS, STUDENT, fabricated
 from rich.console import Console
 
 from vit_export.base.errors import InputError
+from vit_export.base.reporting import Silent
 from vit_export.cli.main import main
+from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import ModelRecord, read_record
 from vit_export.pipeline.choice import default_photographs
 from vit_export.pipeline.request import ExportRequest
-from vit_export.pipeline.steps import export
+from vit_export.pipeline.steps import _checkpoint, export
 from vit_export.pipeline.verify_files import VerifyRequest, verify_files
 from vit_export.report.table import render_table
 from vit_export.weights.open import open_checkpoint
@@ -138,7 +142,6 @@ def test_verification_writes_nothing_where_it_runs(photos, tmp_path, in_process,
 
 
 def test_photographs_go_elsewhere_where_nothing_can_be_written(tmp_path, monkeypatch):
-    from vit_export.base.reporting import Silent
     from vit_export.images import photographs
     from vit_export.pipeline import choice
 
@@ -148,6 +151,31 @@ def test_photographs_go_elsewhere_where_nothing_can_be_written(tmp_path, monkeyp
     folder = default_photographs(Silent(), keep=True)
     assert (folder / "held_out").is_dir()
     choice._temporary.cache_clear()
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_photographs_that_are_there_are_digested_once(tmp_path, monkeypatch, keep):
+    from vit_export.images import photographs
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(photographs, "PHOTOGRAPHS", photographs.PHOTOGRAPHS[-1:])
+    photographs.write_photographs("calibration")
+    read, digest = [], photographs.digest_of_file
+    monkeypatch.setattr(photographs, "digest_of_file", lambda path: read.append(path) or digest(path))
+    assert default_photographs(Silent(), keep=keep) == Path("calibration")
+    assert len(read) == photographs.PHOTOGRAPHS[0].count
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.25])
+def test_pixels_are_told_alike_of_a_location_and_of_what_is_open(tmp_path, scale):
+    fabricated(tmp_path / "w.npz", sizes=STUDENT)
+    pixels = Preprocessing(224, (0.5, 0.5, 0.5), (scale,) * 3)
+    found = [
+        _checkpoint(ExportRequest(None, tmp_path / "out", weights=weights, preprocessing=pixels), Silent()).stated
+        for weights in (tmp_path / "w.npz", open_checkpoint(tmp_path / "w.npz"))
+    ]
+    assert found[0] == found[1]
+    assert found[0].preprocessing == replace(pixels, image_size=32)
 
 
 @pytest.mark.thorough

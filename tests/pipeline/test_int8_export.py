@@ -90,12 +90,17 @@ def test_auto_keeps_a_budget_that_static_does_not(saved_model, photos, tmp_path,
     assert not [p for p in (tmp_path / "b").iterdir() if p.name.startswith(".")]
 
 
-def test_auto_leaves_static_alone_where_that_is_enough(saved_model, photos, tmp_path):
+def test_auto_leaves_static_alone_where_that_is_enough(saved_model, photos, tmp_path, monkeypatch):
+    from vit_export.tflite import int8
+
+    written, write = [], int8.write_tflite
+    monkeypatch.setattr(int8, "write_tflite", lambda *a, **k: written.append(a[2]) or write(*a, **k))
     result = export(ask(saved_model, photos, tmp_path / "out", "tflite", int8_scheme="auto", min_agreement=0.5))
     search = result.artifacts[0].quantization["search"]
     assert search["met"]
     assert not search["steps"]
     assert search["files_measured"] == 1
+    assert len(written) == 1  # the float file, as large as the model, serves calibration and both int8 files
 
 
 def test_qdq_is_made_and_verified(saved_model, photos, tmp_path, in_process):

@@ -12,7 +12,7 @@ from conftest import RandomParameters, record_of, toy_spec
 from vit_export.artifacts.flatbuffer import MappedModel, operator_kinds, unpack
 from vit_export.artifacts.operator_versions import RULES
 from vit_export.artifacts.read import read_facts
-from vit_export.artifacts.runtime_versions import MIN_RUNTIME, minimum_runtime, runtime_of, understated
+from vit_export.artifacts.runtime_versions import MIN_RUNTIME, needs_of, runtime_of
 from vit_export.artifacts.tflite_metadata import METADATA_NAME, read_tflite_metadata
 from vit_export.base.adapters.litert import schema, table_of
 from vit_export.base.errors import InputError
@@ -191,8 +191,8 @@ def test_metadata_is_inline_and_aligned(limit, source, labelled, tmp_path, monke
     assert path.read_bytes()[place:][4:8] == b"M001"
     assert place % 16 == 0
     assert read_tflite_metadata(path)["outputs"][0]["labels"] == list(LABELS)
-    assert minimum_runtime(path) == ("2.14.0" if limit else "2.9.0")
-    assert metadata_of(unpack(path.read_bytes()), MIN_RUNTIME).rstrip(b"\0").decode() == minimum_runtime(path)
+    assert needs_of(path).release == ("2.14.0" if limit else "2.9.0")
+    assert metadata_of(unpack(path.read_bytes()), MIN_RUNTIME).rstrip(b"\0").decode() == needs_of(path).release
 
 
 def test_quantization_leaves_no_earlier_record_behind(files):
@@ -254,7 +254,7 @@ def test_damage_is_told(files, tmp_path):
 def test_each_file_asks_for_the_runtime_that_has_its_operators(name, runtime, some, files):
     model = unpack(files[name].read_bytes())
     assert versions_in(model).items() >= some.items()
-    assert minimum_runtime(files[name]) == runtime
+    assert needs_of(files[name]).release == runtime
     assert metadata_of(model, MIN_RUNTIME) == runtime.encode().ljust(16, b"\0")
 
 
@@ -284,19 +284,19 @@ def test_versions_are_those_of_tensorflows_converter(case, saved_model, images, 
     operator_versions.set_versions(ours)
     assert versions_in(ours) == versions_in(theirs)
     assert metadata_of(ours, MIN_RUNTIME) == said
-    assert minimum_runtime(tmp_path / "theirs.tflite") == said.rstrip(b"\0").decode()
+    assert needs_of(tmp_path / "theirs.tflite").release == said.rstrip(b"\0").decode()
 
 
 def test_versions_of_the_float_file_do_not_hide_what_int8_needs(files, tmp_path):
     """AI Edge Quantizer leaves the versions of the float file that it was given."""
     model = unpack(files["dynamic"].read_bytes())
-    assert understated(files["dynamic"]) == []
+    assert needs_of(files["dynamic"]).understated == ()
     for kind, code in zip(operator_kinds(model), model.operatorCodes, strict=True):
         code.version = min(code.version, 5) if kind == "FULLY_CONNECTED" else code.version
     model.metadata = []
     writer.write_model(model, {}, tmp_path / "low.tflite")
-    assert understated(tmp_path / "low.tflite") == [("FULLY_CONNECTED", 5, 12)]
-    assert minimum_runtime(tmp_path / "low.tflite") == minimum_runtime(files["dynamic"]) == "2.17.0"
+    assert needs_of(tmp_path / "low.tflite").understated == (("FULLY_CONNECTED", 5, 12),)
+    assert needs_of(tmp_path / "low.tflite").release == needs_of(files["dynamic"]).release == "2.17.0"
     (finding,) = [f for f in inspect_file(tmp_path / "low.tflite")["findings"] if f["name"] == VERSION.name]
     assert finding["where"] == ("FULLY_CONNECTED, version 5, needs 12",)
 
@@ -309,16 +309,16 @@ def test_operators_that_are_not_in_the_table(files, tmp_path):
     model = unpack(files["float32"].read_bytes())
     model.operatorCodes[0].version = 99
     writer.write_model(model, {}, tmp_path / "newer.tflite")
-    assert minimum_runtime(tmp_path / "newer.tflite") == "2.9.0"  # what it says itself
+    assert needs_of(tmp_path / "newer.tflite").release == "2.9.0"  # what it says itself
     model.metadata = []
     writer.write_model(model, {}, tmp_path / "silent.tflite")
-    assert minimum_runtime(tmp_path / "silent.tflite") is None
+    assert needs_of(tmp_path / "silent.tflite").release is None
 
 
 def test_a_damaged_file_has_no_runtime(files, tmp_path):
     (tmp_path / "cut.tflite").write_bytes(files["float32"].read_bytes()[:3000])
     with pytest.raises(InputError, match="is damaged or cut off"):
-        minimum_runtime(tmp_path / "cut.tflite")
+        needs_of(tmp_path / "cut.tflite")
 
 
 # ONNX.

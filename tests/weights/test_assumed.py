@@ -331,6 +331,15 @@ def test_imagenets_labels_rest_on_a_word_of_the_files_own_name(tmp_path, name, i
     assert "labels" not in checkpoint.adapted(checkpoint.spec.with_(num_classes=3)).record.assumed
 
 
+def test_what_one_output_means_is_not_assumed_of_another_classifier(tmp_path):
+    fabricated(tmp_path / "one.npz", sizes=STUDENT.with_(num_classes=1))
+    checkpoint = open_checkpoint(tmp_path / "one.npz")
+    assert "answer" in checkpoint.record.assumed
+    left = checkpoint.record.assumed.keys() - {"answer"}
+    for classes in (None, 3):
+        assert checkpoint.adapted(checkpoint.spec.with_(num_classes=classes)).record.assumed.keys() == left
+
+
 # What was refused
 
 

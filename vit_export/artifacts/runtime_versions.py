@@ -7,7 +7,8 @@ Here are the operators that image models are made of.
 Of ONNX Runtime by the opset and the version of the file format.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,23 @@ def minimum_onnx_runtime(schema: Mapping[str, int]) -> str | None:
     return None if len(known) < len(found) else ".".join(map(str, max(known)))
 
 
-def minimum_runtime(path: Path) -> str | None:
-    """The TensorFlow Lite release that the .tflite file at `path` needs, as "2.9.0".
+@dataclass(frozen=True)
+class Needs:
+    """What a .tflite file needs of its runtime.
 
-    By its operators, in the versions that their types need or the file says, whichever is higher; where one of them is
-    not in the table, what the file says itself, and None where it says nothing.
+    `release` of TensorFlow Lite, as "2.9.0": by the operators, in the versions that their types need or the file says,
+    whichever is higher; where one of them is not in the table, what the file says itself, and None where it says
+    nothing. `understated` are operators that the file calls by a lower version than their types need: name, said,
+    needed. `outside` of its buffers lie outside the flatbuffer, by offset and size.
+    """
+
+    release: str | None
+    understated: tuple[tuple[str, int, int], ...]
+    outside: int
+
+
+def needs_of(path: Path) -> Needs:
+    """What the .tflite file at `path` needs.
 
     Raises:
         InputError: the file is damaged or cut off.
@@ -111,40 +124,21 @@ def minimum_runtime(path: Path) -> str | None:
     with damage_told(path, ".tflite"):
         reader = Reader(path)
         said = text_of(reader.metadata(MIN_RUNTIME)).rstrip("\0")
-        inline = all(reader.model.Buffers(i).Offset() <= 1 for i in range(reader.buffers))
-        return runtime_of(_operators(reader), inline=inline) or said or None
+        outside = sum(reader.model.Buffers(i).Offset() > 1 for i in range(reader.buffers))
+        codes, (needed, wide_gelu) = list(reader.codes()), _needed(reader)
+        operators = [(name, max(version, needed.get(i, 1))) for i, (name, version, _) in enumerate(codes)]
+        return Needs(
+            runtime_of([*operators, *([WIDE_GELU] if wide_gelu else [])], inline=not outside) or said or None,
+            tuple((codes[i][0], codes[i][1], v) for i, v in sorted(needed.items()) if v > codes[i][1]),
+            outside,
+        )
 
 
-def understated(path: Path) -> list[tuple[str, int, int]]:
-    """Operators that the .tflite file at `path` calls by a lower version than their types need: name, said, needed.
-
-    Raises:
-        InputError: the file is damaged or cut off.
-    """
-    with damage_told(path, ".tflite"):
-        reader = Reader(path)
-        codes = list(reader.codes())
-        needed = _needed(reader)
-        return [(codes[i][0], codes[i][1], version) for i, version in sorted(needed.items()) if version > codes[i][1]]
-
-
-def _operators(reader: Reader) -> Iterator[tuple[str, int]]:
-    """Name and version of each operator code of the file, and `WIDE_GELU` where there is one."""
-    codes = list(reader.codes())
-    for graph in reader.subgraphs:
-        for operator in reader.each(graph.Operators, graph.OperatorsLength()):
-            gelu = codes[operator.OpcodeIndex()][0] == "GELU" and operator.InputsLength()
-            if gelu and reader.dtype(reader.tensor(graph, operator.Inputs(0))) == "int16":
-                yield WIDE_GELU
-    needed = _needed(reader)
-    for index, (name, version, _) in enumerate(codes):
-        yield name, max(version, needed.get(index, 1))
-
-
-def _needed(reader: Reader) -> dict[int, int]:
-    """The version that each operator code has to have, by its number, where there is a rule for it."""
+def _needed(reader: Reader) -> tuple[dict[int, int], bool]:
+    """By number, the version that each operator code has to have where there is a rule; whether a GELU is of int16."""
     codes = list(reader.codes())
     found: dict[int, int] = {}
+    wide_gelu = False
 
     def operand(graph: Any, index: int) -> Operand | None:
         if index < 0:
@@ -158,6 +152,8 @@ def _needed(reader: Reader) -> dict[int, int]:
         for operator in reader.each(graph.Operators, graph.OperatorsLength()):
             index = operator.OpcodeIndex()
             name, _, custom = codes[index]
+            if name == "GELU" and operator.InputsLength():
+                wide_gelu |= reader.dtype(reader.tensor(graph, operator.Inputs(0))) == "int16"
             if custom or name not in RULES:
                 continue
             inputs = [operand(graph, i) for i in integers(operator.InputsAsNumpy())]
@@ -165,7 +161,7 @@ def _needed(reader: Reader) -> dict[int, int]:
             version = needed_version(name, _options(operator), inputs, outputs)
             if version is not None:
                 found[index] = max(found.get(index, 1), version)
-    return found
+    return found, wide_gelu
 
 
 def _options(operator: Any) -> dict[str, bool]:

@@ -19,6 +19,8 @@ def import_tensorflow() -> None:
     """Import TensorFlow without its greetings (absl writes some before any level can be set)."""
     # TensorFlow imports Keras, which reads its backend once, then: the user's may be another, from keras.json too.
     os.environ["KERAS_BACKEND"] = "tensorflow"
+    # With oneDNN, TensorFlow keeps what it frees for itself: a model that is gone would still take its memory.
+    os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
     if "tensorflow" not in sys.modules:
         quiet_environment()
         with quiet():

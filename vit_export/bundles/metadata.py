@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vit_export.artifacts.runtime_versions import minimum_runtime
+from vit_export.artifacts.runtime_versions import needs_of
 from vit_export.bundles.source import Subject
 from vit_export.bundles.targets import Row, minimum_of, release_of
 from vit_export.model.input_kinds import left_to_do
@@ -79,4 +79,4 @@ def _tflite(subject: Subject) -> dict[str, str | None]:
     """The release of TensorFlow Lite that a .tflite file needs, which its packages count otherwise."""
     if subject.artifact.format != "tflite":
         return {}
-    return {"tensorflow_lite": minimum_runtime(subject.path)}
+    return {"tensorflow_lite": needs_of(subject.path).release}

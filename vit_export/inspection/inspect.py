@@ -10,7 +10,7 @@ from vit_export.artifacts.facts import RECORD_KEY, FileFacts
 from vit_export.artifacts.identify import format_of
 from vit_export.artifacts.onnx_file import load_structure, properties_of
 from vit_export.artifacts.read import read_facts
-from vit_export.artifacts.runtime_versions import minimum_onnx_runtime, minimum_runtime, understated
+from vit_export.artifacts.runtime_versions import minimum_onnx_runtime, needs_of
 from vit_export.artifacts.tflite_metadata import read_tflite_metadata
 from vit_export.base.files import digest_of_file, digest_of_folder, input_errors, size_of_folder
 from vit_export.inspection import mediapipe, onnx_findings, tflite_findings
@@ -18,7 +18,7 @@ from vit_export.inspection.delegates import Verdict, assess, targets
 from vit_export.inspection.findings import NO_LABELS, NO_NORMALIZATION, Finding
 from vit_export.inspection.onnx_graph import read_onnx_graphs
 from vit_export.inspection.operators import Graph
-from vit_export.inspection.tflite_graph import outside_buffers, read_tflite_graphs
+from vit_export.inspection.tflite_graph import read_tflite_graphs
 from vit_export.model.artifact import TensorSpec
 from vit_export.model.record import ModelRecord, read_record
 from vit_export.model.saved_model import INPUT_NAME
@@ -44,18 +44,19 @@ def inspect_file(path: str | Path, *, digest: bool = True, delegates: bool = Fal
     metadata = read_tflite_metadata(path) if facts.format == "tflite" else None
     if facts.format == "tflite":
         graphs = read_tflite_graphs(path)
-        findings = tflite_findings.findings_in(
-            graphs, outside_buffers(path), understated(path)
-        ) + mediapipe.findings_in(facts, metadata)
+        needs = needs_of(path)
+        findings = tflite_findings.findings_in(graphs, needs) + mediapipe.findings_in(facts, metadata)
+        runtime = needs.release
     else:
         graphs = read_onnx_graphs(path)
         findings = onnx_findings.findings_in(graphs)
+        runtime = minimum_onnx_runtime(facts.schema)
     findings += _untold(facts, metadata)
     found = {
         **_common(path, facts.format, facts.bytes, facts.record, digest=digest),
         "producer": facts.producer,
         "schema": facts.schema,
-        "minimum_runtime": _runtime(path, facts),
+        "minimum_runtime": runtime,
         "inputs": [asdict(spec) for spec in facts.inputs],
         "outputs": [asdict(spec) for spec in facts.outputs],
         "operators": dict(sorted(facts.operators.items(), key=lambda item: (-item[1], item[0]))),
@@ -69,10 +70,6 @@ def inspect_file(path: str | Path, *, digest: bool = True, delegates: bool = Fal
     if delegates:
         found["delegates"] = [asdict(verdict) for verdict in verdicts(path, graphs)]
     return found
-
-
-def _runtime(path: Path, facts: FileFacts) -> str | None:
-    return minimum_runtime(path) if facts.format == "tflite" else minimum_onnx_runtime(facts.schema)
 
 
 def verdicts(path: Path, graphs: Sequence[Graph]) -> list[Verdict]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from vit_export.artifacts.runtime_versions import Needs
 from vit_export.inspection.findings import MAX_RANK, Fault, Finding
 from vit_export.inspection.operators import Graph, Node
 
@@ -74,14 +75,8 @@ VERSION = Fault(
 _MASKS = ("newAxisMask", "shrinkAxisMask", "ellipsisMask")
 
 
-def findings_in(
-    graphs: Sequence[Graph], outside: int, understated: Sequence[tuple[str, int, int]] = ()
-) -> list[Finding]:
-    """The faults of the file with these `graphs`.
-
-    `outside` of its buffers lie outside the flatbuffer; `understated` are operators with the version that the file says
-    and the one that they need.
-    """
+def findings_in(graphs: Sequence[Graph], needs: Needs) -> list[Finding]:
+    """The faults of the file with these `graphs`, which `needs` that of its runtime."""
     nodes = [node for graph in graphs for node in graph.nodes]
     tensors = [tensor for graph in graphs for tensor in graph.tensors()]
     running = [tensor for tensor in tensors if not tensor.constant]
@@ -95,8 +90,8 @@ def findings_in(
         *ADJOINT.at(n.place for n in nodes if n.op == "BATCH_MATMUL" and _adjoint(n)),
         *INT64.at(t.place for t in running if t.dtype == "int64"),
         *FLOAT64.at(t.place for t in tensors if t.dtype == "float64"),
-        *([OUTSIDE.found([f"{outside} buffers"])] if outside else []),
-        *VERSION.at(f"{name}, version {said}, needs {needed}" for name, said, needed in understated),
+        *([OUTSIDE.found([f"{needs.outside} buffers"])] if needs.outside else []),
+        *VERSION.at(f"{name}, version {said}, needs {needed}" for name, said, needed in needs.understated),
     ]
 
 

@@ -26,17 +26,6 @@ def read_tflite_graphs(path: Path) -> tuple[Graph, ...]:
         return _Graphs(path).read()
 
 
-def outside_buffers(path: Path) -> int:
-    """How many buffers of the .tflite file at `path` lie outside the flatbuffer, by offset and size.
-
-    Raises:
-        InputError: the file is damaged or cut off.
-    """
-    with damage_told(path, ".tflite"):
-        model = Reader(path).model
-        return sum(model.Buffers(index).Offset() > 1 for index in range(model.BuffersLength()))
-
-
 class _Graphs:
     def __init__(self, path: Path) -> None:
         self.reader = Reader(path)

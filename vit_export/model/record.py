@@ -1,6 +1,6 @@
 """What a model is, for every file made of it: the record that travels whole through all stages."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -139,6 +139,10 @@ class ModelRecord:
         """The record with `assumed` in place of what it assumes so far."""
         weights = {name: value for name, value in self.weights.items() if name != "assumed"}
         return replace(self, weights={**weights, "assumed": dict(assumed)} if assumed else weights)
+
+    def without_assumed(self, topics: Collection[str]) -> "ModelRecord":
+        """The record without what it assumes on `topics`, which somebody has said or which are gone."""
+        return self.assuming({topic: text for topic, text in self.assumed.items() if topic not in topics})
 
     @property
     def trained(self) -> bool:

@@ -65,7 +65,9 @@ def default_photographs(say: Reporter, *, keep: bool = False) -> Path:
     Raises:
         InputError: calibration/ holds other images, and `keep`.
     """
-    if keep or has_photographs(DEFAULT_CALIBRATION):
+    if not keep and has_photographs(DEFAULT_CALIBRATION):
+        return DEFAULT_CALIBRATION
+    if keep:
         try:
             if write_photographs(DEFAULT_CALIBRATION, progress=say.progress):
                 say.note(

@@ -211,20 +211,21 @@ def _checkpoint(request: ExportRequest, say: Reporter) -> Checkpoint | None:
         return None
     if not isinstance(checkpoint, str | Path | Checkpoint):
         raise InputError(f"weights is of type {type(checkpoint).__name__}, expected a Checkpoint, or where one is.")
+    pixels = request.preprocessing
     if not isinstance(checkpoint, Checkpoint):
         say.step("Opening the checkpoint")
         size = None if request.spec is None else request.spec.image_size
-        given = dict(vars(request.preprocessing)) if request.preprocessing else {}
+        given = dict(vars(pixels)) if pixels else {}
         given.pop("image_size", None)  # which follows the model's
         checkpoint = open_checkpoint(checkpoint, image_size=size, pixels=given, progress=say.progress, note=say.note)
+        pixels = None  # it is told
     if checkpoint.saved_model is not None:
         require_outside(request.output, checkpoint.saved_model)
     if request.spec is not None:
         checkpoint = checkpoint.adapted(request.spec, seed=request.seed)
     if request.labels is not None:
         _check_labels(request.labels, checkpoint.spec)
-    pixels = _of_size(request.preprocessing, checkpoint.spec)
-    checkpoint = checkpoint.described(pixels, request.labels, request.trained)
+    checkpoint = checkpoint.described(_of_size(pixels, checkpoint.spec), request.labels, request.trained)
     for text in (*checkpoint.notes, *assumptions_told(checkpoint.stated)):
         say.note(text)
     return checkpoint

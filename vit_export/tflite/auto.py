@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vit_export.base.machine import usable_cores
 from vit_export.base.quiet import quiet
 from vit_export.base.reporting import Reporter
 from vit_export.base.scratch import owned_folder
@@ -22,8 +23,9 @@ from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.runtimes.runner import open_runner
-from vit_export.tflite.int8 import ranges_of_each, write_int8_tflite
-from vit_export.tflite.quantize import Ranges
+from vit_export.tflite.int8 import FloatFile, write_int8_tflite
+from vit_export.tflite.parts import run_in_parts
+from vit_export.tflite.quantize import Ranges, calibrate_each
 from vit_export.tflite.write import write_tflite
 
 MOST_JUDGED, FEWEST_JUDGED, MACS = 64, 4, 1e11
@@ -66,25 +68,25 @@ def write_within(
         if not recipe.calibrates:
             return []
         reporter.step(f"Calibrating on {len(batches) * batch} images")
-        return ranges_of_each(
-            source, record, path.parent, recipe, batches, batch=batch, input=options.input, progress=reporter.progress
-        )
+        return calibrate_each(tuned.of(recipe), batches, len(batches), progress=reporter.progress)
 
     tuning = tuned_for(static(spec), "static")
     with owned_folder(".auto-", path.parent) as work:
-        exact, mix = work / "float32.tflite", work / "mix.tflite"
+        exact, mix = work / "exact.tflite", work / "mix.tflite"
+        tuned = FloatFile(source, record, work / "tuned.tflite", batch=batch, input=options.input)
         write_tflite(source, record, exact, batch=batch, input=options.input)
-        wanted = _answers(exact, shown)
+        wanted = _exact_answers(exact, judged)
+        exact.unlink()
 
-        def measure(modes: Modes, tuned: Tuning) -> Measured:
-            recipe = recipes[modes] = Recipe("static" if modes == static(spec) else SEARCHED, modes, tuned)
+        def measure(modes: Modes, tuning: Tuning) -> Measured:
+            recipe = recipes[modes] = Recipe("static" if modes == static(spec) else SEARCHED, modes, tuning)
             # All mixes are of one tuning, but for bias corrections.
             if not ranges.get(recipe.scheme):
                 ranges[recipe.scheme] = ranges_in(known, recipe)
             reporter.step("Writing and measuring a mix of int8 modes")
             write_int8_tflite(
-                source, record, mix, recipe, seen=ranges[recipe.scheme], batch=batch, input=options.input,
-                overwrite=True,
+                source, record, mix, recipe, seen=ranges[recipe.scheme], exact=tuned.of(recipe), batch=batch,
+                input=options.input, overwrite=True,
             )  # fmt: skip
             found = _answers(mix, shown)
             agreement = None
@@ -99,9 +101,11 @@ def write_within(
 
         images = pictures.normalized(sensitivity.images_wanted(spec), others)
         choice = search(source, images, tuning, measure, budget, measuring, lambda: tuned_for(quick(spec), "mixes"))
-    chosen = recipes[choice.modes]
-    seen = [*ranges[chosen.scheme], *ranges_in(judged, chosen)]
-    artifact = write_int8_tflite(source, record, path, chosen, seen=seen, batch=batch, input=options.input)
+        chosen = recipes[choice.modes]
+        seen = [*ranges[chosen.scheme], *ranges_in(judged, chosen)]
+        artifact = write_int8_tflite(
+            source, record, path, chosen, seen=seen, exact=tuned.of(chosen), batch=batch, input=options.input
+        )
     reporter.note(f"{path.name}: {choice.summary()}.")
     return replace(artifact, quantization={**(artifact.quantization or {}), "search": choice.to_dict()})
 
@@ -109,6 +113,13 @@ def write_within(
 def images_judged(spec: ViTSpec) -> int:
     """How many images a file of `spec` is measured on."""
     return int(np.clip(MACS / spec.num_macs, FEWEST_JUDGED, MOST_JUDGED))
+
+
+def _exact_answers(path: Path, batches: Batches) -> np.ndarray:
+    made = run_in_parts(
+        path, batches, len(batches), lambda interpreter, _: interpreter.invoke(), num_threads=usable_cores()
+    )
+    return np.concatenate(made)
 
 
 def _answers(path: Path, images: np.ndarray) -> np.ndarray:

@@ -41,27 +41,35 @@ def prepare(
     return Recipe(scheme, modes, tune(source, images(images_wanted(spec)), TUNED_FOR[scheme](spec), progress))
 
 
-def ranges_of_each(
-    source: ParameterSource,
-    record: ModelRecord,
-    folder: Path,
-    recipe: Recipe,
-    batches: Sequence[np.ndarray],
-    *,
-    batch: int = 1,
-    input: InputKind = "normalized",
-    progress: Progress | None = None,
-) -> list[Ranges]:
-    """The ranges of every activation in each of `batches`, as `write_int8_tflite` takes them; `folder` is for scratch.
+class FloatFile:
+    """The float32 file that int8 ones are made of, at `path`: written for a recipe, and anew for another one."""
 
-    Raises:
-        InputError: images that the file does not take.
-        OutputError: `folder` cannot be written to.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with owned_folder(".calibration.", folder) as scratch:
-        exact = _exact(source, record, scratch, recipe, batch, input)
-        return calibrate_each(exact, batches, len(batches), progress=progress)
+    def __init__(
+        self,
+        source: ParameterSource,
+        record: ModelRecord,
+        path: Path,
+        *,
+        batch: int = 1,
+        input: InputKind = "normalized",
+    ) -> None:
+        self.path, self._source, self._record, self._batch, self._input = path, source, record, batch, input
+        self._recipe: Recipe | None = None
+
+    def of(self, recipe: Recipe) -> Path:
+        """The file as `recipe` wants it.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if recipe is not self._recipe:
+            self._recipe, tuned = None, recipe.tuning
+            write_tflite(
+                tuned.apply(self._source), self._record, self.path, batch=self._batch, input=self._input,
+                kept_norms=tuned.kept_norms, kernels=recipe.kernels, overwrite=True,
+            )  # fmt: skip
+            self._recipe = recipe
+        return self.path
 
 
 def write_int8_tflite(
@@ -72,6 +80,7 @@ def write_int8_tflite(
     batches: Sequence[np.ndarray] = (),
     *,
     seen: Sequence[Ranges] | None = None,
+    exact: Path | None = None,
     batch: int = 1,
     input: InputKind = "normalized",
     progress: Progress | None = None,
@@ -81,7 +90,8 @@ def write_int8_tflite(
 
     `batches` are the representative dataset as the file takes it (`input_kinds.feed`), each [batch, size, size, 3];
     read one at a time, and not at all by a recipe that needs no ranges, or where they are known: `seen` is what
-    `ranges_of_each` found, with a recipe that differs in modes and bias corrections at most.
+    `calibrate_each` found, with a recipe that differs in modes and bias corrections at most. `exact` is the `FloatFile`
+    of the recipe where there is one.
 
     Raises:
         InputError: images are needed and there are none, or not such as the file takes.
@@ -90,7 +100,8 @@ def write_int8_tflite(
     path.parent.mkdir(parents=True, exist_ok=True)
     tuned, each = recipe.tuning, list(seen or ())
     with owned_folder(f".{path.name}.", path.parent) as folder:
-        exact = _exact(source, record, folder, recipe, batch, input)
+        if exact is None:
+            exact = FloatFile(source, record, folder / "float32.tflite", batch=batch, input=input).of(recipe)
         if recipe.calibrates and seen is None:
             each = calibrate_each(exact, batches, len(batches), progress=progress)
         artifact = write_int8(
@@ -118,18 +129,6 @@ def write_int8_tflite(
             "alike those the app will see, make int8 more reliable.",
         )
     return replace(artifact, notes=notes, quantization=told)
-
-
-def _exact(
-    source: ParameterSource, record: ModelRecord, folder: Path, recipe: Recipe, batch: int, input: InputKind
-) -> Path:
-    """The float32 file that is quantized, in `folder`."""
-    path, tuned = folder / "float32.tflite", recipe.tuning
-    write_tflite(
-        tuned.apply(source), record, path,
-        batch=batch, input=input, kept_norms=tuned.kept_norms, kernels=recipe.kernels,
-    )  # fmt: skip
-    return path
 
 
 def agreement_of_halves(seen: Sequence[Ranges]) -> dict[str, float] | None:

@@ -15,6 +15,7 @@ and 57.7 for Dense layers alone. Of the other 20 dB softmax, whose exponentials 
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from vit_export.artifacts.flatbuffer import MappedModel
 from vit_export.base.adapters.litert import invoke_for_ranges
 from vit_export.base.adapters.quantizer import open_quantizer
 from vit_export.base.errors import InputError
-from vit_export.base.machine import usable_cores
+from vit_export.base.machine import release_memory, usable_cores
 from vit_export.base.quiet import quiet
 from vit_export.base.scratch import owned_folder
 from vit_export.deployment.graph import INPUT_NAME
@@ -40,6 +41,7 @@ from vit_export.model.input_kinds import affine, kind_of
 from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.tflite.bias import correct_patch_bias, fit_biases
+from vit_export.tflite.parts import run_in_parts
 from vit_export.tflite.stream import write_model
 from vit_export.tflite.write import describe_inside, describe_tflite, input_kind
 
@@ -205,32 +207,18 @@ def calibrate_each(
     Raises:
         InputError: images of another dtype or shape than the file takes.
     """
-    from ai_edge_litert.interpreter import Interpreter
-
-    with quiet():
-        # By path, so that the file is mapped.
-        interpreter = Interpreter(
-            str(float_path),
-            num_threads=threads or usable_cores(),
-            experimental_disable_delegate_node_fusion=True,
-            experimental_force_delegate_node_profiling=True,
-        )
-        interpreter.allocate_tensors()
-    (entry,) = interpreter.get_input_details()
-    seen = list[Ranges]()
-    for done, image in enumerate(images):
-        if progress:
-            progress(done, total)
-        if image.dtype != entry["dtype"] or image.shape != tuple(entry["shape"]):
-            raise InputError(
-                f"The images to calibrate on are {image.dtype} {list(image.shape)}, {float_path.name} takes "
-                f"{np.dtype(entry['dtype'])} {entry['shape'].tolist()}."
-            )
-        interpreter.set_tensor(entry["index"], image)
-        seen.append(invoke_for_ranges(interpreter))
-    if progress:
-        progress(total, total)
-    return seen
+    seen = defaultdict[int, Ranges](dict)
+    run_in_parts(
+        float_path,
+        images,
+        total,
+        lambda interpreter, i: seen[i].update(invoke_for_ranges(interpreter)),
+        progress=progress,
+        num_threads=threads or usable_cores(),
+        experimental_disable_delegate_node_fusion=True,
+        experimental_force_delegate_node_profiling=True,
+    )
+    return [seen[i] for i in range(len(seen))]
 
 
 def together(seen: Sequence[Ranges]) -> Ranges:
@@ -275,11 +263,12 @@ def _quantize(
     overwrite: bool,
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    release_memory()  # the quantizer reads all of the float file
     with owned_folder(f".{path.name}.", path.parent) as folder:
         raw = folder / path.name
         with quiet():
-            quantizer = _quantizer(float_path, rules)
-            quantizer.quantize(
+            # Not kept: it maps the float file, which is as large as the model.
+            _quantizer(float_path, rules).quantize(
                 statistics, serialize_to_path=str(raw), enable_progress_bar=False, enable_progress_report=False
             )
         # The quantizer leaves large buffers outside the flatbuffer, where older runtimes do not look: write it again.

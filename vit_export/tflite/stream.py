@@ -41,9 +41,14 @@ def write_model(
         OutputError: `path` exists (and `overwrite` is false) or cannot be written.
     """
     with publish(path, overwrite=overwrite) as temporary, open(temporary, "wb") as file:
-        _write(model, _in_use(model, buffers), file)
+        write_to(file, model, buffers)
         if files:
             _append(files, file)
+
+
+def write_to(file: BinaryIO, model: Any, buffers: Buffers) -> None:
+    """Write `model` with `buffers` as its large buffers to `file`, which is empty."""
+    _write(model, _in_use(model, buffers), file)
 
 
 def _in_use(model: Any, buffers: Buffers) -> Buffers:

@@ -25,6 +25,9 @@ OTHER_LABELS = (
 )
 """The ways out for labels that do not fit the classifier they came with."""
 
+OF_CLASSIFIER = ("labels", "classifier", "answer")
+"""Topics of `ModelRecord.assumed` that go with the classifier they are about."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -108,7 +111,7 @@ class Checkpoint:
             record = record.saying(overridden=sorted(overridden))
         said = {"scaling", "resizing"} if preprocessing is not None else set()
         said |= {"labels"} if labels is not None else set()
-        record = record.assuming({topic: text for topic, text in record.assumed.items() if topic not in said})
+        record = record.without_assumed(said)
         if trained is not None and trained != record.trained:
             record = record.saying(trained=trained)
         if record == self.stated:
@@ -174,8 +177,7 @@ class Checkpoint:
             record = replace(record, preprocessing=pixels).saying(resampled_from_image_size=known.image_size)
         if wanted.num_classes != known.num_classes:
             record, problem = replace(record, labels=None, problem_type=None), None
-            gone = ("labels", "classifier")
-            record = record.assuming({topic: text for topic, text in record.assumed.items() if topic not in gone})
+            record = record.without_assumed(OF_CLASSIFIER)
         new_head = wanted.num_classes is not None and (
             wanted.num_classes != known.num_classes or wanted.pre_logits_size != known.pre_logits_size
         )

@@ -218,7 +218,8 @@ def _with_pixels(checkpoint: Checkpoint, pixels: Mapping[str, Any]) -> Checkpoin
     if not pixels:
         return checkpoint
     described = checkpoint.described(replace(checkpoint.preprocessing, **_whole(pixels)))
-    left = {topic: text for topic, text in checkpoint.stated.assumed.items() if not _said(topic, pixels)}
+    assumed = checkpoint.stated.assumed
+    left = checkpoint.stated.without_assumed([topic for topic in assumed if _said(topic, pixels)]).assumed
     return replace(described, stated=described.stated.assuming(left))
 
 
