@@ -39,7 +39,7 @@ class Layout:
     """How a file holds the model `spec`: a Piece for every canonical parameter, and the keys left out with reasons.
 
     `assumed` is what neither the tensors nor a config say of the model (see `ModelRecord.assumed`). `positions` is the
-    rule of this family for another image size, where it is not its package's usual one.
+    rule of this family for another image size, where it is not its package's usual one. `notes` are told to the user.
     """
 
     spec: ViTSpec
@@ -47,6 +47,7 @@ class Layout:
     excused: Mapping[str, str] = field(default_factory=dict)
     assumed: Mapping[str, str] = field(default_factory=dict)
     positions: Rule | None = None
+    notes: tuple[str, ...] = ()
 
 
 def same(key: str, shape: Shape) -> Piece:

@@ -53,6 +53,9 @@ class TorchNames:
     value: str = ""
     fused_weight: str = ""
     fused_bias: str = ""
+    query_bias: str = ""
+    value_bias: str = ""
+    """Whole keys of what a package stores apart, beside a fused weight."""
     layer_scale: tuple[str, str] | None = None
     """Vectors that scale the outputs of attention and MLP, where a checkpoint has them."""
     pre_logits: str = ""
@@ -93,6 +96,8 @@ class Parts:
     key_bias: bool = True
     """False where queries and values have a bias and keys none (DINOv3)."""
     pre_logits_bias: bool = True
+    register_positions: bool = False
+    """The position embedding has rows for the registers, which are added to them."""
     distillation: "Distillation | None" = None
 
 
@@ -100,8 +105,7 @@ class Parts:
 class Distillation:
     """DeiT's second token and classifier: key of the token, and the classifier that reads it.
 
-    The answer is the mean of both classifiers' logits. The token's position, row 1 of the position embedding, is added
-    to it, and the token is a register.
+    The answer is the mean of both classifiers' logits. The token is a register that has a position.
     """
 
     token: str
@@ -130,6 +134,7 @@ def torch_layout(
     """Where every canonical parameter of `spec` is; `prefix` comes before every key but the classifier's."""
     pieces: dict[str, Piece] = {}
     width, mlp = spec.hidden_size, spec.mlp_size
+    _require_colours(file, f"{prefix}{names.patch_embedding}.weight")
 
     def dense(name: str, key: str, inputs: int, outputs: int, scale: str | None = None) -> None:
         kernel = torch_dense(f"{prefix}{key}.weight", (inputs, outputs))
@@ -159,7 +164,12 @@ def torch_layout(
             kernel, bias = f"{name}/attention/{part}/kernel", f"{name}/attention/{part}/bias"
             if names.fused_weight:
                 pieces[kernel] = torch_third(f"{prefix}{names.fused_weight.format(index)}", third, (width, width))
-                pieces[bias] = torch_third(f"{prefix}{names.fused_bias.format(index)}", third, (width,))
+                apart = {"query": names.query_bias, "value": names.value_bias}.get(part, "")
+                pieces[bias] = (
+                    same(f"{prefix}{apart.format(index)}", (width,))
+                    if apart
+                    else torch_third(f"{prefix}{names.fused_bias.format(index)}", third, (width,))
+                )
             else:
                 own = getattr(names, part).format(index)
                 dense(f"{name}/attention/{part}", own, width, width)
@@ -192,20 +202,20 @@ def _tokens(file: TensorFile, spec: ViTSpec, names: TorchNames, prefix: str, par
 
     if spec.class_token:
         pieces["class_token"] = stored(f"{prefix}{names.class_token}", (1, 1, width))
-    positions = f"{prefix}{names.position_embedding}"
+    positions, registers = f"{prefix}{names.position_embedding}", spec.num_registers
     shape = (1, spec.num_positions, width)
-    if parts.distillation is not None:
-        whole = (1, spec.num_positions + 1, width)
-        token = same(f"{prefix}{parts.distillation.token}", (1, 1, width))
-        pieces["register_tokens"] = sum_of(token, Piece((positions,), (whole,), lambda values: values[:, 1:2]))
-        pieces["position_embedding"] = Piece((positions,), (whole,), lambda values: np.delete(values, 1, axis=1))
-        return pieces
-    if spec.num_registers:
-        pieces["register_tokens"] = stored(f"{prefix}{names.register_tokens}", (1, spec.num_registers, width))
-    if spec.positions == "learned":
-        pieces["position_embedding"] = (
-            stored(positions, shape) if parts.class_position else with_class_row(positions, shape)
-        )
+    if registers:
+        token = names.register_tokens if parts.distillation is None else parts.distillation.token
+        pieces["register_tokens"] = stored(f"{prefix}{token}", (1, registers, width))
+    if registers and (parts.register_positions or parts.distillation is not None):
+        rows = slice(int(spec.class_token), spec.class_token + registers)
+        whole = (1, spec.num_positions + registers, width)
+        own = Piece((positions,), (whole,), lambda values: values[:, rows])
+        pieces["register_tokens"] = sum_of(pieces["register_tokens"], own)
+        pieces["position_embedding"] = Piece((positions,), (whole,), lambda values: np.delete(values, rows, axis=1))
+    elif spec.positions == "learned":
+        without_class = spec.class_token and not parts.class_position
+        pieces["position_embedding"] = with_class_row(positions, shape) if without_class else stored(positions, shape)
     return pieces
 
 
@@ -253,6 +263,16 @@ def _classifier(spec: ViTSpec, head: Head, distillation: Distillation | None) ->
         both = sum_of(first_bias, second_bias)
         bias = Piece(both.keys, both.shapes, lambda *tensors: both.make(*tensors) / 2)
     return {"head/kernel": kernel, "head/bias": bias}
+
+
+def _require_colours(file: TensorFile, key: str) -> None:
+    """Raise InputError where the patch embedding `key` [out, channel, height, width] reads no red, green and blue."""
+    found = file.tensors.get(key)
+    if found is not None and len(found.shape) == 4 and found.shape[1] != 3:
+        raise InputError(
+            f"{file.path} takes images of {found.shape[1]} channels ({key}), expected 3 (red, green and blue): "
+            "vit-export builds models for colour images alone."
+        )
 
 
 def prefix_before(file: TensorFile, anchor: str) -> str:
@@ -309,6 +329,5 @@ def refuse(file: TensorFile, prefix: str, unsupported: dict[str, str]) -> None:
         for part, what in unsupported.items():
             if part in key.removeprefix(prefix):
                 raise InputError(
-                    f"{file.path} has {what} ({key}), expected a plain Vision Transformer with a class token: "
-                    "vit-export does not build that part."
+                    f"{file.path} has {what} ({key}): vit-export does not build that part."
                 )
