@@ -10,11 +10,12 @@ from typing import Any
 
 from vit_export.base.checks import is_whole
 from vit_export.base.errors import InputError
+from vit_export.model.record import Rule
 from vit_export.model.spec import ImageSize, sides_of
 from vit_export.weights.containers.tensors import TensorFile
 from vit_export.weights.layouts.mapping import Layout
 from vit_export.weights.layouts.sizes import Hints, Sizes, layer_count, shape_of, spec_of
-from vit_export.weights.layouts.timm_config import EPSILON, GELU, Described, described, pretrained
+from vit_export.weights.layouts.timm_config import EPSILON, GELU, ROTARY, Described, described, pretrained
 from vit_export.weights.layouts.torch_layouts import (
     Distillation,
     Head,
@@ -99,6 +100,7 @@ def layout(file: TensorFile, hints: Hints) -> Layout:
     width, _, patch, _ = shape_of(file, f"{prefix}{ANCHOR}", 4)
     model = described(file.path, config, width)
     refuse(file, prefix, UNSUPPORTED)
+    _require_told_parts(file, prefix, model)
 
     def has(end: str) -> bool:
         return any(key.startswith(prefix) and key.endswith(end) for key in tensors)
@@ -165,8 +167,30 @@ def layout(file: TensorFile, hints: Hints) -> Layout:
     if f"{prefix}norm.weight" not in tensors and f"{prefix}fc_norm.weight" in tensors:
         names = replace(names, norm="fc_norm")
     spec, found = spec_of(file, sizes, hints)
-    made = torch_layout(file, spec, names, prefix, parts, _excused(file, prefix, model, pooling), found | assumed)
+    excused = _excused(file, prefix, model, pooling)
+    rule: Rule | None = "bilinear" if (model.architecture or "").startswith("flexivit") else None
+    made = torch_layout(file, spec, names, prefix, parts, excused, found | assumed, rule)
     return replace(made, notes=_notes(model, head))
+
+
+def _require_told_parts(file: TensorFile, prefix: str, model: Described) -> None:
+    """Raise InputError where a part that leaves no trace when it is missing is there or not, against the config."""
+    for key, what, names in (
+        ("cls_token", "class token", ("class_token",)),
+        ("reg_token", "row of register tokens", ("reg_tokens", "num_reg_tokens")),
+        ("dist_token", "distillation token", ("distilled",)),
+        ("norm_pre.weight", "LayerNorm before the blocks", ("pre_norm", "use_pre_transformer_norm")),
+    ):
+        found = f"{prefix}{key}" in file.tensors
+        told = {name: model.arguments[name] for name in names if name in model.arguments}
+        if not told and model.architecture is not None:
+            told = {names[0]: key == "cls_token"}  # the defaults of timm's classes
+        for name, value in told.items():
+            if bool(value) != found:
+                raise InputError(
+                    f"{file.path} has {'a' if found else 'no'} {what} ({prefix}{key}), but its config.json means "
+                    f"{name} {value!r:.60}: it is incomplete, or the config is another model's."
+                )
 
 
 def _excused(file: TensorFile, prefix: str, model: Described, pooling: str) -> dict[str, str]:
@@ -192,19 +216,28 @@ def _mlp_size(file: TensorFile, prefix: str) -> int:
     Raises:
         InputError: the first Dense makes twice what the second takes, so that one half gates the other.
     """
-    made, _ = shape_of(file, f"{prefix}blocks.0.mlp.fc1.weight", 2)
-    if shape_of(file, f"{prefix}blocks.0.mlp.fc2.weight", 2)[1] * 2 == made:
+    made, width = shape_of(file, f"{prefix}blocks.0.mlp.fc1.weight", 2)
+    if shape_of(file, f"{prefix}blocks.0.mlp.fc2.weight", 2) == (width, made / 2):
         raise InputError(f"{file.path} has a SwiGLU MLP ({prefix}blocks.0.mlp): vit-export does not build that part.")
     return made
 
 
 def _is_rotary(file: TensorFile, prefix: str, model: Described) -> bool:
-    """Whether positions are DINOv3's: the config says so, or there are none, but DINOv3's registers and LayerScale."""
-    if f"{prefix}pos_embed" in file.tensors:
-        return False
-    if model.architecture is not None:
-        return model.arguments.get("rope_type") == "dinov3"
-    return {f"{prefix}reg_token", f"{prefix}blocks.0.gamma_1"} <= file.tensors.keys()
+    """Whether positions are DINOv3's: the config says so, or there are none, but DINOv3's registers and LayerScale.
+
+    Raises:
+        InputError: the config says rotary positions of another kind, or beside learned ones.
+    """
+    learned, told = f"{prefix}pos_embed" in file.tensors, model.arguments
+    if told.get("use_rot_pos_emb"):
+        if learned or any(told.get(name) != value for name, value in ROTARY.items()):
+            raise InputError(
+                f"{file.path} has rotary positions that are not DINOv3's, by its config.json: vit-export does not "
+                "build that part."
+            )
+        return True
+    parts = {f"{prefix}reg_token", f"{prefix}blocks.0.gamma_1"}
+    return not learned and model.architecture is None and parts <= file.tensors.keys()
 
 
 def _positions(
@@ -263,7 +296,8 @@ def _pooling(file: TensorFile, prefix: str, model: Described, before: int, rotar
 def _distillation(file: TensorFile, prefix: str, head: Head | None) -> Distillation:
     """The second classifier; one that is missing beside a first is found missing when keys are accounted for."""
     second, _ = find_head(file, f"{prefix}head_dist")
-    return Distillation("dist_token", second or Head(f"{prefix}head_dist", head.num_classes if head else 1, True))
+    key, bias = (f"{prefix}head_dist", True) if second is None else (second.key, second.bias)
+    return Distillation("dist_token", Head(key, head.num_classes if head else 1, bias))
 
 
 def _sides(config: Any, model: Described) -> dict[str, ImageSize]:

@@ -48,15 +48,22 @@ _ATTENTION = {"class_token": False, "global_pool": "map"}
 _TANH = {"act_layer": "gelu_tanh"}
 _CLIP = {"pre_norm": True, "epsilon": 1e-5}
 _EVA = {"global_pool": "avg"}
+ROTARY = {"use_rot_pos_emb": True, "rope_type": "dinov3", "rope_temperature": 100, "rope_rotate_half": True}
+"""What makes rotary positions those of `model.rotary`."""
+
 _DINOV3 = {
-    **{"global_pool": "avg", "use_fc_norm": False, "use_abs_pos_emb": False, "epsilon": 1e-5},
-    **{"use_rot_pos_emb": True, "rope_type": "dinov3", "rope_temperature": 100, "rope_rotate_half": True},
+    **ROTARY,
+    "num_reg_tokens": 4,
+    "global_pool": "avg",
+    "use_fc_norm": False,
+    "use_abs_pos_emb": False,
+    "epsilon": 1e-5,
 }
 
 _FUNCTIONS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     (r"vit_SIZE_patch\d+_(\d+(_miil)?|36x1_224)|vit_base_patch\d+_(plus)_\d+|(test_vit)", {}),
-    (r"(test_vit2)", _MEAN),
-    (r"(test_vit3)", {**_ATTENTION, "pool_include_prefix": True}),
+    (r"(test_vit2)", {**_MEAN, "reg_tokens": 1}),
+    (r"(test_vit3)", {**_ATTENTION, "reg_tokens": 1, "pool_include_prefix": True}),
     (r"vit_(base)_patch16_gap_224", {**_MEAN_AFTER_NORM, "num_heads": 16}),
     (r"vit_SIZE_patch\d+_gap_\d+", _MEAN_AFTER_NORM),
     (r"vit_SIZE_patch\d+_clip_\d+|vit_base_patch\d+_(plus)_clip_\d+", _CLIP),
@@ -75,18 +82,22 @@ _FUNCTIONS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     (r"vit_SIZE_patch16_reg\d_gap_\d+", {**_MEAN, **_PATCHES_ALONE}),
     (r"eva_(large)_patch14_\d+|eva_(giant)_patch14_\d+", _EVA),
     (r"eva_(giant)_patch14_clip_224", {}),
-    (r"deit_SIZE_(distilled_)?patch16_\d+", {}),
+    (r"deit_SIZE_patch16_\d+", {}),
+    (r"deit_SIZE_distilled_patch16_\d+", {"distilled": True}),
     (r"deit3_SIZE_patch\d+_\d+|flexivit_SIZE", _PATCHES_ALONE),
     (r"vit_(tiny|small|base|large)_patch16_dinov3(_qkvb)?", _DINOV3),
     (r"vit_(small|base|large)_patch16_lingbot", {**_DINOV3, "global_pool": "token"}),
 )
-"""By names: what the functions pass to the model's class that changes its arithmetic. `epsilon` is their norm_layer's."""
+"""By names: what they pass to the model's class that changes its arithmetic. `epsilon` is their norm_layer's."""
 
 _OTHERS = (
     (r"beit(v2)?_.*", "BEiT (relative positions in every layer)"),
     (r"beit3_.*", "BEiT-3 (LayerNorms within attention and MLP)"),
     (r"eva02_.*", "EVA-02 (SwiGLU, and rotary positions of its own)"),
-    (r"vit_(giant_.*_(dinov2|tipsv2|lingbot)|(small_plus|huge_plus|7b)_.*dinov3.*)", "a Vision Transformer with SwiGLU MLPs"),
+    (
+        r"vit_(giant_.*_(dinov2|tipsv2|lingbot)|(small_plus|huge_plus|7b)_.*dinov3.*)",
+        "a Vision Transformer with SwiGLU MLPs",
+    ),
     (r"vit_\w+_rope_.*", "RoPE-ViT (rotary positions of its own)"),
     (r"vit_pe_.*", "the Perception Encoder (rotary positions of its own)"),
     (r"naflexvit_.*", "NaFlexViT (as many tokens as an image needs)"),
@@ -101,6 +112,11 @@ _OTHERS = (
     (r"vit_intern300m_.*|vit_\w+_radio_.*", "InternViT or RADIO (no LayerNorm behind the last block)"),
     (r"aimv2_.*|vit_\w+_sapiens2|test_vit4", "a Vision Transformer with RMSNorm"),
     (r"vitamin_.*", "ViTamin (with convolutions)"),
+    (
+        r"(cait|coat|convit|crossvit|davit|gcvit|levit|maxx?vit|mobilevit|mvitv2|nest|nextvit|pit|pvt|shvit|tiny_vit|tnt"
+        r"|twins|visformer|volo|xcit)(v\d|net)?_.*",
+        "another kind of Transformer",
+    ),
 )
 """Architectures that could be taken for one of these, by names, and what they are."""
 
@@ -204,7 +220,9 @@ def _function(name: Any) -> dict[str, Any] | None:
         found = re.fullmatch(whole, name) if isinstance(name, str) else None
         if found:
             width, heads = next(_SIZES[group] for group in found.groups() if group in _SIZES)
-            return {"embed_dim": width, "num_heads": heads, "epsilon": EPSILON, "global_pool": "token", **arguments}
+            usual = {"embed_dim": width, "num_heads": heads, "epsilon": EPSILON, "global_pool": "token"}
+            registers = re.search(r"_reg(\d)_", name)
+            return {**usual, **({"reg_tokens": int(registers[1])} if registers else {}), **arguments}
     return None
 
 

@@ -328,6 +328,4 @@ def refuse(file: TensorFile, prefix: str, unsupported: dict[str, str]) -> None:
     for key in file.tensors:
         for part, what in unsupported.items():
             if part in key.removeprefix(prefix):
-                raise InputError(
-                    f"{file.path} has {what} ({key}): vit-export does not build that part."
-                )
+                raise InputError(f"{file.path} has {what} ({key}): vit-export does not build that part.")
