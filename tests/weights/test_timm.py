@@ -222,7 +222,7 @@ def test_images_that_are_not_square_have_as_many_patches(changed):
         ("eva", {"rope.freqs": zeros(2)}, "learned rotary positions"),
         ("mae", {"blocks.0.mlp.fc2.weight": zeros(32, 24)}, "SwiGLU"),
         ("mae", {"blocks.0.mlp.norm.weight": zeros(48)}, "a LayerNorm within the MLP"),
-        ("mae", {"patch_embed.proj.weight": zeros(32, 4, 4, 4)}, "images of 4 channels"),
+        ("mae", {"patch_embed.proj.weight": zeros(32, 4, 4, 4)}, "is for images of 4 channels, expected 3"),
     ],
 )
 def test_every_key_of_a_family_is_used_or_refused(name, tensors, message, changed):

@@ -295,9 +295,12 @@ def _pooling(file: TensorFile, prefix: str, model: Described, before: int, rotar
 
 def _distillation(file: TensorFile, prefix: str, head: Head | None) -> Distillation:
     """The second classifier; one that is missing beside a first is found missing when keys are accounted for."""
+    if head is None:
+        return Distillation("dist_token", None)
     second, _ = find_head(file, f"{prefix}head_dist")
-    key, bias = (f"{prefix}head_dist", True) if second is None else (second.key, second.bias)
-    return Distillation("dist_token", Head(key, head.num_classes if head else 1, bias))
+    return Distillation(
+        "dist_token", replace(second or replace(head, key=f"{prefix}head_dist"), num_classes=head.num_classes)
+    )
 
 
 def _sides(config: Any, model: Described) -> dict[str, ImageSize]:
