@@ -57,6 +57,14 @@ def _by_timm(embedding, grid):
     return resample_abs_pos_embed(torch.from_numpy(embedding), [grid, grid]).numpy()
 
 
+def _by_timm_for_flexivit(embedding, grid):
+    import torch
+    from timm.layers.pos_embed import resample_abs_pos_embed
+
+    options = {"interpolation": "bilinear", "antialias": False}  # _create_vision_transformer's for FlexiViT
+    return resample_abs_pos_embed(torch.from_numpy(embedding), [grid, grid], **options).numpy()
+
+
 def _by_transformers(embedding, grid):
     import torch
     from transformers import ViTConfig
@@ -85,6 +93,7 @@ _RULES = {
     "bicubic_antialiased": _by_timm,
     "bicubic": _by_transformers,
     "bicubic_aligned": _by_torchvision,
+    "bilinear": _by_timm_for_flexivit,
 }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import write_pictures
+from helpers.make_timm_originals import FAMILIES, FOLDER
 from helpers.originals import CLASSIFIERS, ORIGINALS, STUDENT, fabricated, worst
 
 from vit_export.cli.main import main
@@ -48,6 +49,19 @@ def test_both_files_compute_what_the_original_computes(name, golden, tmp_path):
     record = read_record(out / "saved_model")
     assert record.weights["source"] == {"hf": "huggingface"}.get(name, name.partition("_")[0])
     assert record.labels == open_checkpoint(ORIGINALS / name, num_heads=4).labels
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_both_files_compute_what_timm_computes(name, tmp_path):
+    out = tmp_path / "out"
+    export("--weights", FOLDER / name, "--tflite", "--onnx", "--no-verify", "--output", out)
+    height, width = open_checkpoint(FOLDER / name).spec.image_sides
+    with np.load(FOLDER / "expected.npz") as expected:
+        images, wanted = expected["images"][:, :height, :width], expected[f"{name}/output"]
+    files = [path for path in out.iterdir() if path.suffix in (".tflite", ".onnx")]
+    assert len(files) == 2
+    for path in files:
+        assert worst(run(path, images), wanted) < 1e-5
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ RECORD_VERSION = 1
 AGAIN = "export the model again"
 """What to do where a record or its weights cannot be used."""
 
-Rule = Literal["bilinear_aligned", "bicubic_antialiased", "bicubic", "bicubic_aligned"]
+Rule = Literal["bilinear_aligned", "bicubic_antialiased", "bicubic", "bicubic_aligned", "bilinear"]
 """By whose formula a position embedding is resampled for another image size (`weights.positions`)."""
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]

@@ -24,7 +24,7 @@ from vit_export.weights.containers.contents import Contents, identify
 from vit_export.weights.containers.npz import open_npz
 from vit_export.weights.containers.safetensors_file import SafetensorsFile, open_safetensors, open_sharded
 from vit_export.weights.containers.tensors import TensorFile
-from vit_export.weights.layouts import google, huggingface, keras_file, processors, timm, torchvision
+from vit_export.weights.layouts import google, huggingface, keras_file, processors, timm, timm_config, torchvision
 from vit_export.weights.layouts.mapping import Layout, MappedParameters
 from vit_export.weights.layouts.sizes import Hints, require_variant
 from vit_export.weights.provenance import digests_of
@@ -93,8 +93,8 @@ SOURCES = (
         "bicubic_antialiased",
         HALVES,
         lambda hints, spec: {"resize": "shortest", "crop_fraction": 0.9, "interpolation": "bicubic"},
-        timm.scaling,
-        timm.resizing,
+        timm_config.scaling,
+        timm_config.resizing,
     ),
     Source(
         "torchvision",
@@ -226,10 +226,11 @@ def _with_pixels(checkpoint: Checkpoint, pixels: Mapping[str, Any]) -> Checkpoin
 def _foreign(file: TensorFile, hints: Hints, origin: dict[str, str], notes: tuple[str, ...]) -> Checkpoint:
     source = next((row for row in SOURCES if row.holds(file)), None)
     if source is None:
+        timm_config.refuse_others(file.path, hints.config)
         raise InputError(_unknown(file))
     layout = source.layout(file, hints)
     parameters = MappedParameters(file, layout, source.title)
-    spec, said = parameters.spec, list(notes)
+    spec, said = parameters.spec, [*notes, *layout.notes]
     preprocessing, assumed, overridden = _pixels(source, spec, hints)
     assumed = {**layout.assumed, **assumed}
     labels, problem, guess = _labels(hints, spec.num_classes)
@@ -319,11 +320,11 @@ def _labels(hints: Hints, num_classes: int | None) -> tuple[tuple[str, ...] | No
         if isinstance(config.get("id2label"), Mapping):
             source = f"The id2label of {hints.config_path}"
             labels = labels_from_id2label(config["id2label"], source)
-        elif names := timm.label_names(config):
+        elif names := timm_config.label_names(config):
             source = f"The label_names of {hints.config_path}"
             check_labels(names, num_classes, source)
             labels = tuple(names)
-        elif num_classes == 1000 and timm.says_imagenet_1k(config):
+        elif num_classes == 1000 and timm_config.says_imagenet_1k(config):
             return read_labels("imagenet"), None, None
         elif num_classes == 1000 and (word := _IMAGENET_1K.search(hints.described_as.lower())):
             return read_labels("imagenet"), None, f"ImageNet's labels, because of {word.group(1)!r} in the name"

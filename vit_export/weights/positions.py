@@ -36,6 +36,7 @@ def resample(embedding: np.ndarray, old: tuple[int, int], new: tuple[int, int], 
       `interpolate(mode="bicubic", align_corners=False)`: a = -0.75, never widened.
     - "bicubic_aligned": torchvision's `interpolate_embeddings`, `interpolate(mode="bicubic", align_corners=True)`:
       a = -0.75, the outermost patches stay where they are.
+    - "bilinear": timm's for FlexiViT, `interpolate(mode="bilinear", align_corners=False)`, never widened.
 
     Raises:
         InputError: `embedding` does not have the patches of `old`, `new` is out of range, `rule` is unknown.
@@ -68,13 +69,15 @@ def resample(embedding: np.ndarray, old: tuple[int, int], new: tuple[int, int], 
 
 
 def _bilinear_aligned(old: int, new: int) -> _Weights:
-    left, part = _split(_aligned(old, new))
-    return _gather(old, left[:, None] + np.arange(2), np.stack([1 - part, part], axis=1))
+    return _two_taps(old, _aligned(old, new))
+
+
+def _bilinear(old: int, new: int) -> _Weights:
+    return _two_taps(old, _centred(old, new))
 
 
 def _bicubic(old: int, new: int) -> _Weights:
-    # Pixel centres: the outermost patches' outer edges stay where they are (align_corners=False).
-    return _four_taps(old, (np.arange(new, dtype=np.float64) + 0.5) * (old / new) - 0.5)
+    return _four_taps(old, _centred(old, new))
 
 
 def _bicubic_aligned(old: int, new: int) -> _Weights:
@@ -95,9 +98,19 @@ def _aligned(old: int, new: int) -> _Weights:
     return np.linspace(0.0, old - 1, new) if new > 1 else np.zeros(1)
 
 
+def _centred(old: int, new: int) -> _Weights:
+    """Return the places of `new` points whose outer edges are where those of the `old` are (align_corners=False)."""
+    return (np.arange(new, dtype=np.float64) + 0.5) * (old / new) - 0.5
+
+
 def _split(places: _Weights) -> tuple[npt.NDArray[np.intp], _Weights]:
     left = np.floor(places)
     return left.astype(np.intp), places - left
+
+
+def _two_taps(old: int, places: _Weights) -> _Weights:
+    left, part = _split(places)
+    return _gather(old, left[:, None] + np.arange(2), np.stack([1 - part, part], axis=1))
 
 
 def _four_taps(old: int, places: _Weights) -> _Weights:
@@ -126,4 +139,5 @@ _WEIGHTS: dict[Rule, Callable[[int, int], _Weights]] = {
     "bicubic_antialiased": _bicubic_antialiased,
     "bicubic": _bicubic,
     "bicubic_aligned": _bicubic_aligned,
+    "bilinear": _bilinear,
 }

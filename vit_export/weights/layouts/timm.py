@@ -1,19 +1,26 @@
 """timm's Vision Transformers: a safetensors file, and the `config.json` that timm publishes beside it.
 
-The config names an architecture, whose arguments timm knows, and in `model_args` what differs from them.
+Tensors tell the parts of the model, the config (`timm_config`) its arithmetic. What is built is timm's
+VisionTransformer, VisionTransformerDistilled (DeiT), and of its Eva what differs from them by names alone, and DINOv3.
 """
 
-import re
-from collections.abc import Mapping
+import math
+from dataclasses import replace
 from typing import Any
 
 from vit_export.base.checks import is_whole
 from vit_export.base.errors import InputError
+from vit_export.model.record import Rule
+from vit_export.model.spec import ImageSize, sides_of
 from vit_export.weights.containers.tensors import TensorFile
 from vit_export.weights.layouts.mapping import Layout
 from vit_export.weights.layouts.sizes import Hints, Sizes, layer_count, shape_of, spec_of
+from vit_export.weights.layouts.timm_config import EPSILON, GELU, ROTARY, Described, described, pretrained
 from vit_export.weights.layouts.torch_layouts import (
+    Distillation,
+    Head,
     Parts,
+    PoolingNames,
     TorchNames,
     find_head,
     prefix_before,
@@ -22,7 +29,6 @@ from vit_export.weights.layouts.torch_layouts import (
 )
 
 ANCHOR = "patch_embed.proj.weight"
-EPSILON = 1e-6
 
 NAMES = TorchNames(
     patch_embedding="patch_embed.proj",
@@ -39,81 +45,49 @@ NAMES = TorchNames(
     norm="norm",
     layers="blocks.",
     pre_logits="pre_logits.fc",
+    register_tokens="reg_token",
+    embedding_norm="norm_pre",
+    pooling=PoolingNames(
+        probe="attn_pool.latent",
+        query="attn_pool.q",
+        fused_weight="attn_pool.kv.weight",
+        fused_bias="attn_pool.kv.bias",
+        output="attn_pool.proj",
+        norm="attn_pool.norm",
+        dense_1="attn_pool.mlp.fc1",
+        dense_2="attn_pool.mlp.fc2",
+    ),
 )
 
 UNSUPPORTED = {
-    "dist_token": "DeiT's distillation token",
-    "head_dist": "DeiT's distillation head",
-    "reg_token": "register tokens",
-    "register_tokens": "register tokens",
-    "fc_norm": "global average pooling",
-    "attn_pool": "attention pooling",
-    "norm_pre": "a LayerNorm before the encoder (CLIP)",
     "q_norm": "LayerNorm on queries and keys",
+    "attn.q_proj": "queries, keys and values apart (EVA-02)",
+    "attn.gate": "gated attention",
+    "attn.norm": "a LayerNorm within attention (EVA-02, BEiT-3)",
+    "mlp.norm": "a LayerNorm within the MLP (EVA-02, BEiT-3)",
+    "lambda_q1": "differential attention",
     "mlp.w12": "a SwiGLU MLP",
     "mlp.fc1_g": "a SwiGLU MLP",
-    "rel_pos": "relative positions",
-    "relative_position": "relative positions",
-    "gamma_1": "BEiT's layer scale and relative positions",
+    "rel_pos": "relative positions (BEiT, SAM)",
+    "relative_position": "relative positions (BEiT)",
+    "rope.freqs": "learned rotary positions (RoPE-ViT)",
     "patch_embed.backbone": "a convolutional network in front of the Transformer (a hybrid)",
     "patch_embed.norm": "a LayerNorm in the patch embedding",
 }
 
 EXCUSED = {"mask_token": "used in pre-training alone"}
 
-SIZES = {
-    "tiny": (192, 3),
-    "small": (384, 6),
-    "medium": (512, 8),
-    "betwixt": (640, 10),
-    "base": (768, 12),
-    "large": (1024, 16),
-    "huge": (1280, 16),
-    "giant": (1408, 16),
-    "gigantic": (1664, 16),
+CLIP_WIDTHS = {512, 640, 768, 1024, 1280}
+"""Of the embeddings that images and texts share in every published CLIP."""
+
+_GELU_SHOWN = {"erf": "exact GELU", "tanh": "tanh GELU", "quick": "QuickGELU"}
+_POOLING_SHOWN = {
+    "class": "class token",
+    "mean": "mean of the patches",
+    "mean_norm": "mean of the patches before the last LayerNorm",
+    "attention": "attention pooling",
+    "class_and_distillation": "mean of the two classifiers",
 }
-"""Width and attention heads by the size in an architecture's name (timm 1.0, models/vision_transformer.py, deit.py)."""
-
-OTHERS = {
-    "test_vit": (64, 2),
-    "vit_base_patch16_plus_240": (896, 14),
-    "vit_base_patch32_plus_256": (896, 14),
-    "vit_intern300m_patch14_448": (1024, 16),
-}
-
-_ARCHITECTURE = re.compile(
-    rf"(?:vit|deit3?|flexivit)_({'|'.join(SIZES)})(?:_distilled)?"
-    r"(?:_patch\d+_\d+(?:_miil)?|_patch14_dinov2|_patch16_36x1_224)?"
-)
-"""Architectures of this package's arithmetic; others, and people's own, have arguments that only timm knows."""
-
-GELU = {"gelu": "erf", "gelu_tanh": "tanh"}
-"""`act_layer` by timm's name."""
-
-TOLD_BY_TENSORS = {
-    *("patch_size", "in_chans", "num_classes", "embed_dim", "depth", "mlp_ratio", "qkv_bias", "qk_norm", "proj_bias"),
-    *("init_values", "no_embed_class", "reg_tokens", "pre_norm", "final_norm", "scale_attn_norm", "scale_mlp_norm"),
-}
-"""Arguments of timm's VisionTransformer that show in the names and shapes of tensors, which are held to the layout."""
-
-READ_OR_HARMLESS = {
-    *("num_heads", "img_size", "drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate"),
-    *("drop_path_rate", "weight_init", "fix_init", "dynamic_img_size", "strict_img_size", "dynamic_img_pad"),
-}
-"""Arguments that are read below, and those without effect on the answer for an image of the model's size."""
-
-BUILT = {
-    "act_layer": (None, *GELU),
-    "norm_layer": (None, "layernorm"),
-    "embed_norm_layer": (None,),
-    "global_pool": ("token", "", None),
-    "class_token": (True,),
-    "pos_embed": ("learn",),
-    "fc_norm": (False, None),
-    "pool_include_prefix": (False,),
-    "attn_layer": ("", "attn", None),
-}
-"""The values of arguments that change the arithmetic and leave the tensors alone."""
 
 
 def layout(file: TensorFile, hints: Hints) -> Layout:
@@ -122,153 +96,219 @@ def layout(file: TensorFile, hints: Hints) -> Layout:
     Raises:
         InputError: a part this package does not build, or shapes that no Vision Transformer has.
     """
-    prefix = prefix_before(file, ANCHOR)
-    refuse(file, prefix, UNSUPPORTED)
-    config = hints.config or {}
-    arguments = _arguments(file, config)
-    tensors = file.tensors
+    prefix, tensors, config = prefix_before(file, ANCHOR), file.tensors, hints.config or {}
     width, _, patch, _ = shape_of(file, f"{prefix}{ANCHOR}", 4)
-    if f"{prefix}cls_token" not in tensors:
-        raise InputError(
-            f"{file.path} has no class token ({prefix}cls_token), so it pools over all tokens: "
-            "expected a Vision Transformer that classifies by its class token."
-        )
-    _, positions, _ = shape_of(file, f"{prefix}pos_embed", 3)
-    # timm's no_embed_class leaves the class token without a position. N and N + 1 are never both squares.
-    with_class = positions == 1 or round((positions - 1) ** 0.5) ** 2 == positions - 1
-    mlp, _ = shape_of(file, f"{prefix}blocks.0.mlp.fc1.weight", 2)
+    model = described(file.path, config, width)
+    refuse(file, prefix, UNSUPPORTED)
+    _require_told_parts(file, prefix, model)
+
+    def has(end: str) -> bool:
+        return any(key.startswith(prefix) and key.endswith(end) for key in tensors)
+
+    mlp = _mlp_size(file, prefix)
+    distilled, rotary = f"{prefix}dist_token" in tensors, _is_rotary(file, prefix, model)
+    class_token, registers = f"{prefix}cls_token" in tensors, int(distilled)
+    if f"{prefix}{NAMES.register_tokens}" in tensors:
+        registers = shape_of(file, f"{prefix}{NAMES.register_tokens}", 3)[1]
+    sides = _sides(hints.config, model)
+    patches, prefix_positions = None, True
+    if not rotary:
+        patches, prefix_positions = _positions(file, prefix, model, class_token + registers, hints, sides)
     head, assumed = find_head(file, f"{prefix}head")
-    pre = f"{prefix}pre_logits.fc.weight"
-    known = _architecture(config, arguments, width)
-    if known is None:
-        assumed["arithmetic"] = f"timm's exact GELU, epsilon {EPSILON:g} and class token"
+    pooling = _pooling(file, prefix, model, class_token + registers, rotary)
+    arithmetic = {
+        "layer_norm_epsilon": model.arguments.get("epsilon", 1e-5 if rotary or has("norm_pre.weight") else EPSILON),
+        "gelu": GELU[model.arguments.get("act_layer") or "gelu"],
+        "class_token": class_token,
+        "num_registers": registers,
+        "positions": "rotary" if rotary else "learned",
+        "embedding_norm": has("norm_pre.weight"),
+        "pooling": pooling,
+    }
+    if model.architecture is None:
+        assumed["arithmetic"] = (
+            f"timm's {_GELU_SHOWN[arithmetic['gelu']]}, epsilon {arithmetic['layer_norm_epsilon']:g} and "
+            f"{_POOLING_SHOWN[pooling]}"
+        )
+    elif not model.arguments.get("global_pool"):
+        assumed["pooling"] = f"{_POOLING_SHOWN[pooling]}, where timm returns all tokens (global_pool '')"
+    if distilled and head is None:
+        assumed["features"] = "the class token, where timm takes the mean of class and distillation token"
+    pre = f"{prefix}{NAMES.pre_logits}.weight"
+    heads = model.arguments.get("num_heads")
     sizes = Sizes(
         patch_size=patch,
-        num_layers=layer_count(tensors, f"{prefix}blocks."),
+        num_layers=layer_count(tensors, f"{prefix}{NAMES.layers}"),
         hidden_size=width,
         mlp_size=mlp,
-        num_patches=positions - with_class,
+        num_patches=patches,
         num_classes=head.num_classes if head else None,
-        num_heads=_heads(arguments, known),
+        num_heads=int(heads) if heads is not None and is_whole(heads, 1) else None,
         pre_logits_size=shape_of(file, pre, 2)[0] if pre in tensors else None,
-        image_sizes=_sides(file, config, arguments),
-        arithmetic={"layer_norm_epsilon": EPSILON, "gelu": GELU[arguments.get("act_layer") or "gelu"]},
+        image_sizes=sides,
+        arithmetic=arithmetic,
     )
+    apart = has(".attn.q_bias")
     parts = Parts(
-        qkv_bias=any(key.endswith(".attn.qkv.bias") for key in tensors),
-        layer_scale=any(key.endswith(".ls1.gamma") for key in tensors),
-        class_position=with_class,
+        qkv_bias=apart or has(".attn.qkv.bias"),
+        key_bias=not apart,
+        layer_scale=has(".ls1.gamma") or has(".gamma_1"),
+        class_position=prefix_positions,
+        register_positions=prefix_positions and not rotary,
+        patch_bias=not has("norm_pre.weight") or has("patch_embed.proj.bias"),
         head=head,
+        distillation=_distillation(file, prefix, head) if distilled else None,
     )
-    excused = {f"{prefix}{key}": why for key, why in EXCUSED.items() if f"{prefix}{key}" in tensors}
+    names = NAMES
+    if apart:
+        names = replace(names, query_bias="blocks.{}.attn.q_bias", value_bias="blocks.{}.attn.v_bias")
+    if has(".gamma_1"):  # the names of DeiT III's authors, and of timm's Eva
+        names = replace(names, layer_scale=("blocks.{}.gamma_1", "blocks.{}.gamma_2"))
+    if f"{prefix}norm.weight" not in tensors and f"{prefix}fc_norm.weight" in tensors:
+        names = replace(names, norm="fc_norm")
     spec, found = spec_of(file, sizes, hints)
-    return torch_layout(file, spec, NAMES, prefix, parts, excused, found | assumed)
+    excused = _excused(file, prefix, model, pooling)
+    rule: Rule | None = "bilinear" if (model.architecture or "").startswith("flexivit") else None
+    made = torch_layout(file, spec, names, prefix, parts, excused, found | assumed, rule)
+    return replace(made, notes=_notes(model, head))
 
 
-def scaling(hints: Hints) -> dict[str, Any] | None:
-    """`mean` and `std` of `pretrained_cfg` in timm's config.json, None without them."""
-    known = _pretrained(hints.config)
-    return {"mean": known["mean"], "std": known["std"]} if "mean" in known and "std" in known else None
+def _require_told_parts(file: TensorFile, prefix: str, model: Described) -> None:
+    """Raise InputError where a part that leaves no trace when it is missing is there or not, against the config."""
+    for key, what, names in (
+        ("cls_token", "class token", ("class_token",)),
+        ("reg_token", "row of register tokens", ("reg_tokens", "num_reg_tokens")),
+        ("dist_token", "distillation token", ("distilled",)),
+        ("norm_pre.weight", "LayerNorm before the blocks", ("pre_norm", "use_pre_transformer_norm")),
+    ):
+        found = f"{prefix}{key}" in file.tensors
+        told = {name: model.arguments[name] for name in names if name in model.arguments}
+        if not told and model.architecture is not None:
+            told = {names[0]: key == "cls_token"}  # the defaults of timm's classes
+        for name, value in told.items():
+            if bool(value) != found:
+                raise InputError(
+                    f"{file.path} has {'a' if found else 'no'} {what} ({prefix}{key}), but its config.json means "
+                    f"{name} {value!r:.60}: it is incomplete, or the config is another model's."
+                )
 
 
-def resizing(hints: Hints) -> dict[str, Any] | None:
-    """What `pretrained_cfg` says of resizing, as fields of `Preprocessing`; None without it.
-
-    Raises:
-        InputError: it says something that `Preprocessing` cannot express.
-    """
-    known = _pretrained(hints.config)
-    if not known.keys() & {"crop_pct", "crop_mode", "interpolation"}:
-        return None
-    mode = known.get("crop_mode") or "center"
-    if mode not in ("center", "squash"):
-        raise InputError(
-            f"timm's crop_mode is {mode!r}, expected 'center' or 'squash': correct its config.json, or give --resize, "
-            "--crop-fraction and --interpolation."
-        )
-    squash = mode == "squash"
-    return {
-        "resize": "squash" if squash else "shortest",
-        "crop_fraction": 1.0 if squash else known.get("crop_pct") or 0.875,
-        "interpolation": known.get("interpolation") or "bicubic",
-    }
+def _excused(file: TensorFile, prefix: str, model: Described, pooling: str) -> dict[str, str]:
+    excused = {f"{prefix}{key}": why for key, why in EXCUSED.items() if f"{prefix}{key}" in file.tensors}
+    if "_siglip_" in (model.architecture or "") and pooling != "attention":
+        unused = [key for key in file.tensors if key.startswith(f"{prefix}attn_pool.")]
+        excused |= dict.fromkeys(unused, "left out by timm where SigLIP takes the mean")
+    return excused
 
 
-def says_imagenet_1k(config: Mapping[str, Any] | None) -> bool:
-    """Whether timm's config says that the classifier was trained on ImageNet-1k."""
-    return bool(re.search(r"(^|_)in1k$", str(_pretrained(config).get("tag") or "")))
+def _notes(model: Described, head: Head | None) -> tuple[str, ...]:
+    if not model.projection_of or head is None or head.num_classes not in CLIP_WIDTHS:
+        return ()
+    return (
+        f"The head of CLIP's weights ({model.projection_of}) makes no classes, unless it was trained anew: its "
+        f"{head.num_classes} numbers are an embedding, to be compared with those of texts.",
+    )
 
 
-def label_names(config: Mapping[str, Any] | None) -> list[Any] | None:
-    """Labels in timm's config, in the order of the classes, unchecked."""
-    names = (config or {}).get("label_names")
-    return names if isinstance(names, list) else None
-
-
-def _pretrained(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """`pretrained_cfg`, which older configs have in one with the rest."""
-    found = (config or {}).get("pretrained_cfg", config)
-    return found if isinstance(found, Mapping) else {}
-
-
-def _arguments(file: TensorFile, config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`model_args`, of which every one is known and none changes what this package builds.
+def _mlp_size(file: TensorFile, prefix: str) -> int:
+    """Width of the MLP.
 
     Raises:
-        InputError: an argument, or a `global_pool`, that makes another model.
+        InputError: the first Dense makes twice what the second takes, so that one half gates the other.
     """
-    arguments = config.get("model_args") or {}
-    if not isinstance(arguments, Mapping):
-        raise InputError(f"The config.json of {file.path} says model_args {arguments!r:.60}, expected an object.")
-    said = {"global_pool": config.get("global_pool", "token"), **arguments}
-    for name, value in said.items():
-        if name in TOLD_BY_TENSORS or name in READ_OR_HARMLESS:
-            continue
-        expected = BUILT.get(name)
-        if expected is None or not any(value == one and type(value) is type(one) for one in expected):
-            shown = " or ".join(repr(one) for one in expected if one is not None) if expected else "none of that name"
+    made, width = shape_of(file, f"{prefix}blocks.0.mlp.fc1.weight", 2)
+    if shape_of(file, f"{prefix}blocks.0.mlp.fc2.weight", 2) == (width, made / 2):
+        raise InputError(f"{file.path} has a SwiGLU MLP ({prefix}blocks.0.mlp): vit-export does not build that part.")
+    return made
+
+
+def _is_rotary(file: TensorFile, prefix: str, model: Described) -> bool:
+    """Whether positions are DINOv3's: the config says so, or there are none, but DINOv3's registers and LayerScale.
+
+    Raises:
+        InputError: the config says rotary positions of another kind, or beside learned ones.
+    """
+    learned, told = f"{prefix}pos_embed" in file.tensors, model.arguments
+    if told.get("use_rot_pos_emb"):
+        if learned or any(told.get(name) != value for name, value in ROTARY.items()):
             raise InputError(
-                f"The config.json of {file.path} says {name} {value!r:.60}, expected {shown}: that is another model, "
-                "which vit-export does not build."
+                f"{file.path} has rotary positions that are not DINOv3's, by its config.json: vit-export does not "
+                "build that part."
             )
-    return arguments
+        return True
+    parts = {f"{prefix}reg_token", f"{prefix}blocks.0.gamma_1"}
+    return not learned and model.architecture is None and parts <= file.tensors.keys()
 
 
-def _architecture(config: Mapping[str, Any], arguments: Mapping[str, Any], width: int) -> tuple[int, int] | None:
-    """Width and heads of the architecture that the config names; None for one that is not known, or another width.
+def _positions(
+    file: TensorFile, prefix: str, model: Described, before: int, hints: Hints, sides: dict[str, ImageSize]
+) -> tuple[int, bool]:
+    """How many patches have a position, and whether the tokens `before` them have one, too.
 
-    A name with another width than the tensors', and no `embed_dim` that says so, stands for a model that was built with
-    arguments that nobody wrote down.
+    Timm's `no_embed_class` leaves those without. The number that an image of a stated size has is right, else the one
+    that makes a square, which both do for few numbers of tokens only.
     """
-    name = config.get("architecture")
-    if not isinstance(name, str):
-        return None
-    found = _ARCHITECTURE.fullmatch(name)
-    sizes = OTHERS.get(name) or (SIZES[found.group(1)] if found else None)
-    return sizes if sizes is not None and width in (sizes[0], arguments.get("embed_dim")) else None
+    _, rows, _ = shape_of(file, f"{prefix}pos_embed", 3)
+    stated = [sides_of(size) for size in (hints.image_size, *sides.values()) if size is not None]
+    patch = shape_of(file, f"{prefix}{ANCHOR}", 4)[2]
+    fitting = {(height // patch) * (width // patch) for height, width in stated}
+    told = not model.arguments.get("no_embed_class")
+
+    def likelihood(with_prefix: bool) -> tuple[bool, bool, bool]:
+        patches = rows - before * with_prefix
+        return patches in fitting, math.isqrt(patches) ** 2 == patches, with_prefix == told
+
+    with_prefix = rows > before and max((True, False), key=likelihood)
+    return rows - before * with_prefix, with_prefix
 
 
-def _heads(arguments: Mapping[str, Any], known: tuple[int, int] | None) -> int | None:
-    """Heads that `model_args` name, else those of the architecture; None for one that is not known."""
-    heads = arguments.get("num_heads")
-    if heads is not None and is_whole(heads, 1):
-        return int(heads)
-    return None if known is None else known[1]
-
-
-def _sides(file: TensorFile, config: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, int]:
-    """The side of the images that the config states, by what states it.
+def _pooling(file: TensorFile, prefix: str, model: Described, before: int, rotary: bool) -> str:
+    """What is pooled, as `model.spec.Pooling`; `before` is the number of tokens before the patches.
 
     Raises:
-        InputError: the images are not square, whatever the number of patches looks like.
+        InputError: the config and the tensors contradict each other, or together make what this package does not build.
     """
-    pretrained = _pretrained(config).get("input_size")
-    size = arguments.get("img_size", pretrained[1:] if isinstance(pretrained, list) and len(pretrained) == 3 else None)
-    if isinstance(size, list) and len(size) == 2 and all(is_whole(side, 1) for side in size):
-        if size[0] != size[1]:
-            raise InputError(
-                f"The config.json of {file.path} says images of {size[0]} x {size[1]} pixels: only square images are "
-                "supported."
-            )
-        size = size[0]
-    return {"config.json": size} if is_whole(size, 1) else {}
+    told, tensors = model.arguments, file.tensors
+    attention, norm_after = (f"{prefix}{key}" in tensors for key in ("attn_pool.latent", "fc_norm.weight"))
+    class_token = f"{prefix}cls_token" in tensors
+    pool = told.get("global_pool")
+    if not pool:
+        pool = "map" if attention else "avg" if norm_after or not class_token else "token"
+    if f"{prefix}dist_token" in tensors:
+        pool = "distilled" if pool == "token" else pool
+    wrong = None
+    if pool == "token" and not class_token:
+        wrong = f"has no class token ({prefix}cls_token), by which its config.json says that it classifies"
+    elif pool != "distilled" and f"{prefix}dist_token" in tensors:
+        wrong = "has DeiT's distillation token, but does not classify by it"
+    elif pool == "map" and norm_after:
+        wrong = f"has a LayerNorm ({prefix}fc_norm) after attention pooling"
+    elif pool == "map" and before and not rotary and not told.get("pool_include_prefix"):
+        wrong = f"has attention pooling that leaves out the first {before} of the tokens"
+    elif pool == "avg" and before and told.get("pool_include_prefix"):
+        wrong = "takes the mean of all tokens (pool_include_prefix)"
+    if wrong is not None:
+        raise InputError(f"{file.path} {wrong}: vit-export does not build that.")
+    mean = "mean_norm" if norm_after and f"{prefix}norm.weight" not in tensors else "mean"
+    return {"token": "class", "map": "attention", "avg": mean, "distilled": "class_and_distillation"}[pool]
+
+
+def _distillation(file: TensorFile, prefix: str, head: Head | None) -> Distillation:
+    """The second classifier; one that is missing beside a first is found missing when keys are accounted for."""
+    if head is None:
+        return Distillation("dist_token", None)
+    second, _ = find_head(file, f"{prefix}head_dist")
+    return Distillation(
+        "dist_token", replace(second or replace(head, key=f"{prefix}head_dist"), num_classes=head.num_classes)
+    )
+
+
+def _sides(config: Any, model: Described) -> dict[str, ImageSize]:
+    """The size of the images that the config states, by what states it."""
+    stated = pretrained(config).get("input_size")
+    size = model.arguments.get("img_size", stated[1:] if isinstance(stated, list) and len(stated) == 3 else None)
+    both = size if isinstance(size, list) and len(size) == 2 else [size, size]
+    if not all(is_whole(side, 1) for side in both):
+        return {}
+    height, width = (int(side) for side in both)
+    return {"config.json": height if height == width else (height, width)}

@@ -3,7 +3,7 @@
 All store Dense kernels as [out, in] and the patch embedding as [out, channel, height, width].
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +53,9 @@ class TorchNames:
     value: str = ""
     fused_weight: str = ""
     fused_bias: str = ""
+    query_bias: str = ""
+    value_bias: str = ""
+    """Whole keys of what a package stores apart, beside a fused weight."""
     layer_scale: tuple[str, str] | None = None
     """Vectors that scale the outputs of attention and MLP, where a checkpoint has them."""
     pre_logits: str = ""
@@ -92,20 +95,23 @@ class Parts:
     patch_bias: bool = True
     key_bias: bool = True
     """False where queries and values have a bias and keys none (DINOv3)."""
+    pre_logits: str = ""
+    """Key of the pre-logits layer without `.weight`, where it is beside the backbone and not in it."""
     pre_logits_bias: bool = True
+    register_positions: bool = False
+    """The position embedding has rows for the registers, which are added to them."""
     distillation: "Distillation | None" = None
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """DeiT's second token and classifier: key of the token, and the classifier that reads it.
+    """DeiT's second token and classifier: key of the token, and the classifier that reads it, where one does.
 
-    The answer is the mean of both classifiers' logits. The token's position, row 1 of the position embedding, is added
-    to it, and the token is a register.
+    The answer is the mean of both classifiers' logits. The token is a register that has a position.
     """
 
     token: str
-    head: "Head"
+    head: "Head | None"
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,17 @@ def torch_layout(
     assumed: Mapping[str, str],
     positions: Rule | None = None,
 ) -> Layout:
-    """Where every canonical parameter of `spec` is; `prefix` comes before every key but the classifier's."""
+    """Where every canonical parameter of `spec` is; `prefix` comes before every key but the classifier's.
+
+    Raises:
+        InputError: images of another number of channels than 3.
+    """
+    stored = file.tensors.get(f"{prefix}{names.patch_embedding}.weight")
+    if stored is not None and len(stored.shape) == 4 and stored.shape[1] != 3:
+        raise InputError(
+            f"{file.path} is for images of {stored.shape[1]} channels, expected 3 (red, green and blue): vit-export "
+            "builds models of colour images alone."
+        )
     pieces: dict[str, Piece] = {}
     width, mlp = spec.hidden_size, spec.mlp_size
 
@@ -159,7 +175,12 @@ def torch_layout(
             kernel, bias = f"{name}/attention/{part}/kernel", f"{name}/attention/{part}/bias"
             if names.fused_weight:
                 pieces[kernel] = torch_third(f"{prefix}{names.fused_weight.format(index)}", third, (width, width))
-                pieces[bias] = torch_third(f"{prefix}{names.fused_bias.format(index)}", third, (width,))
+                apart = {"query": names.query_bias, "value": names.value_bias}.get(part, "")
+                pieces[bias] = (
+                    same(f"{prefix}{apart.format(index)}", (width,))
+                    if apart
+                    else torch_third(f"{prefix}{names.fused_bias.format(index)}", third, (width,))
+                )
             else:
                 own = getattr(names, part).format(index)
                 dense(f"{name}/attention/{part}", own, width, width)
@@ -173,9 +194,9 @@ def torch_layout(
     if spec.pooling == "attention" and names.pooling is not None:
         pieces |= _pooling(file, spec, names.pooling, prefix)
     if spec.pre_logits_size is not None:
-        dense("pre_logits", names.pre_logits, spec.pooled_size, spec.pre_logits_size)
-        if not parts.pre_logits_bias:
-            pieces["pre_logits/bias"] = zeros((spec.pre_logits_size,))
+        own, shape = parts.pre_logits or f"{prefix}{names.pre_logits}", (spec.pooled_size, spec.pre_logits_size)
+        pieces["pre_logits/kernel"] = torch_dense(f"{own}.weight", shape)
+        pieces["pre_logits/bias"] = same(f"{own}.bias", shape[1:]) if parts.pre_logits_bias else zeros(shape[1:])
     if parts.head is not None:
         pieces |= _classifier(spec, parts.head, parts.distillation)
     return Layout(spec, pieces, excused, assumed, positions)
@@ -192,20 +213,20 @@ def _tokens(file: TensorFile, spec: ViTSpec, names: TorchNames, prefix: str, par
 
     if spec.class_token:
         pieces["class_token"] = stored(f"{prefix}{names.class_token}", (1, 1, width))
-    positions = f"{prefix}{names.position_embedding}"
+    positions, registers = f"{prefix}{names.position_embedding}", spec.num_registers
     shape = (1, spec.num_positions, width)
-    if parts.distillation is not None:
-        whole = (1, spec.num_positions + 1, width)
-        token = same(f"{prefix}{parts.distillation.token}", (1, 1, width))
-        pieces["register_tokens"] = sum_of(token, Piece((positions,), (whole,), lambda values: values[:, 1:2]))
-        pieces["position_embedding"] = Piece((positions,), (whole,), lambda values: np.delete(values, 1, axis=1))
-        return pieces
-    if spec.num_registers:
-        pieces["register_tokens"] = stored(f"{prefix}{names.register_tokens}", (1, spec.num_registers, width))
-    if spec.positions == "learned":
-        pieces["position_embedding"] = (
-            stored(positions, shape) if parts.class_position else with_class_row(positions, shape)
-        )
+    if registers:
+        token = names.register_tokens if parts.distillation is None else parts.distillation.token
+        pieces["register_tokens"] = stored(f"{prefix}{token}", (1, registers, width))
+    if registers and (parts.register_positions or parts.distillation is not None):
+        rows = slice(int(spec.class_token), spec.class_token + registers)
+        whole = (1, spec.num_positions + registers, width)
+        own = Piece((positions,), (whole,), lambda values: values[:, rows])
+        pieces["register_tokens"] = sum_of(pieces["register_tokens"], own)
+        pieces["position_embedding"] = Piece((positions,), (whole,), lambda values: np.delete(values, rows, axis=1))
+    elif spec.positions == "learned":
+        without_class = spec.class_token and not parts.class_position
+        pieces["position_embedding"] = with_class_row(positions, shape) if without_class else stored(positions, shape)
     return pieces
 
 
@@ -241,7 +262,7 @@ def _classifier(spec: ViTSpec, head: Head, distillation: Distillation | None) ->
         bias = same(f"{one.key}.bias", (one.num_classes,)) if one.bias else zeros((one.num_classes,))
         return torch_dense(f"{one.key}.weight", (inputs, one.num_classes)), bias
 
-    if distillation is None:
+    if distillation is None or distillation.head is None:
         kernel, bias = of(head, spec.representation_size)
     else:
         (first, first_bias), (second, second_bias) = of(head, spec.hidden_size), of(distillation.head, spec.hidden_size)
@@ -303,12 +324,12 @@ def find_head(
     return head, {"classifier": f"nothing but the Dense {key} in the classifier"}
 
 
-def refuse(file: TensorFile, prefix: str, unsupported: dict[str, str]) -> None:
-    """Raise InputError for the first key that contains one of `unsupported`, naming the part of a model it is."""
-    for key in file.tensors:
+def refuse(file: TensorFile, prefix: str, unsupported: Mapping[str, str], excused: Collection[str] = ()) -> None:
+    """Raise InputError for the first key that contains one of `unsupported`, naming the part of a model it is.
+
+    Keys of `excused` are passed by.
+    """
+    for key in (key for key in file.tensors if key not in excused):
         for part, what in unsupported.items():
             if part in key.removeprefix(prefix):
-                raise InputError(
-                    f"{file.path} has {what} ({key}), expected a plain Vision Transformer with a class token: "
-                    "vit-export does not build that part."
-                )
+                raise InputError(f"{file.path} has {what} ({key}): vit-export does not build that part.")
