@@ -6,6 +6,7 @@ and which other keys it leaves out, and why. `MappedParameters` holds a file to 
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,8 @@ class Layout:
     """How a file holds the model `spec`: a Piece for every canonical parameter, and the keys left out with reasons.
 
     `assumed` is what neither the tensors nor a config say of the model (see `ModelRecord.assumed`). `positions` is the
-    rule of this family for another image size, where it is not its package's usual one.
+    rule of this family for another image size, and `pixels` are fields of `Preprocessing` that hold where no file says
+    them, both where they are not its package's usual ones. `notes` are for the user.
     """
 
     spec: ViTSpec
@@ -47,6 +49,8 @@ class Layout:
     excused: Mapping[str, str] = field(default_factory=dict)
     assumed: Mapping[str, str] = field(default_factory=dict)
     positions: Rule | None = None
+    pixels: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def same(key: str, shape: Shape) -> Piece:

@@ -3,7 +3,7 @@
 All store Dense kernels as [out, in] and the patch embedding as [out, channel, height, width].
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,20 +92,22 @@ class Parts:
     patch_bias: bool = True
     key_bias: bool = True
     """False where queries and values have a bias and keys none (DINOv3)."""
+    pre_logits: str = ""
+    """Key of the pre-logits layer without `.weight`, where it is beside the backbone and not in it."""
     pre_logits_bias: bool = True
     distillation: "Distillation | None" = None
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """DeiT's second token and classifier: key of the token, and the classifier that reads it.
+    """DeiT's second token and classifier: key of the token, and the classifier that reads it, where one does.
 
     The answer is the mean of both classifiers' logits. The token's position, row 1 of the position embedding, is added
     to it, and the token is a register.
     """
 
     token: str
-    head: "Head"
+    head: "Head | None"
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,17 @@ def torch_layout(
     assumed: Mapping[str, str],
     positions: Rule | None = None,
 ) -> Layout:
-    """Where every canonical parameter of `spec` is; `prefix` comes before every key but the classifier's."""
+    """Where every canonical parameter of `spec` is; `prefix` comes before every key but the classifier's.
+
+    Raises:
+        InputError: images of another number of channels than 3.
+    """
+    stored = file.tensors.get(f"{prefix}{names.patch_embedding}.weight")
+    if stored is not None and len(stored.shape) == 4 and stored.shape[1] != 3:
+        raise InputError(
+            f"{file.path} is for images of {stored.shape[1]} channels, expected 3 (red, green and blue): vit-export "
+            "builds models of colour images alone."
+        )
     pieces: dict[str, Piece] = {}
     width, mlp = spec.hidden_size, spec.mlp_size
 
@@ -173,9 +185,9 @@ def torch_layout(
     if spec.pooling == "attention" and names.pooling is not None:
         pieces |= _pooling(file, spec, names.pooling, prefix)
     if spec.pre_logits_size is not None:
-        dense("pre_logits", names.pre_logits, spec.pooled_size, spec.pre_logits_size)
-        if not parts.pre_logits_bias:
-            pieces["pre_logits/bias"] = zeros((spec.pre_logits_size,))
+        own, shape = parts.pre_logits or f"{prefix}{names.pre_logits}", (spec.pooled_size, spec.pre_logits_size)
+        bias = same(f"{own}.bias", shape[1:]) if parts.pre_logits_bias else zeros(shape[1:])
+        pieces |= {"pre_logits/kernel": torch_dense(f"{own}.weight", shape), "pre_logits/bias": bias}
     if parts.head is not None:
         pieces |= _classifier(spec, parts.head, parts.distillation)
     return Layout(spec, pieces, excused, assumed, positions)
@@ -241,7 +253,7 @@ def _classifier(spec: ViTSpec, head: Head, distillation: Distillation | None) ->
         bias = same(f"{one.key}.bias", (one.num_classes,)) if one.bias else zeros((one.num_classes,))
         return torch_dense(f"{one.key}.weight", (inputs, one.num_classes)), bias
 
-    if distillation is None:
+    if distillation is None or distillation.head is None:
         kernel, bias = of(head, spec.representation_size)
     else:
         (first, first_bias), (second, second_bias) = of(head, spec.hidden_size), of(distillation.head, spec.hidden_size)
@@ -303,9 +315,12 @@ def find_head(
     return head, {"classifier": f"nothing but the Dense {key} in the classifier"}
 
 
-def refuse(file: TensorFile, prefix: str, unsupported: dict[str, str]) -> None:
-    """Raise InputError for the first key that contains one of `unsupported`, naming the part of a model it is."""
-    for key in file.tensors:
+def refuse(file: TensorFile, prefix: str, unsupported: Mapping[str, str], excused: Collection[str] = ()) -> None:
+    """Raise InputError for the first key that contains one of `unsupported`, naming the part of a model it is.
+
+    Keys of `excused` are passed by.
+    """
+    for key in (key for key in file.tensors if key not in excused):
         for part, what in unsupported.items():
             if part in key.removeprefix(prefix):
                 raise InputError(
