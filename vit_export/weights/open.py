@@ -235,7 +235,7 @@ def _with_pixels(checkpoint: Checkpoint, pixels: Mapping[str, Any]) -> Checkpoin
 def _foreign(file: TensorFile, hints: Hints, origin: dict[str, str], notes: tuple[str, ...]) -> Checkpoint:
     source = next((row for row in SOURCES if row.holds(file)), None)
     if source is None:
-        raise InputError(_unknown(file))
+        raise InputError(_unknown(file, hints))
     layout = source.layout(file, hints)
     parameters = MappedParameters(file, layout, source.title)
     spec, said = parameters.spec, [*notes, *layout.notes]
@@ -265,7 +265,7 @@ def _foreign(file: TensorFile, hints: Hints, origin: dict[str, str], notes: tupl
     return Checkpoint(parameters, record, tuple(said), labels_problem=problem, pooler_problem=pooler)
 
 
-def _unknown(file: TensorFile) -> str:
+def _unknown(file: TensorFile, hints: Hints) -> str:
     """The message for tensors of no known layout."""
     if any(".lora_A." in key or ".lora_B." in key for key in file.tensors):
         return (
@@ -273,6 +273,9 @@ def _unknown(file: TensorFile) -> str:
             "(PeftModel.from_pretrained(model, folder).merge_and_unload()), save_pretrained what comes out, and give "
             "that."
         )
+    kind = (hints.config or {}).get("model_type")
+    if isinstance(kind, str) and kind in refusals.TYPES:
+        return f"{file.path} is of model_type {kind!r}, as {hints.config_path} says: {refusals.of_type(kind)}."
     if what := refusals.of_keys(file.tensors):
         return f"{file.path} holds {what}."
     some = ", ".join(f"{key:.80}" for key in list(file.tensors)[:4]) or "nothing"

@@ -72,6 +72,8 @@ def layout(file: TensorFile, hints: Hints) -> Layout:
     parts = _biases(file, config, names, prefix, parts)
     sizes, parts, left_out, of_pooling = _pooled(file, config, family, names, prefix, wrapper, sizes, parts)
     spec, found = spec_of(file, sizes, hints)
+    if names.register_tokens and not spec.num_registers:
+        left_out |= {key: "none of them" for key in file.tensors if key == f"{prefix}{names.register_tokens}"}
     config.agree({"image_size": spec.image_size})
     assumed = {**found, **assumed, **of_head, **of_pooling}
     if "resize" not in hints.pixels and (resizing := processors.assumed_resizing(hints.preprocessor)) is not None:

@@ -9,6 +9,7 @@ from vit_export.base.checks import is_number, is_whole
 from vit_export.base.errors import InputError
 from vit_export.model.record import ProblemType
 from vit_export.model.spec import ImageSize
+from vit_export.weights.layouts import refusals
 
 GELU = {
     "gelu": "erf",
@@ -30,8 +31,7 @@ _WHOLE = ("clip", "siglip")
 class Config:
     """The part of a config that is the image tower's, beside the tensors at `path`; empty where there is none.
 
-    Fields that are null are left out. `model_type` is that of the whole, or of its image tower where that is no usual
-    one; None where the config does not say.
+    Fields that are null are left out. `model_type` is that of the whole, None where the config does not say it.
     """
 
     path: Path
@@ -43,7 +43,7 @@ class Config:
         """The image tower's part of `config`, which may be none of transformers'.
 
         Raises:
-            InputError: that part is no object.
+            InputError: that part is no object, or of another architecture.
         """
         known = dict(config or {}) if is_config(config) else {}
         kind, inner = known.get("model_type"), known
@@ -53,8 +53,10 @@ class Config:
             inner = older if older is not None else known.get("vision_config") or {}
             if not isinstance(inner, Mapping):
                 raise cls(path, known).problem("vision_config", "an object")
-            own = inner.get("model_type", f"{kind}_vision_model")
-            kind = kind if own == f"{kind}_vision_model" else own
+            own, expected = inner.get("model_type"), f"{kind}_vision_model"
+            if own not in (None, expected):
+                name, why = "vision_config.model_type", refusals.of_type(own)
+                raise cls(path, known).problem(name, repr(expected), own, why)
             inner = {**inner, "model_type": kind, "projection_dim": known.get("projection_dim")}
         return cls(path, {name: value for name, value in inner.items() if value is not None}, kind)
 

@@ -186,8 +186,8 @@ def torch_layout(
         pieces |= _pooling(file, spec, names.pooling, prefix)
     if spec.pre_logits_size is not None:
         own, shape = parts.pre_logits or f"{prefix}{names.pre_logits}", (spec.pooled_size, spec.pre_logits_size)
-        bias = same(f"{own}.bias", shape[1:]) if parts.pre_logits_bias else zeros(shape[1:])
-        pieces |= {"pre_logits/kernel": torch_dense(f"{own}.weight", shape), "pre_logits/bias": bias}
+        pieces["pre_logits/kernel"] = torch_dense(f"{own}.weight", shape)
+        pieces["pre_logits/bias"] = same(f"{own}.bias", shape[1:]) if parts.pre_logits_bias else zeros(shape[1:])
     if parts.head is not None:
         pieces |= _classifier(spec, parts.head, parts.distillation)
     return Layout(spec, pieces, excused, assumed, positions)
