@@ -9,7 +9,7 @@ from typing import Any
 
 from vit_export.base.errors import InputError
 from vit_export.base.json_file import read_json, read_object
-from vit_export.weights.layouts.huggingface import is_config
+from vit_export.weights.layouts.huggingface_config import is_config
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 _WEIGHTS = (".safetensors", ".npz")

@@ -24,7 +24,18 @@ from vit_export.weights.containers.contents import Contents, identify
 from vit_export.weights.containers.npz import open_npz
 from vit_export.weights.containers.safetensors_file import SafetensorsFile, open_safetensors, open_sharded
 from vit_export.weights.containers.tensors import TensorFile
-from vit_export.weights.layouts import google, huggingface, keras_file, processors, timm, timm_config, torchvision
+from vit_export.weights.layouts import (
+    google,
+    huggingface,
+    huggingface_config,
+    huggingface_families,
+    keras_file,
+    processors,
+    refusals,
+    timm,
+    timm_config,
+    torchvision,
+)
 from vit_export.weights.layouts.mapping import Layout, MappedParameters
 from vit_export.weights.layouts.sizes import Hints, require_variant
 from vit_export.weights.provenance import digests_of
@@ -60,8 +71,8 @@ class Source:
     resizing: Callable[[Hints], Mapping[str, Any] | None] = lambda hints: None
 
 
-def _ends_with(anchor: str) -> Callable[[TensorFile], bool]:
-    return lambda file: any(key == anchor or key.endswith(f".{anchor}") for key in file.tensors)
+def _ends_with(*anchors: str) -> Callable[[TensorFile], bool]:
+    return lambda file: any(f".{key}".endswith(tuple(f".{name}" for name in anchors)) for key in file.tensors)
 
 
 SOURCES = (
@@ -77,7 +88,7 @@ SOURCES = (
     Source(
         "huggingface",
         "Hugging Face transformers",
-        _ends_with(huggingface.ANCHOR),
+        _ends_with(*huggingface_families.ANCHORS),
         huggingface.layout,
         "bicubic",
         HALVES,
@@ -227,11 +238,11 @@ def _foreign(file: TensorFile, hints: Hints, origin: dict[str, str], notes: tupl
     source = next((row for row in SOURCES if row.holds(file)), None)
     if source is None:
         timm_config.refuse_others(file.path, hints.config)
-        raise InputError(_unknown(file))
+        raise InputError(_unknown(file, hints))
     layout = source.layout(file, hints)
     parameters = MappedParameters(file, layout, source.title)
     spec, said = parameters.spec, [*notes, *layout.notes]
-    preprocessing, assumed, overridden = _pixels(source, spec, hints)
+    preprocessing, assumed, overridden = _pixels(source, layout, hints)
     assumed = {**layout.assumed, **assumed}
     labels, problem, guess = _labels(hints, spec.num_classes)
     if guess is not None:
@@ -247,17 +258,17 @@ def _foreign(file: TensorFile, hints: Hints, origin: dict[str, str], notes: tupl
     weights = {"source": source.name, "trained": True, **origin}
     if overridden:
         weights["overridden"] = ["preprocessing"]
-    answers = huggingface.problem_type(hints.config) if spec.num_classes is not None else None
-    if spec.num_classes == 1 and not huggingface.is_config(hints.config):
+    answers = huggingface_config.problem_type(hints.config) if spec.num_classes is not None else None
+    if spec.num_classes == 1 and not huggingface_config.is_config(hints.config):
         assumed["answer"] = "a number as it is for the one output (no sigmoid)"
     record = ModelRecord(
         spec, preprocessing, weights, labels, layout.positions or source.positions, problem_type=answers
     ).assuming(assumed)
-    pooler = huggingface.pooler_problem(hints.config) if layout.spec.pre_logits_size is None else None
+    pooler = huggingface_config.pooler_problem(hints.config) if layout.spec.pre_logits_size is None else None
     return Checkpoint(parameters, record, tuple(said), labels_problem=problem, pooler_problem=pooler)
 
 
-def _unknown(file: TensorFile) -> str:
+def _unknown(file: TensorFile, hints: Hints) -> str:
     """The message for tensors of no known layout."""
     if any(".lora_A." in key or ".lora_B." in key for key in file.tensors):
         return (
@@ -265,19 +276,26 @@ def _unknown(file: TensorFile) -> str:
             "(PeftModel.from_pretrained(model, folder).merge_and_unload()), save_pretrained what comes out, and give "
             "that."
         )
+    kind = (hints.config or {}).get("model_type")
+    if isinstance(kind, str) and kind in refusals.TYPES:
+        return f"{file.path} is of model_type {kind!r}, as {hints.config_path} says: {refusals.of_type(kind)}."
+    if what := refusals.of_keys(file.tensors):
+        return f"{file.path} holds {what}."
     some = ", ".join(f"{key:.80}" for key in list(file.tensors)[:4]) or "nothing"
     known = ", ".join(row.title for row in SOURCES)
     return f"{file.path} holds tensors of no layout that vit-export knows (it has {some}): expected that of {known}."
 
 
-def _pixels(source: Source, spec: ViTSpec, hints: Hints) -> tuple[Preprocessing, dict[str, str], bool]:
+def _pixels(source: Source, layout: Layout, hints: Hints) -> tuple[Preprocessing, dict[str, str], bool]:
     """How pixels are made; what of that is assumed; whether the user replaced what files say."""
     given, overridden = _whole(hints.pixels), False
+    spec, own = layout.spec, layout.pixels
+    usual_scaling, usual_resizing = source.usual_scaling, source.usual_resizing(hints, spec)
     fields: dict[str, Any] = {}
     assumed: dict[str, str] = {}
     for topic, read, usual in (
-        ("scaling", source.scaling, source.usual_scaling),
-        ("resizing", source.resizing, source.usual_resizing(hints, spec)),
+        ("scaling", source.scaling, {name: own.get(name, value) for name, value in usual_scaling.items()}),
+        ("resizing", source.resizing, {name: own.get(name, value) for name, value in usual_resizing.items()}),
     ):
         stated = None if _said(topic, given) else read(hints)
         known = usual if stated is None else stated
