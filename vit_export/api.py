@@ -15,7 +15,7 @@ from vit_export.base.reporting import Reporter
 from vit_export.model.artifact import Format, InputKind, Precision
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import assumptions_told
-from vit_export.model.spec import ViTSpec
+from vit_export.model.spec import ImageSize, ViTSpec
 from vit_export.model.variants import VARIANTS, get_variant
 from vit_export.pipeline.request import ExportRequest
 from vit_export.pipeline.steps import ExportResult
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 def create_vit(
     variant: str,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     num_classes: int | None = None,
     include_top: bool = True,
     weights: "str | Path | None" = None,
@@ -46,8 +46,8 @@ def create_vit(
 
     Args:
         variant: a name of `vit_export.model.variants.VARIANTS`, such as 'vit_b16'.
-        image_size: pixels along one side, a multiple of the patch size; 224, or the checkpoint's, by default. Another
-            size than the checkpoint's resamples its position embedding.
+        image_size: pixels along one side, or (height, width), multiples of the patch size; 224, or the checkpoint's, by
+            default. Another size than the checkpoint's resamples its position embedding.
         num_classes: length of the logits; 1000, or the checkpoint's, by default. Another number than the checkpoint's
             gives a new classifier.
         include_top: with a classifier (logits), or without (the token sequence).

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import RandomParameters, toy_spec
 from helpers import reports
-from helpers.bundles import CROPPED, LABELS, described, digits_record, ours, top_classes, unpacked
+from helpers.bundles import CROPPED, LABELS, WIDE, described, digits_record, ours, top_classes, unpacked
 from helpers.digits import PREPROCESSING, DigitsParameters
 from PIL import Image
 from skimage import data
@@ -114,7 +114,7 @@ def pixels_code(subject, model, folder):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("preprocessing", [PREPROCESSING, CROPPED], ids=["squash", "shortest"])
+@pytest.mark.parametrize("preprocessing", [PREPROCESSING, CROPPED, WIDE], ids=["squash", "shortest", "wide"])
 def test_the_bundled_code_prepares_every_photograph_alike(kind, preprocessing, photographs, tmp_path):
     subject = described("onnx", kind, preprocessing)
     code = pixels_code(subject, "model.onnx", tmp_path)
@@ -480,12 +480,13 @@ def test_the_release_that_is_installed_runs_every_file():
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("resize", ["squash", "shortest"])
-def test_javascript_resamples_as_pillow_does(resize, interpolation, tmp_path):
+@pytest.mark.parametrize("size", [32, (24, 40), (40, 24)], ids=str)
+def test_javascript_resamples_as_pillow_does(size, resize, interpolation, tmp_path):
     node = shutil.which("node")
     if node is None:
         pytest.skip("node is not installed")
     fraction = 1.0 if resize == "squash" else 0.875
-    done = Preprocessing(32, resize=resize, interpolation=interpolation, crop_fraction=fraction)
+    done = Preprocessing(size, resize=resize, interpolation=interpolation, crop_fraction=fraction)
     subject = described("onnx", "normalized", done)
     code = code_files(subject, row_of("web", subject), "model.onnx")
     (tmp_path / "pixels.mjs").write_text(code["pixels.mjs"], encoding="utf-8")
@@ -511,12 +512,12 @@ import {{fit, numbers}} from "./pixels.mjs";
     subprocess.run([node, "run.mjs"], cwd=tmp_path, check=True)
     for index, image in enumerate(images):
         expected = resize_and_crop(image, done)
-        found = np.frombuffer((tmp_path / f"{index}.fit").read_bytes(), np.uint8).reshape(32, 32, 3)
+        found = np.frombuffer((tmp_path / f"{index}.fit").read_bytes(), np.uint8).reshape(*done.image_sides, 3)
         apart = np.abs(found.astype(int) - expected).max()
         # Pillow 13 begins with the rows or with the columns, by the shapes; for wide pictures always with the rows.
         assert apart <= (0 if image.shape[1] >= 1.25 * image.shape[0] else 2), image.shape
         assert (found != expected).mean() < 0.3
-        values = np.frombuffer((tmp_path / f"{index}.numbers").read_bytes(), np.float32).reshape(32, 32, 3)
+        values = np.frombuffer((tmp_path / f"{index}.numbers").read_bytes(), np.float32).reshape(*done.image_sides, 3)
         np.testing.assert_array_equal(values, feed(found, "normalized", done))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from skimage import data
 
-from helpers.bundles import CROPPED, LABELS, described
+from helpers.bundles import CROPPED, LABELS, WIDE, described
 from helpers.digits import PREPROCESSING
 from vit_export.bundles.code import code_files
 from vit_export.bundles.targets import row_of
@@ -21,6 +21,8 @@ RESAMPLING = (
     CROPPED,
     Preprocessing(32, CROPPED.mean, CROPPED.std, "squash", 1.0, "bicubic"),
     Preprocessing(32, CROPPED.mean, CROPPED.std, "shortest", 0.875, "bilinear"),
+    WIDE,
+    Preprocessing((40, 24)),
 )
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 STAND_INS = Path(__file__).parents[1] / "stand_ins"
@@ -58,7 +60,7 @@ def assert_inputs(read, subject):
     done, entry = subject.record.preprocessing, subject.input
     for number, picture in enumerate(pictures()):
         pixels = resize_and_crop(picture, done)
-        found = np.frombuffer(read(number), entry.dtype).reshape(32, 32, 3)
+        found = np.frombuffer(read(number), entry.dtype).reshape(*done.image_sides, 3)
         # A picture that is much wider than high is resampled by its rows first, here and by every release of Pillow.
         # With others Pillow's order differs from release to release: a level of 255 here and there, up to three where
         # bicubic overshoots and is cut off in between.

@@ -25,6 +25,8 @@ CROPPED = Preprocessing(
     interpolation="bicubic",
 )  # fmt: skip
 
+WIDE = Preprocessing((24, 40), CROPPED.mean, CROPPED.std, "shortest", 0.875, "bicubic")
+
 
 def digits_record(preprocessing=PREPROCESSING, labels=LABELS, **weights):
     return ModelRecord(SPEC, preprocessing, {"source": "tests/helpers/digits.py", "trained": True, **weights}, labels)
@@ -53,7 +55,7 @@ def top_classes(logits, labels):
 
 def described(format, kind, preprocessing, *, classes=10, labels=LABELS, quantized=False):
     """A file that is described alone: for code, which is made from numbers."""
-    spec = toy_spec(num_classes=classes)
+    spec = toy_spec(num_classes=classes, image_size=preprocessing.image_size)
     dtype, numbers = KINDS[kind].dtype, {}
     if quantized:
         dtype, numbers = "int8", {"scale": 0.007843137718737125, "zero_point": -1}
@@ -63,7 +65,7 @@ def described(format, kind, preprocessing, *, classes=10, labels=LABELS, quantiz
             path=f"toy.{format}",
             format=format,
             precision="int8" if quantized else "float32",
-            inputs=(TensorSpec("images", (1, 32, 32, 3), dtype, "NHWC", values=kind, **numbers),),
+            inputs=(TensorSpec("images", (1, *spec.image_sides, 3), dtype, "NHWC", values=kind, **numbers),),
             outputs=(TensorSpec(name, (1, spec.output_size), "int8" if quantized else "float32", **numbers),),
             bytes=1,
             sha256="ab" * 32,

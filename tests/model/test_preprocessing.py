@@ -1,5 +1,7 @@
 """The one image-to-tensor function: every kind of file, both ways to resize, exact normalization, every error."""
 
+import json
+import math
 import re
 import struct
 import warnings
@@ -307,6 +309,46 @@ def test_the_longer_side_is_rounded_down_as_in_torchvision():
     np.testing.assert_array_equal(resize_and_crop(image, how), expected)
 
 
+def by_timm(image, size, fraction, interpolation):
+    """timm's `ResizeKeepRatio` of floor(side / fraction), then torchvision's `CenterCrop`, for sizes that differ."""
+    tall, wide = (math.floor(side / fraction) for side in size)
+    height, width = image.shape[:2]
+    ratio = min(height / tall, width / wide)
+    height, width = (round(side / ratio) for side in (height, width))
+    resized = Image.fromarray(image).resize((width, height), interpolation)
+    top, left = round((height - size[0]) / 2.0), round((width - size[1]) / 2.0)
+    return np.asarray(resized)[top : top + size[0], left : left + size[1]]
+
+
+@pytest.mark.parametrize("size", [(16, 24), (24, 16), (8, 40)])
+@pytest.mark.parametrize("fraction", [1.0, 0.9, 0.5])
+@pytest.mark.parametrize("shape", [(31, 50), (50, 31), (7, 9), (48, 72), (33, 33), (90, 17)])
+def test_what_is_not_square_is_cut_out_as_in_timm(size, fraction, shape):
+    image = np.asarray(_noise(*shape))
+    how = Preprocessing(size, resize="shortest", crop_fraction=fraction, interpolation="bicubic")
+    found = resize_and_crop(image, how)
+    assert found.shape == (*size, 3)
+    np.testing.assert_array_equal(found, by_timm(image, size, fraction, Image.Resampling.BICUBIC))
+
+
+def test_what_is_not_square_is_squashed_to_height_and_width():
+    image = np.zeros((10, 10, 3), np.uint8)
+    image[:5, :, 0] = image[:, 5:, 1] = 255
+    small = resize_and_crop(image, Preprocessing((2, 4)))
+    assert (small[0, :, 0] > 200).all()
+    assert (small[1, :, 0] < 50).all()
+    assert (small[:, :2, 1] < 50).all()
+    assert (small[:, 2:, 1] > 200).all()
+
+
+def test_both_sides_survive_json_and_equal_ones_are_one_number():
+    wide = Preprocessing((224, 384), resize="shortest", crop_fraction=0.875)
+    assert wide.resized_sides == (256, 438)
+    assert wide.to_dict()["image_size"] == [224, 384]
+    assert Preprocessing.from_dict(json.loads(json.dumps(wide.to_dict()))) == wide
+    assert Preprocessing([224, 224]) == Preprocessing(224)
+
+
 def test_a_view_that_is_not_contiguous():
     image = np.asarray(_noise(20, 30))
     how = Preprocessing(10)
@@ -421,6 +463,11 @@ def test_from_dict_is_strict():
         ({"image_size": 5000}, "image_size is 5000, expected a whole"),
         ({"image_size": 224.0}, "image_size is 224.0, expected a whole"),
         ({"image_size": True}, "image_size is True, expected a whole"),
+        ({"image_size": (224, 0)}, "image_size is 0, expected a whole"),
+        (
+            {"image_size": (224, 384, 3)},
+            "image_size is [224, 384, 3], expected one number of pixels, or height and width.",
+        ),
         (
             {"mean": (127.5, 127.5, 127.5)},
             "mean is (127.5, 127.5, 127.5), expected three numbers for red, green and blue",

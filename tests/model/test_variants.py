@@ -1,9 +1,12 @@
+import json
+import re
+
 import pytest
 from conftest import build, toy_spec
 
 from vit_export.base.errors import InputError
 from vit_export.model.parameters import parameter_specs
-from vit_export.model.spec import ViTSpec
+from vit_export.model.spec import ViTSpec, shown_sides, shown_size
 from vit_export.model.variants import VARIANTS, get_variant
 
 # At 224 pixels, 1000 classes. All but H/16 and Ti/16 equal the counts that google-research/vision_transformer asserts.
@@ -89,6 +92,39 @@ def test_unknown_variant_names_the_nearest(typed, nearest):
 def test_image_size_the_patch_does_not_divide(size, advice):
     with pytest.raises(InputError, match=advice):
         ViTSpec.of("vit_s32", image_size=size)
+
+
+@pytest.mark.parametrize(
+    ("size", "advice"),
+    [
+        (
+            (224, 385),
+            "Image size 224x385: its width 385 is not a multiple of vit_b16's patch size 16: use 224x384 or 224x",
+        ),
+        (
+            (30, 224),
+            "Image size 30x224: its height 30 is not a multiple of vit_b16's patch size 16: use 16x224 or 32x224.",
+        ),
+        ((5, 224), "Image size 5x224: its height 5 is out of range for vit_b16: expected a multiple of 16 from 16 to"),
+        ((0, 224), "Image size 0x224: its height 0 is out of range for vit_b16: expected a multiple of 16 from 16 to"),
+        ((224, "384"), "Image size 224x'384': its width '384' is out of range"),
+        ((224, 384, 3), "Image size is [224, 384, 3], expected one number of pixels, or height and width."),
+        ((), "Image size is [], expected one number"),
+    ],
+)
+def test_the_side_that_cannot_be_is_named(size, advice):
+    with pytest.raises(InputError, match=re.escape(advice)):
+        ViTSpec.of("vit_b16", image_size=size)
+
+
+def test_a_spec_that_is_not_square():
+    spec = ViTSpec.of("vit_b16", image_size=(224, 384))
+    assert (spec.image_sides, spec.grid, spec.num_tokens) == ((224, 384), (14, 24), 1 + 14 * 24)
+    assert spec.to_dict()["image_size"] == [224, 384]
+    assert ViTSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert ViTSpec.of("vit_b16", image_size=[224, 224]) == ViTSpec.of("vit_b16")
+    assert [shown_size(size) for size in (224, (224, 384))] == ["224", "224x384"]
+    assert [shown_sides(size) for size in (224, (224, 384))] == ["224x224", "224x384 (height x width)"]
 
 
 @pytest.mark.parametrize("classes", [0, -1, 2_000_000, 1.5, True])

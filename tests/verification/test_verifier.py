@@ -473,7 +473,7 @@ def test_images_that_are_no_pictures_are_input_errors(good_files):
     assert message(toys.images()) == f"The images to verify on are of type ndarray, {wanted}"
     assert message((Shown(toys.images(), NAMES), ())) == f"The images to verify on are of type tuple, {wanted}"
     empty = pictures_of(np.zeros((0, 8, 8, 3), np.uint8), (), PREPROCESSING)
-    assert message(empty).startswith("Verification takes float32 images [n, size, size, 3], given none")
+    assert message(empty).startswith("Verification takes float32 images [n, height, width, 3], given none")
 
 
 @pytest.mark.parametrize("threads", [0, 1.0, True, None])

@@ -3,6 +3,7 @@
 from vit_export.base.versions import versions
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import ModelRecord
+from vit_export.model.spec import shown_sides
 
 PRODUCER = "vit-export"
 
@@ -32,10 +33,12 @@ def facts_for_people(record: ModelRecord, kind: str) -> dict[str, str]:
 
 
 def _resizing(preprocessing: Preprocessing) -> str:
-    size = f"{preprocessing.image_size}x{preprocessing.image_size} pixels"
+    size = f"{shown_sides(preprocessing.image_size)} pixels"
     if preprocessing.resize == "squash":
         return f"resized to {size} whatever their shape ({preprocessing.interpolation})"
+    height, width = preprocessing.resized_sides
+    covered = f"the shortest side resized to {height}" if height == width else f"resized to cover {height}x{width}"
     return (
-        f"the shortest side resized to {preprocessing.resized_side} pixels ({preprocessing.interpolation}), the "
-        f"central {size} cut out (to be done first where a library, as MediaPipe, resizes the whole image)"
+        f"{covered} pixels ({preprocessing.interpolation}), the central {size} cut out (to be done first where a "
+        "library, as MediaPipe, resizes the whole image)"
     )

@@ -14,6 +14,7 @@ from vit_export.bundles.source import Subject
 from vit_export.bundles.targets import Row, minimum_of, release_of
 from vit_export.model.input_kinds import left_to_do
 from vit_export.model.names import LABELS_NAME
+from vit_export.model.spec import shown_sides
 
 PLATFORMS = {"android": "Android", "ios": "iOS", "linux": "Linux", "web": "web pages"}
 
@@ -90,7 +91,7 @@ def readme(subject: Subject, row: Row, target: str, model: str, names: list[str]
 def what(subject: Subject) -> str:
     """One sentence on what the model does."""
     spec = subject.record.spec
-    size = f"{spec.image_size} x {spec.image_size} pixels"
+    size = f"{shown_sides(spec.image_size, ' x ')} pixels"
     if subject.record.answers == "multi_label_classification":
         return (
             f"A Vision Transformer that gives {spec.num_classes} labels to images of {size}, several at once: a number "
@@ -107,12 +108,19 @@ def what(subject: Subject) -> str:
 def preprocessing(subject: Subject) -> str:
     """What happens to an image before the model sees it, in sentences."""
     done = subject.record.preprocessing
+    size = shown_sides(done.image_size, " x ")
     if done.resize == "squash":
-        shape = f"The image is resized straight to {done.image_size} x {done.image_size} pixels"
-    else:
+        shape = f"The image is resized straight to {size} pixels"
+    elif done.resized_sides[0] == done.resized_sides[1]:
         shape = (
             f"The image is resized so that its shortest side has {done.resized_side} pixels, and the centre of "
-            f"{done.image_size} x {done.image_size} is cut out"
+            f"{size} is cut out"
+        )
+    else:
+        covered = "{} x {}".format(*done.resized_sides)
+        shape = (
+            f"The image is resized so that it just covers {covered} pixels, its aspect ratio kept, and the centre of "
+            f"{size} is cut out"
         )
     entry = subject.input
     mean, std = left_to_do(entry.values, done)
@@ -133,9 +141,11 @@ def _values(subject: Subject, row: Row, model: str) -> dict[str, Any]:
         "runtime": row.runtime,
         "format": subject.artifact.format,
         "model": model,
-        "size": done.image_size,
+        "height": done.image_sides[0],
+        "width": done.image_sides[1],
         "resize": done.resize,
-        "resized_side": done.resized_side,
+        "resized_height": done.resized_sides[0],
+        "resized_width": done.resized_sides[1],
         "interpolation": done.interpolation,
         "dtype": entry.dtype,
         "scale": entry.scale,

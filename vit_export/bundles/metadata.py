@@ -7,6 +7,7 @@ from vit_export.bundles.source import Subject
 from vit_export.bundles.targets import Row, minimum_of, release_of
 from vit_export.model.input_kinds import left_to_do
 from vit_export.model.names import LABELS_NAME
+from vit_export.model.spec import json_size
 
 METADATA_VERSION = 1
 
@@ -15,10 +16,13 @@ def metadata(subject: Subject, row: Row, model: dict[str, Any]) -> dict[str, Any
     """The content of metadata.json, JSON-ready; `model` names the bundle's model: file, bytes, sha256.
 
     `input.mean` and `input.std` are what is left to do for this file: `(pixel / 255 - mean) / std` for every kind of
-    input. `runtime.release` is what the bundle's instructions install; `minimum` is None where nobody knows it.
+    input. `resize.image_size` and `resized_side` are [height, width] where those differ. `runtime.release` is what the
+    bundle's instructions install; `minimum` is None where nobody knows it.
     """
     artifact, record, entry, output = subject.artifact, subject.record, subject.input, subject.output
     done = record.preprocessing
+    tall, wide = done.resized_sides
+    covered = None if done.resize == "squash" else json_size(tall if tall == wide else (tall, wide))
     mean, std = left_to_do(entry.values, done)
     return {
         "metadata_version": METADATA_VERSION,
@@ -50,8 +54,8 @@ def metadata(subject: Subject, row: Row, model: dict[str, Any]) -> dict[str, Any
         },
         "resize": {
             "method": done.resize,
-            "image_size": done.image_size,
-            "resized_side": None if done.resize == "squash" else done.resized_side,
+            "image_size": json_size(done.image_size),
+            "resized_side": covered,
             "crop_fraction": done.crop_fraction,
             "interpolation": done.interpolation,
             "antialias": True,

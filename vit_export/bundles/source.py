@@ -10,6 +10,7 @@ from vit_export.base.files import input_errors, shortened
 from vit_export.deployment.graph import INPUT_NAME
 from vit_export.model.artifact import Artifact, TensorSpec
 from vit_export.model.record import ModelRecord
+from vit_export.model.spec import shown_sides
 from vit_export.report.earlier import files_told
 from vit_export.report.view import File, Record, read_files
 
@@ -106,11 +107,10 @@ def _check(name: str, artifact: Artifact, record: ModelRecord) -> None:
             f"{name} takes {image.shape[0] or 'any number of'} images at a time, the code of a bundle feeds one: "
             "export with --batch 1."
         )
-    size = spec.image_size
-    if image.shape != (1, size, size, 3) or output.shape != (1, spec.output_size):
+    if image.shape != (1, *spec.image_sides, 3) or output.shape != (1, spec.output_size):
         raise InputError(
-            f"{name} does not have the shapes that its record says ({size} x {size} pixels in, {spec.output_size} "
-            "numbers out): export the model again."
+            f"{name} does not have the shapes that its record says ({shown_sides(spec.image_size, ' x ')} pixels in, "
+            f"{spec.output_size} numbers out): export the model again."
         )
     for entry, known in ((image, _INPUTS), (output, _OUTPUTS)):
         quantized = entry.dtype == "int8" and None in (entry.scale, entry.zero_point)
@@ -119,7 +119,7 @@ def _check(name: str, artifact: Artifact, record: ModelRecord) -> None:
                 f"{name}: {entry.name} is {entry.dtype}{' without a scale' if quantized else ''}, expected "
                 f"{', '.join(known)}: export the model again."
             )
-    if record.preprocessing.image_size != size:
+    if record.preprocessing.image_size != spec.image_size:
         raise InputError(f"{name}: its preprocessing is for another size of image than it takes; export it again.")
     if record.labels is not None and len(record.labels) != spec.num_classes:
         raise InputError(f"{name} names {len(record.labels)} classes, it has {spec.num_classes or 0}: export it again.")

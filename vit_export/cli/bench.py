@@ -8,6 +8,7 @@ from vit_export.cli.finish import finish, progress
 from vit_export.cli.framework import CONTEXT, Command
 from vit_export.cli.options import AS_JSON, FILES, THREADS, flag, image_size, pathname, seed
 from vit_export.model.names import TIME_LIMIT
+from vit_export.model.spec import ImageSize
 
 
 @click.command("bench", cls=Command, context_settings=CONTEXT, short_help="Compare the speed of any files.")
@@ -32,7 +33,7 @@ def bench_command(
     threads: int,
     time_limit: float,
     seed: int,
-    image_size: int | None,
+    image_size: ImageSize | None,
     as_json: bool,
     quiet: bool,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vit_export.base.errors import VitExportError
 from vit_export.model.artifact import Format
 from vit_export.model.names import SAVED_MODEL_NAME
-from vit_export.model.spec import ViTSpec
+from vit_export.model.spec import ViTSpec, shown_size
 from vit_export.pipeline.plan import plan_files
 from vit_export.pipeline.request import ExportRequest
 
@@ -21,7 +21,7 @@ _REPEATED = ("input", "calibration", "calibration_images", "held_out_images", "b
 
 def default_output(spec: ViTSpec) -> Path:
     """The folder for the files where the user names none."""
-    return Path("exports") / f"{spec.name}-{spec.image_size}"
+    return Path("exports") / f"{spec.name}-{shown_size(spec.image_size)}"
 
 
 def closing(request: ExportRequest, result: "ExportResult") -> str:

@@ -13,6 +13,7 @@ from vit_export.base.files import require_new_file, write_new_file
 from vit_export.base.numbers import MEGABYTE, conditions, shortened, three_digits
 from vit_export.cli.finish import say
 from vit_export.cli.framework import CONTEXT, Command, GivenPath
+from vit_export.cli.options import image_size
 from vit_export.model.names import PRECISIONS
 from vit_export.pipeline.compare import compare
 
@@ -24,7 +25,7 @@ COLUMNS = 100
 
 @click.command("compare", cls=Command, context_settings=CONTEXT, short_help="Compare variants: sizes, speed, memory.")
 @click.argument("variants", nargs=-1)
-@click.option("--image-size", type=int, default=224, show_default=True, metavar="N", help="Pixels along one side.")
+@image_size("; rounded up to multiples of each patch.", 224)
 @click.option("--threads", type=int, default=1, show_default=True, metavar="N", help="Threads for the latencies.")
 @click.option("--precisions", metavar="LIST", help=f"File sizes to measure.  [default: {','.join(PRECISIONS)}]")
 @click.option("--no-measure", is_flag=True, help="Only what follows from the sizes; takes no time.")
@@ -44,8 +45,8 @@ def compare_command(
 ) -> None:
     """Compare VARIANTS (all by default): sizes by formula; speed, memory and file sizes measured.
 
-    Each variant's float32 .tflite file, with random weights, takes turns with that of vit_s32. The image size is
-    rounded up to a multiple of each patch. Files go to a temporary folder (set TMPDIR for another one).
+    Each variant's float32 .tflite file, with random weights, takes turns with that of vit_s32. Files go to a
+    temporary folder (set TMPDIR for another one).
     """
     if no_measure and (plot or precisions is not None):
         option, what = ("--plot", "draws") if plot else ("--precisions", "says")

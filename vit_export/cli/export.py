@@ -14,7 +14,7 @@ from vit_export.cli.framework import EXPORT, Command, typed, weights_hint
 from vit_export.cli.options import AS_JSON, QUIET, TEXT, THREADS, choice, count, flag, pathname
 from vit_export.model.labels import read_labels
 from vit_export.model.names import DEFAULT_MIN_SQNR, FORMATS, INPUTS, OPSETS, PRECISIONS, SEARCHED, schemes_explained
-from vit_export.model.spec import ViTSpec
+from vit_export.model.spec import ImageSize, ViTSpec
 from vit_export.model.variants import VARIANTS, Variant, get_variant
 from vit_export.pipeline.request import ExportRequest
 
@@ -50,7 +50,7 @@ _OPTIONS: tuple[shared.Option, ...] = (
         "[default: random weights]",
     ),
     count("--num-heads", "Attention heads, where a checkpoint does not say."),
-    shared.image_size(", a multiple of the patch.  [224]"),
+    shared.image_size(", multiples of the patch.  [224]"),
     count("--num-classes", "Classes of the classifier.  [1000, or the weights']"),
     flag("--features", "No classifier: class-token features."),
     flag("--pooled", "No classifier: features after the checkpoint's pooler (pre-logits)."),
@@ -63,7 +63,7 @@ _OPTIONS: tuple[shared.Option, ...] = (
     shared.input_kind("the files take: scaling is folded into the weights, uint8 adds one cast.", INPUTS[0]),
     click.option("--mean", metavar="R,G,B", help="Of the pixels, on the 0..1 scale.  [the weights' or 0.5,0.5,0.5]"),
     click.option("--std", metavar="R,G,B", help="Likewise."),
-    choice("--resize", ["squash", "shortest"], "Straight to the square, or crop centre."),
+    choice("--resize", ["squash", "shortest"], "Straight to the size, or crop centre."),
     click.option("--crop-fraction", type=float, metavar="F", help="Part of the shortest side that is kept."),
     choice("--interpolation", ["bilinear", "bicubic"], "Of resizing."),
     shared.images(
@@ -154,7 +154,7 @@ def _request(
     saved_model: bool,
     weights: str | None,
     num_heads: int | None,
-    image_size: int | None,
+    image_size: ImageSize | None,
     num_classes: int | None,
     features: bool,
     pooled: bool,
@@ -230,7 +230,7 @@ def _opened(weights: str, reporter: "ConsoleReporter | None", **said: Any) -> "C
 
 
 def _wanted(
-    checkpoint: "Checkpoint", image_size: int | None, num_classes: int | None, *, features: bool, pooled: bool
+    checkpoint: "Checkpoint", image_size: ImageSize | None, num_classes: int | None, *, features: bool, pooled: bool
 ) -> ViTSpec:
     """What to export of `checkpoint`: the model it is, but for what was asked for."""
     known = checkpoint.spec

@@ -9,12 +9,13 @@ from vit_export.base.numbers import three_digits
 from vit_export.cli.finish import finish
 from vit_export.cli.framework import CONTEXT, Command
 from vit_export.cli.options import AS_JSON, image_size
+from vit_export.model.spec import ImageSize, shown_size
 
 
 @click.command("list", cls=Command, context_settings=CONTEXT, short_help="Show every variant and what it is for.")
 @AS_JSON
-@image_size("; rounded up to a multiple of each patch.", 224)
-def list_command(as_json: bool, image_size: int) -> None:
+@image_size("; rounded up to multiples of each patch.", 224)
+def list_command(as_json: bool, image_size: ImageSize) -> None:
     """Show every variant: sizes, parameters, MACs, megabytes on disk, and what it is for."""
     from vit_export.model.listing import listing
 
@@ -47,7 +48,8 @@ def render_listing(rows: Sequence[dict[str, Any]], console: "Console | None" = N
         last = ["×".join(map(str, shape)) for shape in row["outputs"].values()] if shapes else []
         last = last or [f"{megabytes:.0f}" for megabytes in row["megabytes"].values()]
         counts = three_digits(row["parameters"] / 1e6), three_digits(row["macs"] / 1e9)
-        cells.append([row["name"], *(row[key] for key in SIZES.values()), *counts, *last])
+        sizes = [shown_size(row[key]) if key == "image_size" else row[key] for key in SIZES.values()]
+        cells.append([row["name"], *sizes, *counts, *last])
     console = console or Console()
     console.print(table(["variant", *SIZES, "M par.", "GMACs", *headings], cells))
     for row in rows:

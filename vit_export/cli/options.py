@@ -1,5 +1,6 @@
 """Options that several commands have, each written once: name, type and help are the same wherever they occur."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import click
 
 from vit_export.cli.framework import Given, GivenPath
 from vit_export.model.names import INPUTS, SCHEME_NAMES
+from vit_export.model.spec import ImageSize
 
 Option = Callable[[Any], Any]
 """What puts an option or argument on the function of a command."""
@@ -52,9 +54,31 @@ def seed(of: str) -> Option:
     return count("--seed", f"Of {of}.", 0)
 
 
+class _ImageSize(click.ParamType):
+    """Pixels along one side, or height x width; which sizes there are is for the commands to say."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ImageSize:
+        """224 of '224', (224, 384) of '224x384'; a usage error for anything else."""
+        if not isinstance(value, str):
+            return value
+        if not re.fullmatch(r"-?[0-9]{1,9}(x-?[0-9]{1,9})?", value):
+            self.fail(f"{value!a:.40} is no size: give pixels (224), or height x width (224x384).", param, ctx)
+        height, *width = map(int, value.split("x"))
+        return (height, width[0]) if width else height
+
+
 def image_size(help: str, default: int | None = None) -> Option:
     """--image-size, with what becomes of it."""
-    return count("--image-size", f"Pixels along one side{help}", default)
+    return click.option(
+        "--image-size",
+        type=_ImageSize(),
+        metavar="SIZE",
+        default=default,
+        show_default=default is not None,
+        help=f"Pixels along one side, or HEIGHTxWIDTH{help}",
+    )
 
 
 def images(name: str, use: str) -> Option:

@@ -63,7 +63,7 @@ class ImageSet:
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """The images of a set at a model's size; row `rows[i]` of `store`, uint8 [m, size, size, 3], is the i-th.
+    """The images of a set at a model's size; row `rows[i]` of `store`, uint8 [m, height, width, 3], is the i-th.
 
     Sets that were read together share one `store`. `classes` are the labelled classes of the images by their index,
     None where nobody said.
@@ -92,12 +92,12 @@ class Pictures:
         return self.images.files
 
     def pixels(self, indices: Sequence[int] | None = None) -> npt.NDArray[np.uint8]:
-        """Return the images (those of `indices`), uint8 [n, size, size, 3]."""
+        """Return the images (those of `indices`), uint8 [n, height, width, 3]."""
         chosen = self.rows if indices is None else [self.rows[i] for i in indices]
         return self.store[list(chosen)]
 
     def normalized(self, count: int | None = None, among: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
-        """Return at most `count` images, spread over those `among` which to choose: float32 [n, size, size, 3]."""
+        """Return at most `count` images, spread over those `among` which to choose: float32 [n, height, width, 3]."""
         there = range(len(self)) if among is None else among
         return normalize(self.pixels(spread(there, len(there) if count is None else count)), self.preprocessing)
 
@@ -122,7 +122,7 @@ class Pictures:
 
 
 class Batches(Sequence[np.ndarray]):
-    """Pictures in batches [batch, size, size, 3], made when they are asked for; the last is filled up."""
+    """Pictures in batches [batch, height, width, 3], made when they are asked for; the last is filled up."""
 
     def __init__(self, pictures: Pictures, batch: int, kind: str, among: Sequence[int]) -> None:
         self._pictures, self._batch, self._kind, self._among = pictures, batch, kind, among

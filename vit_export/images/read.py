@@ -92,7 +92,8 @@ def resize_and_crop(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) 
     """Bring `image`, uint8 [height, width, 3], to the model's size: uint8 [height', width', 3].
 
     Pillow's resampling: antialiased when it shrinks, rounded to whole pixel values. Sizes and offsets of "shortest"
-    are torchvision's: the longer side is rounded down, the crop starts at round((side - wanted side) / 2).
+    are torchvision's for a square: the longer side is rounded down, the crop starts at round((side - wanted side) / 2).
+    For other shapes they are timm's (`ResizeKeepRatio`, then the same crop), whose sides are rounded to the nearest.
 
     Raises:
         InputError: another dtype or shape, or an image so elongated that resizing would need `MAX_PIXELS`.
@@ -113,10 +114,12 @@ def resize_and_crop(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) 
     width, height = picture.size
     covered = preprocessing.resized_sides
     # The image is made as small as it can be and still cover both sides: one of them fits, the other is cut.
-    if covered[1] * height >= covered[0] * width:
-        new_size = (covered[1], covered[1] * height // width)
+    if covered[0] == covered[1]:
+        shortest = min(width, height)
+        new_size = (covered[0] * width // shortest, covered[0] * height // shortest)
     else:
-        new_size = (covered[0] * width // height, covered[0])
+        ratio = min(height / covered[0], width / covered[1])
+        new_size = (round(width / ratio), round(height / ratio))
     if new_size[0] * new_size[1] > MAX_PIXELS:
         raise InputError(
             f"An image of {width} x {height} pixels is too elongated to bring its shortest side to {min(covered)}: "

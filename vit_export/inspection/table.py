@@ -10,6 +10,7 @@ from rich.text import Text
 from vit_export.base.numbers import MEGABYTE, three_digits
 from vit_export.base.text import shown
 from vit_export.model.names import FORMATS
+from vit_export.model.spec import shown_sides
 
 _STYLES = {"problem": "bold red", "remark": "yellow"}
 
@@ -74,7 +75,7 @@ def _contents(found: Mapping[str, Any]) -> Iterator[Row]:
 def _record(record: Mapping[str, Any]) -> Iterator[Row]:
     model, pixels = record["model"], record["preprocessing"]
     scheme = f" ({record['scheme']})" if record["scheme"] else ""
-    yield "model", f"{model['name']}, {model['image_size']}x{model['image_size']}, {record['precision']}{scheme}"
+    yield "model", f"{model['name']}, {shown_sides(model['image_size'])}, {record['precision']}{scheme}"
     source = record["weights"].get("location") or record["weights"].get("source") or "unknown"
     trained = "trained" if record["weights"].get("trained") else "not trained"
     yield "weights of", f"{source}, {trained}"

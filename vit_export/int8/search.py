@@ -127,7 +127,7 @@ def search(
 ) -> Choice:
     """The fastest modes for the parameters of `source` that keep `budget`, or else the best that were found.
 
-    `images` are representative ones, float32 [n, size, size, 3], normalized. `tuning` is that of `modes.static`.
+    `images` are representative ones, float32 [n, height, width, 3], normalized. `tuning` is that of `modes.static`.
     `retune` gives the one for mixes, where everything static is not enough; without it, it is the same.
     `measure` writes the file of `source` in the given modes with the given tuning, and runs it, best on images that
     `tuning` was not made by: at most `MOST_ROUNDS` times. `progress` counts encoder layers while noise is measured,

@@ -132,7 +132,7 @@ def measure_sensitivity(
 ) -> Sensitivity:
     """The sensitivity of `source`, equalized and clipped by `tuning` but with bias corrections of its own.
 
-    `images` are float32 [n, size, size, 3], normalized; the first `images_wanted` are used.
+    `images` are float32 [n, height, width, 3], normalized; the first `images_wanted` are used.
     """
     return _Measurement(source, images[: images_wanted(source.spec)], tuning).run(progress)
 

@@ -121,7 +121,7 @@ def _images_to_choose_by(spec: ViTSpec) -> int:
 
 
 def tune(source: ParameterSource, images: np.ndarray, modes: Modes, progress: Progress | None = None) -> Tuning:
-    """Choose for every layer of `source`; `images` are float32 [n, size, size, 3], normalized."""
+    """Choose for every layer of `source`; `images` are float32 [n, height, width, 3], normalized."""
     spec = source.spec
     cache = _Cache(source)
     factors, clips, choices, kernels = Factors(), dict[str, tuple[float, float]](), [], dict[str, Levels]()

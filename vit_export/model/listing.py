@@ -2,22 +2,21 @@
 
 from typing import Any
 
-from vit_export.base.checks import whole_number
 from vit_export.model.names import PRECISIONS
-from vit_export.model.spec import MAX_IMAGE_SIZE, ViTSpec
+from vit_export.model.spec import ImageSize, ViTSpec, checked_size, json_size, sides_of
 from vit_export.model.variants import VARIANTS, Variant
 
 
-def listing(image_size: int = 224) -> list[dict[str, Any]]:
+def listing(image_size: ImageSize = 224) -> list[dict[str, Any]]:
     """One dict per variant at `image_size`, rounded up to the next multiple of its patch; megabytes are of weights.
 
     Raises:
         InputError: an image size that no variant can have.
     """
-    whole_number("image_size", image_size, 1, MAX_IMAGE_SIZE)
+    size = checked_size(image_size)
     rows = []
     for variant in VARIANTS.values():
-        spec = spec_at(variant, image_size)
+        spec = spec_at(variant, size)
         rows.append(
             {
                 **sizes_of(spec),
@@ -30,16 +29,17 @@ def listing(image_size: int = 224) -> list[dict[str, Any]]:
     return rows
 
 
-def spec_at(variant: Variant, image_size: int) -> ViTSpec:
-    """The spec of `variant` at `image_size`, rounded up to the next multiple of its patch."""
-    return ViTSpec.of(variant, image_size=-(-image_size // variant.patch_size) * variant.patch_size)
+def spec_at(variant: Variant, image_size: ImageSize) -> ViTSpec:
+    """The spec of `variant` at `image_size`, each side rounded up to the next multiple of its patch."""
+    patch = variant.patch_size
+    return ViTSpec.of(variant, image_size=tuple(-(-side // patch) * patch for side in sides_of(image_size)))
 
 
 def sizes_of(spec: ViTSpec) -> dict[str, Any]:
     """What `spec` is and what follows from it, under the keys that the listing and the comparison share."""
     return {
         "name": spec.name,
-        "image_size": spec.image_size,
+        "image_size": json_size(spec.image_size),
         "patch_size": spec.patch_size,
         "tokens": spec.num_tokens,
         "layers": spec.num_layers,

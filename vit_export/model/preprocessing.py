@@ -7,9 +7,9 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 import numpy.typing as npt
 
-from vit_export.base.checks import is_number, number, whole_number
+from vit_export.base.checks import is_number, number
 from vit_export.base.errors import InputError
-from vit_export.model.spec import MAX_IMAGE_SIZE, ImageSize, sides_of
+from vit_export.model.spec import ImageSize, checked_size, json_size, sides_of
 
 Resize = Literal["squash", "shortest"]
 Interpolation = Literal["bilinear", "bicubic"]
@@ -43,13 +43,8 @@ class Preprocessing:
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
-        sides = tuple(self.image_size) if isinstance(self.image_size, list | tuple) else (self.image_size,) * 2
-        for side in sides:
-            whole_number("image_size", side, 1, MAX_IMAGE_SIZE, of="pixels")
-        if len(sides) != 2:
-            raise InputError(f"image_size has {len(sides)} numbers, expected one, or height and width.")
         # JSON has no tuples: a list read back from a file must compare equal to what was written.
-        object.__setattr__(self, "image_size", sides[0] if sides[0] == sides[1] else sides)
+        object.__setattr__(self, "image_size", checked_size(self.image_size))
         object.__setattr__(self, "mean", _three("mean", self.mean, lowest_is_allowed=True))
         object.__setattr__(self, "std", _three("std", self.std, lowest_is_allowed=False))
         _one_of("resize", self.resize, get_args(Resize))
@@ -83,7 +78,12 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        return {
+            **asdict(self),
+            "image_size": json_size(self.image_size),
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

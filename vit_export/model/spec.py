@@ -29,6 +29,8 @@ MAX_LAYERS, MAX_WIDTH, MAX_MLP_WIDTH = 256, 16_384, 65_536
 
 MAX_REGISTERS = 64
 
+_SIDES = ("height", "width")
+
 _CHOICES: dict[str, tuple[str, ...]] = {
     "gelu": get_args(Gelu),
     "positions": get_args(Positions),
@@ -149,7 +151,7 @@ class ViTSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict."""
-        return asdict(self)
+        return {**asdict(self), "image_size": json_size(self.image_size)}
 
     def with_(self, **changes: Any) -> Self:
         """A copy with `changes`, which are checked."""
@@ -157,24 +159,23 @@ class ViTSpec:
 
     def _check_image_size(self) -> None:
         size, patch = self.image_size, self.patch_size
-        sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
-        if len(sides) != 2:
-            raise InputError(f"Image size {size!r:.60} has {len(sides)} numbers, expected one, or height and width.")
-        for side in sides:
+        sides = _two_sides("Image size", size)
+        square = sides[0] == sides[1]
+        for place, side in enumerate(sides):
+            # Of a square the size is wrong, of another shape one of its sides.
+            which = "Image size" if square else f"Image size {sides[0]!r:.30}x{sides[1]!r:.30}: its {_SIDES[place]}"
             if not is_whole(side, patch) or side > MAX_IMAGE_SIZE:
                 raise InputError(
-                    f"Image size {side!r:.60} is out of range for {self.name}: "
+                    f"{which} {side!r:.60} is out of range for {self.name}: "
                     f"expected a multiple of {patch} from {patch} to {MAX_IMAGE_SIZE // patch * patch}."
                 )
             if side % patch and not self.ignores_border:
-                below, above = side // patch * patch, (side // patch + 1) * patch
-                choices = [str(n) for n in (below, above) if patch <= n <= MAX_IMAGE_SIZE]
+                near = (n for n in (side // patch * patch, (side // patch + 1) * patch) if patch <= n <= MAX_IMAGE_SIZE)
+                choices = [shown_size(n if square else (*sides[:place], n, *sides[place + 1 :])) for n in near]
                 raise InputError(
-                    f"Image size {side} is not a multiple of {self.name}'s patch size {patch}: "
-                    f"use {' or '.join(choices)}."
+                    f"{which} {side} is not a multiple of {self.name}'s patch size {patch}: use {' or '.join(choices)}."
                 )
-        # A square has one size, and JSON has no tuples.
-        object.__setattr__(self, "image_size", sides[0] if sides[0] == sides[1] else sides)
+        object.__setattr__(self, "image_size", sides[0] if square else sides)
 
     @property
     def image_sides(self) -> tuple[int, int]:
@@ -278,9 +279,42 @@ class ViTSpec:
 
 def sides_of(size: ImageSize) -> tuple[int, int]:
     """Height and width in pixels of images of `size`."""
-    return size if isinstance(size, tuple) else (size, size)
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    return height, width
+
+
+def checked_size(size: Any) -> ImageSize:
+    """`size`, a number or two, as an image size: equal sides become one number, a list (JSON has no tuples) a tuple.
+
+    Raises:
+        InputError: a side is no whole number of pixels from 1 to MAX_IMAGE_SIZE, or there are more than two.
+    """
+    sides = _two_sides("image_size", size)
+    for side in sides:
+        whole_number("image_size", side, 1, MAX_IMAGE_SIZE, of="pixels")
+    return sides[0] if sides[0] == sides[1] else sides
+
+
+def json_size(size: ImageSize) -> int | list[int]:
+    """`size` as JSON has it, whose lists `checked_size` takes back."""
+    return list(size) if isinstance(size, tuple) else size
 
 
 def shown_size(size: ImageSize) -> str:
     """`size` for people, and as options take it: 224, or 224x384 (height and width)."""
-    return str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}"
+    return f"{size[0]}x{size[1]}" if isinstance(size, list | tuple) else str(size)
+
+
+def shown_sides(size: ImageSize, times: str = "x") -> str:
+    """Both sides of `size` for people: '224x224', or '224x384 (height x width)'."""
+    height, width = sides_of(size)
+    return f"{height}{times}{width}" + ("" if height == width else " (height x width)")
+
+
+def _two_sides(name: str, size: Any) -> tuple[Any, Any]:
+    """The sides of `size`, which need not be numbers."""
+    if not isinstance(size, list | tuple):
+        return size, size
+    if len(size) != 2:
+        raise InputError(f"{name} is {list(size)!s:.60}, expected one number of pixels, or height and width.")
+    return size[0], size[1]

@@ -47,9 +47,9 @@ def observe(
 ) -> Observed:
     """What the channels of `source`, in float32, reach over the `total` `images` at every site that `numbers` round.
 
-    Each of `images` is [batch, size, size, 3] in the numbers and dtype of the kind `input` (`input_kinds.feed`); one is
-    in memory at a time. The float32 file, as large as the model, lies in `folder` meanwhile. The range of the pixels is
-    the whole one they can have.
+    Each of `images` is [batch, height, width, 3] in the numbers and dtype of the kind `input` (`input_kinds.feed`); one
+    is in memory at a time. The float32 file, as large as the model, lies in `folder` meanwhile. The range of the pixels
+    is the whole one they can have.
 
     Raises:
         InputError: no images, or of another dtype or shape than expected.

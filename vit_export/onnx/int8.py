@@ -38,8 +38,8 @@ def write_int8_onnx(
 ) -> Artifact:
     """Write the int8 file of `source` by `scheme`.
 
-    `batches` are images as the file takes them (`input_kinds.feed`), each [batch, size, size, 3]; read one at a time,
-    but for those that weights are rounded by. Most schemes are smoothed (`onnx.smoothing`) and rounded
+    `batches` are images as the file takes them (`input_kinds.feed`), each [batch, height, width, 3]; read one at a
+    time, but for those that weights are rounded by. Most schemes are smoothed (`onnx.smoothing`) and rounded
     (`onnx.rounding`) by them. "w8a16" is what `tuning` says, its kernels too: LayerNorms are folded as TFLite does, so
     that both formats hold the same levels. Where it is given to the others, it equalizes, corrects and clips them.
 

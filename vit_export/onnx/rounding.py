@@ -29,8 +29,8 @@ def rounded_kernels(
     """The kernels of every encoder layer of `source`, smoothed, by name; [out, in] as Levels are.
 
     With `in_pairs`, their levels are bounded by `pairs`, and in its order. `images` are what the file takes, each
-    [batch, size, size, 3]; `source` is made for such (`rewrites.FoldedInput`). Dense layers that read few rows of them
-    are left out.
+    [batch, height, width, 3]; `source` is made for such (`rewrites.FoldedInput`). Dense layers that read few rows of
+    them are left out.
     """
     spec = source.spec
     # GELU's output is scaled in the file, between two Dense; here it is what it is, and scaled where it is looked at.

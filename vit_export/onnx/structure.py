@@ -29,7 +29,7 @@ def onnx_structure(
 ) -> "onnx.ModelProto":
     """The deployment graph of `spec` in operators of `opset`, parameters as graph inputs.
 
-    Inputs: `images`, [batch, size, size, 3] of `dtype` (float32 or uint8), then every parameter by its name. Output:
+    Inputs: `images`, [batch, height, width, 3] of `dtype` (float32 or uint8), then every parameter by its name. Output:
     `spec.output_name`, float32 [batch, spec.output_size].
 
     Raises:

@@ -21,7 +21,7 @@ from vit_export.model.artifact import Artifact, InputKind, Precision, TensorSpec
 from vit_export.model.input_kinds import kind_of, left_to_do, notes_on
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
-from vit_export.model.spec import ViTSpec
+from vit_export.model.spec import ViTSpec, shown_sides, shown_size
 from vit_export.onnx.fusion import ATTENTION, fuse
 from vit_export.onnx.half import NOTE, to_float16
 from vit_export.onnx.qdq import NUMBERS, Ranges, qdq_int8
@@ -125,7 +125,7 @@ def write_onnx(
 ) -> Artifact:
     """Write the ONNX file of `source` with a static batch; above 1.9 GB its weights go to `<path>.data` beside it.
 
-    Input `images`, [batch, size, size, 3] of the kind `input` (`input_kinds.KINDS`: float32, or uint8 for "uint8");
+    Input `images`, [batch, height, width, 3] of the kind `input` (`input_kinds.KINDS`: float32, or uint8 for "uint8");
     output `logits` [batch, classes] or `features` [batch, width], in float32 whatever the precision. LayerNormalization
     (opset 17), Gelu (20) and Attention (23) are single operators where `opset` has them, and decomposed below; None is
     20 for "qdq" and "symmetric", 21 for "w8a16" and 23 for all others. `scheme` belongs to int8 only: "dynamic", or
@@ -232,7 +232,7 @@ def _describe(
     model.producer_name = PRODUCER
     model.producer_version = versions(PRODUCER)[PRODUCER]
     model.graph.name = spec.name
-    model.doc_string = f"{spec.name}, {spec.image_size}x{spec.image_size}, {kind}"
+    model.doc_string = f"{spec.name}, {shown_sides(spec.image_size)}, {kind}"
     facts = {
         **facts_for_people(record, kind),
         "vit_export": json.dumps(
@@ -240,7 +240,7 @@ def _describe(
         ),
         "input": input,
         "output": spec.output_name,
-        "image_size": str(spec.image_size),
+        "image_size": shown_size(spec.image_size),
         "mean": json.dumps(mean),
         "std": json.dumps(std),
         "channel_order": "RGB",

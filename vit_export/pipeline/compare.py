@@ -15,7 +15,7 @@ from vit_export.base.files import scratch_errors, scratch_folder
 from vit_export.model.artifact import Precision
 from vit_export.model.listing import outputs_of, sizes_of, spec_at
 from vit_export.model.names import MAX_THREADS, PRECISIONS
-from vit_export.model.spec import MAX_IMAGE_SIZE, ViTSpec
+from vit_export.model.spec import ImageSize, ViTSpec, checked_size, json_size
 from vit_export.model.variants import VARIANTS, Variant, get_variant
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ Row = dict[str, Any]
 def compare(
     variants: Sequence[str | Variant] | None = None,
     *,
-    image_size: int = 224,
+    image_size: ImageSize = 224,
     threads: int = 1,
     precisions: Sequence[str] = tuple(PRECISIONS),
     measure: bool = True,
@@ -39,7 +39,7 @@ def compare(
     baseline: str | Variant = "vit_s32",
     reporter: "Reporter | None" = None,
 ) -> dict[str, Any]:
-    """Compare `variants` (all by default), names or rows of one's own, at `image_size` pixels along one side.
+    """Compare `variants` (all by default), names or rows of one's own, at `image_size` (a side, or height and width).
 
     The result is JSON-ready: a row for each of the `variants` and one for the `baseline`, chosen or not. Rows have the
     keys of `list`, `outputs` (shapes for one image: with classifier, without it, and of the token sequence) and, if
@@ -61,7 +61,7 @@ def compare(
     by_name = {variant.name: variant for variant in chosen}
     if twice := [variant.name for variant in chosen if by_name[variant.name] != variant]:
         raise InputError(f"Two different variants are called '{twice[0]}': give each a name of its own.")
-    whole_number("image_size", image_size, 1, MAX_IMAGE_SIZE)
+    image_size = checked_size(image_size)
     whole_number("threads", threads, 1, MAX_THREADS)
     whole_number("seed", seed, 0, 2**32 - 1)
     if wrong := [name for name in precisions if name not in PRECISIONS]:
@@ -69,7 +69,7 @@ def compare(
     if not precisions:
         raise InputError(f"No precision is given: choose from {','.join(PRECISIONS)}.")
     wanted = [precision for precision in PRECISIONS if precision in precisions]
-    settings = {"image_size": image_size, "threads": threads, "precisions": wanted, "seed": seed}
+    settings = {"image_size": json_size(image_size), "threads": threads, "precisions": wanted, "seed": seed}
     specs = {name: spec_at(variant, image_size) for name, variant in by_name.items()}
     rows = {
         name: {**sizes_of(spec), "use": by_name[name].use, "outputs": outputs_of(spec), "measured": None, "error": None}

@@ -13,6 +13,7 @@ from vit_export.model.artifact import Artifact, InputKind, Precision
 from vit_export.model.names import SAVED_MODEL_NAME
 from vit_export.model.record import assumptions_told, read_record
 from vit_export.model.saved_model import write_saved_model
+from vit_export.model.spec import shown_size
 from vit_export.report.earlier import recorded
 from vit_export.runtimes.runner import takes_pixels
 
@@ -123,7 +124,9 @@ def _wanted(checkpoint: "Checkpoint", artifacts: Sequence[Artifact]) -> "ViTSpec
     known = checkpoint.spec
     shapes = {(_size(artifact), _width(artifact)) for artifact in artifacts}
     if len(shapes) > 1:
-        shown = ", ".join(sorted(f"{size} pixels and {width} outputs" for size, width in shapes))
+        shown = ", ".join(
+            sorted(f"{shown_size(size) if size else 'any'} pixels and {width} outputs" for size, width in shapes)
+        )
         raise InputError(f"The files are of different models ({shown}): verify each kind in a command of its own.")
     size, width = shapes.pop()
     wanted = known if size is None else known.with_(image_size=size)
@@ -137,11 +140,13 @@ def _wanted(checkpoint: "Checkpoint", artifacts: Sequence[Artifact]) -> "ViTSpec
     return wanted if width is None else wanted.with_(**tops[width])
 
 
-def _size(artifact: Artifact) -> int | None:
+def _size(artifact: Artifact) -> tuple[int, int] | None:
+    """Height and width of the images that a file takes, None where it leaves them open or takes no images."""
     entry = artifact.inputs[0] if artifact.inputs else None
     if entry is None or len(entry.shape) != 4:
         return None
-    return entry.shape[2]  # width in NCHW is last, height in NHWC second: the third is a side in both
+    height, width = entry.shape[2:] if entry.layout == "NCHW" else entry.shape[1:3]
+    return None if height is None or width is None else (height, width)
 
 
 def _width(artifact: Artifact) -> int | None:

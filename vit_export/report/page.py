@@ -175,8 +175,12 @@ def _content(report: Record, pictures: Mapping[str, bytes]) -> dict[str, Any]:
 
 def _model(report: Record) -> str:
     spec = record(report.get("spec"))
-    name, size = text(spec.get("name"), "A model"), number(spec.get("image_size"))
-    return name if size is None else f"{name}, {size:.0f} px"
+    name, size = text(spec.get("name"), "A model"), spec.get("image_size")
+    # One number of a square, else height and width; a report that somebody wrote may hold anything.
+    sides = [number(side) for side in (size if isinstance(size, list) else [size])]
+    if None in sides or len(sides) not in (1, 2):
+        return name
+    return f"{name}, {' × '.join(f'{side:.0f}' for side in sides)} px"
 
 
 def _summary(verdict: str, files: Sequence[File], images: int) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vit_export.base.numbers import conditions, figure, shortened, three_digits
+from vit_export.model.spec import shown_sides, shown_size
 from vit_export.report.svg import COLOURS, Picture, by_matplotlib
 from vit_export.report.view import Record
 
@@ -33,7 +34,7 @@ def speeds(comparison: Record) -> str:
     columns = [["times", "ms", "GMACs", "M par."]]
     for y, (row, time, share) in enumerate(zip(rows, times, macs, strict=True)):
         size = row["image_size"]
-        label = shortened(row["name"] + ("" if size == settings["image_size"] else f" @{size}"), 20)
+        label = shortened(row["name"] + ("" if size == settings["image_size"] else f" @{shown_size(size)}"), 20)
         picture.text(0, y, label, xycoords=at, xytext=(-14, 0), ha="right", va="center", bold=True)
         picture.line([time, share], [y, y], "soft", linewidth=2)
         known = (time, row["measured"]["latency"]["median_ms"]) if row["measured"] else (None, None)
@@ -42,7 +43,7 @@ def speeds(comparison: Record) -> str:
         for x, shown in enumerate(figures, 1):
             colour = "soft" if y < 0 else "ink"
             picture.text(1, y, shown, colour, xycoords=at, xytext=(70 * x, 0), ha="right", va="center")
-    titles = [f"{row['name']}, {row['image_size']}×{row['image_size']}: {row['use']}" for row in rows]
+    titles = [f"{row['name']}, {shown_sides(row['image_size'], '×')}: {row['use']}" for row in rows]
     dots = [(time, y, title) for y, (time, title) in enumerate(zip(times, titles, strict=True)) if not math.isnan(time)]
     if dots:
         x, ys, told = zip(*dots, strict=True)

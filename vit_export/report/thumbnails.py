@@ -13,7 +13,7 @@ QUALITY = 72
 
 
 def thumbnails(pictures: Pictures, names: Sequence[str], side: int = SIDE) -> dict[str, bytes]:
-    """JPEG files of those of `pictures` that `names` tells, by name, as the model sees them: squares.
+    """JPEG files of those of `pictures` that `names` tells, by name, as the model sees them, `side` the longer side.
 
     Names of other images are left out: the page then shows them alone.
     """

@@ -19,7 +19,7 @@ from vit_export.base.machine import machine
 from vit_export.model.artifact import Format, Precision, TensorSpec
 from vit_export.model.names import MAX_THREADS, TIME_LIMIT
 from vit_export.model.record import read_record
-from vit_export.model.spec import MAX_IMAGE_SIZE
+from vit_export.model.spec import ImageSize, checked_size, sides_of
 from vit_export.runtimes.process import Memory, RunnerProcess
 from vit_export.runtimes.runner import RunnerError, takes_pixels
 from vit_export.runtimes.timing.latency import Latency, Measurement, Plan, Subject, measure, plan_of
@@ -107,16 +107,16 @@ def bench(
     threads: int = 1,
     time_limit: float = TIME_LIMIT,
     seed: int = 0,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     reporter: "Reporter | None" = None,
 ) -> Benchmark:
     """Measure the .tflite and .onnx files and SavedModels that `paths` name, whoever wrote them, in one run.
 
     A folder that is no SavedModel stands for all of them directly in it. Each file is fed random pixels in the size,
-    layout and type of its own input; `image_size` are the pixels along a side that a file leaves open. The others are
-    compared with `baseline`: by default a SavedModel where there is one, else the first file. `time_limit` are seconds
-    for the turns of each file. A file that cannot be run has an `error`; a baseline that cannot is replaced, with a
-    warning.
+    layout and type of its own input; `image_size`, a side, or height and width, stands in where a file leaves that
+    open. The others are compared with `baseline`: by default a SavedModel where there is one, else the first file.
+    `time_limit` are seconds for the turns of each file. A file that cannot be run has an `error`; a baseline that
+    cannot is replaced, with a warning.
 
     Raises:
         InputError: nothing to measure, a path that is no such file, or a value out of range.
@@ -128,7 +128,7 @@ def bench(
     if not (math.isfinite(time_limit) and 0 < time_limit <= MAX_TIME_LIMIT):
         raise InputError(f"time_limit is {time_limit:g}, expected seconds, more than 0 and up to {MAX_TIME_LIMIT:g}.")
     if image_size is not None:
-        whole_number("image_size", image_size, 1, MAX_IMAGE_SIZE, of="pixels")
+        image_size = checked_size(image_size)
     if baseline is not None:
         format_of(baseline)  # a folder of files is no baseline
     for path in paths:
@@ -169,7 +169,7 @@ class _Run:
         named: Collection[str],
         threads: int,
         seed: int,
-        image_size: int | None,
+        image_size: ImageSize | None,
         say: "Reporter",
     ) -> None:
         self.rows, self.named, self.threads, self.seed, self.image_size = rows, named, threads, seed, image_size
@@ -294,14 +294,14 @@ def _is_open(process: RunnerProcess) -> bool:
     return any(None in spec.shape[1:] for spec in process.inputs)
 
 
-def _image(process: RunnerProcess, seed: int, open_side: int | None = None) -> np.ndarray:
+def _image(process: RunnerProcess, seed: int, image_size: ImageSize | None = None) -> np.ndarray:
     """Random pixels [height, width, 3] as the file takes them: uint8, or float32 from -1 to 1."""
     spec = process.inputs[0]
     if len(process.inputs) != 1 or spec.layout not in ("NHWC", "NCHW"):
         shown = ", ".join(f"{entry.name} {list(entry.shape)}".replace("None", "?") for entry in process.inputs)
         raise RunnerError(f"{process.path.name} takes {shown}, expected one batch of RGB images.")
     sides = spec.shape[1:3] if spec.layout == "NHWC" else spec.shape[2:4]
-    size = (*(side or open_side or OPEN_SIDE for side in sides), 3)
+    size = (*(own or open_ for own, open_ in zip(sides, sides_of(image_size or OPEN_SIDE), strict=True)), 3)
     random = np.random.default_rng(seed)
     if takes_pixels(spec):
         return random.integers(0, 256, size, np.uint8)

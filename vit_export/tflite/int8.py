@@ -31,7 +31,7 @@ def prepare(
 ) -> Recipe:
     """The recipe of a scheme by name, tuned for `source`.
 
-    `images(n)` gives at most n of the representative dataset, normalized: float32 [n, size, size, 3].
+    `images(n)` gives at most n of the representative dataset, normalized: float32 [n, height, width, 3].
 
     Raises:
         InputError: there is no such scheme.
@@ -88,7 +88,7 @@ def write_int8_tflite(
 ) -> Artifact:
     """Write the int8 file of `source` by `recipe`.
 
-    `batches` are the representative dataset as the file takes it (`input_kinds.feed`), each [batch, size, size, 3];
+    `batches` are the representative dataset as the file takes it (`input_kinds.feed`), each [batch, height, width, 3];
     read one at a time, and not at all by a recipe that needs no ranges, or where they are known: `seen` is what
     `calibrate_each` found, with a recipe that differs in modes and bias corrections at most. `exact` is the `FloatFile`
     of the recipe where there is one.

@@ -198,8 +198,8 @@ def calibrate_each(
 ) -> list[Ranges]:
     """The true minimum and maximum of every activation in each of `images`.
 
-    Each of `images` is [batch, size, size, 3] in the file's own numbers and dtype (`input_kinds.feed`). `threads` are
-    those of the runtime, all usable cores by default.
+    Each of `images` is [batch, height, width, 3] in the file's own numbers and dtype (`input_kinds.feed`). `threads`
+    are those of the runtime, all usable cores by default.
 
     AI Edge Quantizer's default is a moving average of them, which cuts off what is rare; that cost 16 dB of
     signal-to-noise in a trained ViT (see docs/quantization.md).

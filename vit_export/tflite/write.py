@@ -17,6 +17,7 @@ from vit_export.model.artifact import Artifact, InputKind, Precision, TensorSpec
 from vit_export.model.input_kinds import kind_of, notes_on
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
+from vit_export.model.spec import shown_sides
 from vit_export.tflite.half import halve_kernels
 from vit_export.tflite.metadata import set_tflite_metadata
 from vit_export.tflite.operator_versions import set_versions
@@ -38,7 +39,7 @@ def write_tflite(
 ) -> Artifact:
     """Write the float .tflite file of `source` with a static batch (int8 is made from it, see `quantize`).
 
-    Input `images`, [batch, size, size, 3] of the kind `input` (`input_kinds.KINDS`: float32, or uint8 for "uint8");
+    Input `images`, [batch, height, width, 3] of the kind `input` (`input_kinds.KINDS`: float32, or uint8 for "uint8");
     output `logits` [batch, classes] or `features` [batch, width]. float16 halves the file: kernels are stored as
     float16 and computed in the widest type the device has. LayerNorms of `kept_norms` are not folded (see
     `rewrites.folded_parameters`); `kernels` stand for those of the same names, in float.
@@ -74,7 +75,7 @@ def describe_inside(
     """
     spec = record.spec
     kind = f"{precision}{f' ({scheme})' if scheme else ''}"
-    model.description = f"{spec.name}, {spec.image_size}x{spec.image_size}, {kind}"
+    model.description = f"{spec.name}, {shown_sides(spec.image_size)}, {kind}"
     set_metadata(
         model,
         json.dumps({**record.to_dict(), "precision": precision, "scheme": scheme, "input": input, **(more or {})}),

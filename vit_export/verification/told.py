@@ -21,6 +21,7 @@ from vit_export.base.json_file import parse_json
 from vit_export.model.artifact import Artifact
 from vit_export.model.input_kinds import left_to_do
 from vit_export.model.record import ModelRecord
+from vit_export.model.spec import shown_size
 from vit_export.verification.checks import Check, check
 from vit_export.verification.origin import unlike_labels
 
@@ -170,8 +171,8 @@ def _said_by_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def _wanted_of_metadata(artifact: Artifact, record: ModelRecord) -> dict[str, Any]:
     mean, std = _left(artifact, record)
     (image,) = artifact.inputs[:1] or (None,)
-    side = record.spec.image_size
-    wanted: dict[str, Any] = {"colors": "RGB", "size": [side, side], "labels": record.labels}
+    height, width = record.spec.image_sides
+    wanted: dict[str, Any] = {"colors": "RGB", "size": [width, height], "labels": record.labels}
     if image is not None and image.dtype == "int8":
         wanted |= {"min": [-128.0] * 3, "max": [127.0] * 3}
     else:
@@ -190,7 +191,7 @@ def _said_by_properties(path: Path) -> dict[str, Any]:
     if "channel_order" in texts:
         said["colors"] = texts["channel_order"]
     if "image_size" in texts:
-        said["size"] = [texts["image_size"]] * 2
+        said["size"] = texts["image_size"]
     for name, factor in (("mean", 255.0), ("std", 255.0), ("labels", None)):
         if name in texts:
             said[name] = _parsed(texts[name], factor)
@@ -211,7 +212,7 @@ def _wanted_of_properties(artifact: Artifact, record: ModelRecord) -> dict[str, 
     return {
         "colors": "RGB",
         "layout": "NHWC",
-        "size": [str(record.spec.image_size)] * 2,
+        "size": shown_size(record.spec.image_size),
         "input": _kind(artifact),
         "output": record.spec.output_name,
         "mean": list(mean),

@@ -235,7 +235,7 @@ def _normalized(pictures: Pictures) -> np.ndarray:
             "find_images(folder, preprocessing) returns."
         )
     if not pictures.names:
-        raise InputError("Verification takes float32 images [n, size, size, 3], given none: choose other pictures.")
+        raise InputError("Verification takes float32 images [n, height, width, 3], given none: choose other pictures.")
     return pictures.normalized()
 
 
@@ -245,7 +245,9 @@ def _validate(artifacts: Sequence[Artifact], pictures: Pictures, images: np.ndar
     if len({a.path for a in artifacts}) < len(artifacts):
         raise InputError("A file is listed twice among those to verify.")
     if images.ndim != 4 or images.shape[-1] != 3 or not len(images) or images.dtype != np.float32:
-        raise InputError(f"Verification takes float32 images [n, size, size, 3], given {images.dtype} {images.shape}.")
+        raise InputError(
+            f"Verification takes float32 images [n, height, width, 3], given {images.dtype} {images.shape}."
+        )
     if pictures.classes is not None and len(pictures.classes) != len(images):
         raise InputError(f"There are {len(images)} images to verify on but {len(pictures.classes)} classes.")
     if len(pictures.names) != len(images):

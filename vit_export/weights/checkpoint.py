@@ -12,7 +12,7 @@ from vit_export.model.labels import check_labels
 from vit_export.model.parameters import ParameterSource, parameter_specs
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import ModelRecord
-from vit_export.model.spec import ViTSpec, shown_size
+from vit_export.model.spec import ViTSpec, json_size, shown_size
 from vit_export.weights.positions import resample
 from vit_export.weights.provenance import Digests
 
@@ -174,7 +174,7 @@ class Checkpoint:
                 sizes = " to ".join(shown_size(spec.image_size) for spec in (known, wanted))
                 notes.append(f"The position embedding is resampled from {sizes} pixels ({rule.replace('_', ', ')}).")
             pixels = replace(record.preprocessing, image_size=wanted.image_size)
-            record = replace(record, preprocessing=pixels).saying(resampled_from_image_size=known.image_size)
+            record = replace(record, preprocessing=pixels).saying(resampled_from_image_size=json_size(known.image_size))
         if wanted.num_classes != known.num_classes:
             record, problem = replace(record, labels=None, problem_type=None), None
             record = record.without_assumed(OF_CLASSIFIER)

@@ -16,7 +16,7 @@ from vit_export.model.labels import check_labels, labels_from_id2label, read_lab
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import ModelRecord, Rule
 from vit_export.model.saved_model import SavedModelParameters
-from vit_export.model.spec import ImageSize, ViTSpec
+from vit_export.model.spec import ImageSize, ViTSpec, checked_size
 from vit_export.model.variants import Variant, get_variant
 from vit_export.weights.checkpoint import OTHER_LABELS, Checkpoint, checkpoint_of
 from vit_export.weights.configs import Configs, find_configs
@@ -133,9 +133,9 @@ def open_checkpoint(
 
     Headers are read and every key is accounted for; values are read when they are asked for. `hf:owner/name[@revision]`
     and `https://…[#sha256=…]` are downloaded first (`progress` is told bytes). `variant` (a row of the table, or its
-    name) is what the checkpoint has to be. `num_heads`, `image_size` (pixels along one side) and `pixels` (fields of
-    `Preprocessing`) are what the caller says of it, and win over files that cannot be read; what nobody says is asked
-    for, or assumed and said so (`ModelRecord.assumed`).
+    name) is what the checkpoint has to be. `num_heads`, `image_size` (pixels along one side, or height and width) and
+    `pixels` (fields of `Preprocessing`) are what the caller says of it, and win over files that cannot be read; what
+    nobody says is asked for, or assumed and said so (`ModelRecord.assumed`).
 
     Raises:
         InputError: there is no checkpoint, it is damaged, a pickle, of an unknown layout, or of a model that this
@@ -157,7 +157,7 @@ def open_checkpoint(
     hints = Hints(
         row,
         num_heads,
-        image_size,
+        None if image_size is None else checked_size(image_size),
         given,
         configs.config,
         configs.preprocessor,

@@ -88,7 +88,7 @@ def open_keras(path: Path, kind: str, hints: Hints, origin: Mapping[str, Any]) -
         assumed |= {
             "arithmetic": f"exact GELU and epsilon {spec.layer_norm_epsilon:g}",
             "scaling": "scaling to -1..1",
-            "resizing": "resizing straight to the square",
+            "resizing": "resizing straight to that size",
         }
         record = ModelRecord(spec, Preprocessing(spec.image_size), weights).assuming(assumed)
         notes = ("A .weights.h5 file holds numbers alone: a .keras file of the same model keeps the rest.",)

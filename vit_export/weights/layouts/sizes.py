@@ -142,21 +142,27 @@ def spec_of(file: TensorFile, sizes: Sizes, hints: Hints) -> tuple[ViTSpec, dict
 def _image_size(file: TensorFile, sizes: Sizes, hints: Hints) -> tuple[ImageSize, dict[str, str]]:
     """The size of images whose patches the position embedding has rows for, and what is assumed of it.
 
-    That of the config files or the user where it has as many patches, else a square. A size that does not fit is said,
-    and so is one that nobody stated.
+    That of the config files where it has as many patches, else a square, else what the user says: patches that make a
+    square are hardly ever of other images, so that --image-size then asks for positions resampled to it. A size that
+    does not fit is said, and so is one that nobody stated.
 
     Raises:
         InputError: the patches make no square, and nobody stated a size of so many; or nothing tells of any size.
     """
     patch, patches = sizes.patch_size, sizes.num_patches
-    stated = [size for size in (hints.image_size, *sizes.image_sizes.values()) if size is not None]
-    size = next((size for size in stated if patches in (None, _patches(size, patch))), None)
+    grid = math.isqrt(patches or 0)
+    given, told = hints.image_size, list(sizes.image_sizes.values())
+    fitting = [size for size in told if patches in (None, _patches(size, patch))]
+    # The user's own says which pixels of the border there are, too, where it is of the grid that files state.
+    grids = [_grid(size, patch) for size in fitting] or ([(grid, grid)] if grid * grid == patches else [])
+    if given is not None and (_grid(given, patch) in grids or not grids) and patches in (None, _patches(given, patch)):
+        fitting = [given]
+    size = next(iter(fitting), None)
     if size is None and patches is None:
         raise InputError(
             f"{file.path} does not say for images of which size it is: give --image-size, a multiple of {patch}, or "
             "put the model's config.json beside it."
         )
-    grid = math.isqrt(patches or 0)
     if size is None and grid * grid != patches:
         raise InputError(
             f"The position embedding in {file.path} is for {patches} patches, which make no square: give the size of "
@@ -177,9 +183,13 @@ def _image_size(file: TensorFile, sizes: Sizes, hints: Hints) -> tuple[ImageSize
     return found, {"image size": f"square {images} ({grid} x {grid} patches)"}
 
 
-def _patches(size: ImageSize, patch: int) -> int:
+def _grid(size: ImageSize, patch: int) -> tuple[int, int]:
     height, width = sides_of(size)
-    return (height // patch) * (width // patch)
+    return height // patch, width // patch
+
+
+def _patches(size: ImageSize, patch: int) -> int:
+    return math.prod(_grid(size, patch))
 
 
 def require_variant(spec: ViTSpec, hints: Hints, path: Path) -> None:
