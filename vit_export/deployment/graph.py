@@ -177,7 +177,7 @@ class Graph:
         By the operators of a LayerNorm: every runtime that takes the rest takes them.
         """
         tf, size = self.tf, embedding.shape[-1]
-        if not self.spec.unit_length:
+        if not self.spec.l2_normalize:
             return embedding
         squared = tf.reduce_mean(embedding * embedding, axis=-1, keepdims=True)
         return embedding * (tf.math.rsqrt(squared + UNIT_EPSILON / size) * size**-0.5)

@@ -215,7 +215,7 @@ class VisionTransformer(keras.Model):
             return self.pooling(tokens)
         if pooling == "mean":
             return self._mean(tokens)
-        if pooling == "mean_norm":
+        if pooling == "mean_norm" and self.norm is not None:
             return self.norm(self._mean(tokens))
         if pooling == "class":
             return tokens[:, 0]
@@ -224,7 +224,7 @@ class VisionTransformer(keras.Model):
 
     def _unit(self, embedding: Any) -> Any:
         """`embedding` [batch, size], of length 1 where the spec says so."""
-        if not self.spec.unit_length:
+        if not self.spec.l2_normalize:
             return embedding
         return embedding * ops.rsqrt(ops.sum(embedding * embedding, axis=-1, keepdims=True) + UNIT_EPSILON)
 

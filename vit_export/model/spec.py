@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
@@ -25,8 +26,8 @@ after the other; or what attention with a learned query makes of them (SigLIP's 
 
 RETURNS = {
     "logits": "What the classifier says, a number a class.",
-    "pooled": "The family's own embedding: behind the pre-logits layer (Hugging Face's pooler, CLIP's projection), or what "
-    "attention pools (SigLIP).",
+    "pooled": "The family's own embedding: behind the pre-logits layer (Hugging Face's pooler, CLIP's projection), or "
+    "what attention pools (SigLIP).",
     "features": "What is pooled of the tokens, before any pre-logits layer: the class token, or what stands for it.",
     "tokens": "All tokens after the final LayerNorm: class token, registers, patches.",
 }
@@ -67,8 +68,9 @@ class ViTSpec:
     LayerNorm before the first layer (CLIP). With `ignores_border` the pixels at the right and lower edge that fill no
     patch are left out (SigLIP's so400m: 384 pixels, patches of 14).
 
-    `returns` are the outputs of files, of `RETURNS` and in that order; empty for the usual one (`outputs`). What none of
-    them needs is no part of the model. With `unit_length` features and pooled embeddings are divided by their length.
+    `returns` are the outputs of files, of `RETURNS` and in that order; empty for the usual one (`outputs`). What none
+    of them needs is no part of the model. With `l2_normalize` features and pooled embeddings are divided by their
+    length.
 
     Raises:
         InputError: on construction, when no model can be built of these values.
@@ -93,7 +95,7 @@ class ViTSpec:
     pooling: Pooling = "class"
     ignores_border: bool = False
     returns: tuple[str, ...] = ()
-    unit_length: bool = False
+    l2_normalize: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -129,7 +131,7 @@ class ViTSpec:
                 listed = " or ".join(repr(choice) for choice in choices)
                 raise InputError(f"{field} is {getattr(self, field)!r:.60}, expected {listed}.")
         whole_number("num_registers", self.num_registers, 0, MAX_REGISTERS)
-        for field in ("class_token", "embedding_norm", "ignores_border", "unit_length"):
+        for field in ("class_token", "embedding_norm", "ignores_border", "l2_normalize"):
             if not isinstance(getattr(self, field), bool):
                 raise InputError(f"{field} is {getattr(self, field)!r:.60}, expected true or false.")
         if self.hidden_size % self.num_heads:
@@ -174,6 +176,20 @@ class ViTSpec:
         """A copy with `changes`, which are checked."""
         return replace(self, **changes)
 
+    def returning(self, names: Sequence[str], *, l2_normalize: bool = False) -> Self:
+        """The part of the model that returns `names` alone: without classifier and pre-logits layer where none asks.
+
+        Raises:
+            InputError: there is no such output.
+        """
+        read = "logits" in names
+        return self.with_(
+            returns=tuple(names),
+            l2_normalize=l2_normalize,
+            num_classes=self.num_classes if read else None,
+            pre_logits_size=self.pre_logits_size if read or "pooled" in names else None,
+        )
+
     def _check_image_size(self) -> None:
         size, patch = self.image_size, self.patch_size
         sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
@@ -211,13 +227,13 @@ class ViTSpec:
             raise InputError(
                 "There are no logits without a classifier: leave them out of what is returned."
                 if self.num_classes is None
-                else f"A model that returns {' and '.join(names)} has no classifier: num_classes is {self.num_classes}, "
-                "expected None, or logits among what is returned."
+                else f"A model that returns {' and '.join(names)} has no classifier: num_classes is "
+                f"{self.num_classes}, expected None, or logits among what is returned."
             )
         if "pooled" in names and self.pre_logits_size is None and self.pooling != "attention":
             raise InputError(
-                "There is no pooled output without a pre-logits layer (pooler, projection) or attention pooling: ask for "
-                "features."
+                "There is no pooled output without a pre-logits layer (pooler, projection) or attention pooling: ask "
+                "for features."
             )
         if self.pre_logits_size is not None and not {"logits", "pooled"} & set(names):
             raise InputError(
@@ -226,10 +242,10 @@ class ViTSpec:
             )
         if {"features", "pooled"} <= set(names) and self.pre_logits_size is None:
             raise InputError("features and pooled are one and the same where attention pools: ask for one of the two.")
-        if self.unit_length and not {"features", "pooled"} & set(names):
+        if self.l2_normalize and not {"features", "pooled"} & set(names):
             raise InputError(
                 f"A model that returns {' and '.join(names)} has no embedding to be divided by its length: return "
-                "features or pooled, or leave unit length out."
+                "features or pooled, or leave l2_normalize out."
             )
         # The usual output is not named, so that a model is the same whether or not it was asked for.
         object.__setattr__(self, "returns", () if names == (usual,) else names)

@@ -111,7 +111,7 @@ def _float32_nodes(graph: "onnx.GraphProto", spec: ViTSpec) -> set[str]:
             if node is not None and value != centred and value not in found:
                 found.add(value)
                 pending.extend(node.input)
-    for name in ("features", "pooled") if spec.unit_length else ():
+    for name in ("features", "pooled") if spec.l2_normalize else ():
         node = editor.producer(name)
         while node is not None:  # embedding * (1 / length), the embedding first
             found.add(node.output[0])

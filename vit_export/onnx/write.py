@@ -224,8 +224,8 @@ def _describe(
 
     `mean` and `std` say what an app has to do, in one formula for every input kind: (pixel / 255 - mean) / std
     (`input_kinds.left_to_do`). What the model was trained with is in the record. `labels`, where there are any, are a
-    JSON list in the order of the classes. `output` is the first of the outputs; where there are several, all of them are
-    listed as `outputs`.
+    JSON list in the order of the classes. `output` is the first of the outputs; where there are several, all of them
+    are listed as `outputs`.
     """
     spec = record.spec
     mean, std = left_to_do(input, record.preprocessing)

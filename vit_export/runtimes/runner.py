@@ -17,7 +17,7 @@ import numpy as np
 from vit_export.artifacts.layout import layout_of, open_or_size
 from vit_export.artifacts.sizes import MAX_OUTPUT, too_large
 from vit_export.base.errors import VerificationFailed, VitExportError, first_line
-from vit_export.model.artifact import Format, TensorSpec
+from vit_export.model.artifact import Format, TensorSpec, in_order
 from vit_export.runtimes.saved_model_graph import require_numeric
 
 SIGNATURE = "serving_default"
@@ -98,6 +98,7 @@ class Runner(ABC):
         if not self.inputs or not self.outputs:
             raise RunnerError(f"{self.path.name} has {len(self.inputs)} inputs and {len(self.outputs)} outputs.")
         self._require_feasible(self.inputs, self.outputs)
+        self.outputs = in_order(self.outputs)
         names = [spec.name for spec in self.outputs]
         if self._wanted not in (None, *names):
             raise RunnerError(f"{self.path.name} has no output {self._wanted!r}: choose one of {', '.join(names)}.")
@@ -308,8 +309,8 @@ class TFLiteRunner(Runner):
         self._interpreter.allocate_tensors()
         self._interpreter.set_tensor(detail["index"], native)
         self._interpreter.invoke()
-        details, known = self._interpreter.get_output_details(), [spec.name for spec in self.outputs]
-        return [np.asarray(self._interpreter.get_tensor(details[known.index(name)]["index"])) for name in names]
+        places = {entry["name"]: entry["index"] for entry in reversed(self._interpreter.get_output_details())}
+        return [np.asarray(self._interpreter.get_tensor(places[name])) for name in names]
 
 
 class OnnxRunner(Runner):

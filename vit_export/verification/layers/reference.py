@@ -60,7 +60,9 @@ class ReferenceStream:
 
     def normed(self, tokens: np.ndarray) -> np.ndarray:
         """The class token [1, width] after the final norm, from the tokens at `last`."""
-        return _numpy(self._model.norm(tokens[np.newaxis, :1]))
+        norm = self._model.norm
+        assert norm is not None, "models that return tokens alone are refused before"
+        return _numpy(norm(tokens[np.newaxis, :1]))
 
     def unscaled(self, tokens: np.ndarray) -> np.ndarray:
         """`normed` before its scale and shift, which a file may hold in the weights that follow."""
