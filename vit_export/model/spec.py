@@ -170,7 +170,7 @@ class ViTSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict."""
-        return asdict(self)
+        return {**asdict(self), "returns": list(self.returns)}
 
     def with_(self, **changes: Any) -> Self:
         """A copy with `changes`, which are checked."""

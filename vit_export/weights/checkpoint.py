@@ -150,7 +150,7 @@ class Checkpoint:
             raise InputError("There are no logits: the checkpoint has no classifier; give num_classes for a new one.")
         if "pooled" in names and known.pre_logits_size is None and known.pooling != "attention":
             reason = self.pooler_problem or "the checkpoint has no pooler (pre-logits layer)"
-            raise InputError(f"There is no pooled output: {reason}.")
+            raise InputError(f"There are no --pooled features: {reason}.")
         base = known if num_classes is None else self.spec_for(num_classes)
         if names:
             return base.returning(names, l2_normalize=l2_normalize)
