@@ -36,6 +36,7 @@ def create_vit(
     include_top: bool = True,
     weights: "str | Path | None" = None,
     *,
+    returns: Sequence[str] = (),
     layer_norm_epsilon: float | None = None,
     gelu: str | None = None,
     dropout: float = 0.0,
@@ -52,6 +53,8 @@ def create_vit(
             gives a new classifier.
         include_top: with a classifier (logits), or without (the token sequence).
         weights: where a checkpoint is, as in `vit-export --weights` (see `weights.open.open_checkpoint`).
+        returns: what an export of the model returns (`model.spec.RETURNS`), if not the usual one; the model itself
+            returns what `include_top` says.
         layer_norm_epsilon: epsilon of every LayerNorm; 1e-6, or the checkpoint's, by default.
         gelu: 'erf' (exact) or 'tanh' (the approximation in Google's JAX code); 'erf', or the checkpoint's, by default.
         dropout: rate after embeddings, attention and MLP, in training only.
@@ -70,6 +73,7 @@ def create_vit(
     if weights is None:
         given["num_classes"] = (1000 if num_classes is None else num_classes) if include_top else None
         spec = ViTSpec.of(variant, **given)
+        spec = spec.with_(returns=_outputs(returns))
         return build_model(spec, dropout=dropout, seed=seed, **kwargs)
     checkpoint = open_checkpoint(weights, variant=get_variant(variant), image_size=image_size)
     known = checkpoint.spec
@@ -77,16 +81,26 @@ def create_vit(
     if include_top and classes is None:
         raise InputError(f"{weights} has no classifier: give num_classes for a new one, or include_top=False.")
     if not include_top or classes is None:
-        given |= {"num_classes": None, "pre_logits_size": None}
+        wanted = checkpoint.returning(_outputs(returns) or ["features"])
+        if wanted.num_classes is not None:
+            raise InputError("There are no logits without a classifier: leave include_top=False out, or logits.")
     else:
         wanted = checkpoint.spec_for(classes)
-        given |= {"num_classes": wanted.num_classes, "pre_logits_size": wanted.pre_logits_size}
-    checkpoint = checkpoint.adapted(known.with_(**given), seed=seed or 0)
+        if returns:
+            wanted = checkpoint.returning(_outputs(returns), num_classes=classes)
+    checkpoint = checkpoint.adapted(wanted.with_(**given), seed=seed or 0)
     for text in (*checkpoint.notes, *assumptions_told(checkpoint.stated)):
         warnings.warn(text, stacklevel=2)
     model = build_model(checkpoint.spec, dropout=dropout, seed=seed, record=checkpoint.record, **kwargs)
     assign_parameters(model, checkpoint.read)
     return model
+
+
+def _outputs(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of outputs as a tuple; a single one, which Python would take apart into letters, is no list."""
+    if isinstance(names, str):
+        raise InputError(f"returns is {names!r:.60}, expected a list such as ['{names:.60}'].")
+    return tuple(names)
 
 
 def _factory(variant: str) -> "Callable[..., VisionTransformer]":
@@ -111,6 +125,8 @@ def export(
     formats: Sequence[Format] = ("tflite",),
     precisions: Sequence[Precision] = ("float32",),
     int8_scheme: str | None = None,
+    returns: Sequence[str] = (),
+    l2_normalize: bool = False,
     labels: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
     input: InputKind = "normalized",
@@ -128,6 +144,9 @@ def export(
         formats: of 'tflite' and 'onnx'; the SavedModel is always written.
         precisions: of 'float32', 'float16' and 'int8'.
         int8_scheme: see `names.SCHEMES`; the default of each format when None.
+        returns: what the files return, some of 'logits', 'pooled', 'features' and 'tokens' (`model.spec.RETURNS`): one
+            file, several named outputs. By default logits, or what a model without classifier embeds images by.
+        l2_normalize: divide features and pooled embeddings by their length.
         labels: names of the classes in their order; those the model knows when None.
         preprocessing: the pixels the model was trained on; what the model knows when None.
         input: what the files take as an image (see `input_kinds.KINDS`).
@@ -149,6 +168,8 @@ def export(
         formats=formats,  # type: ignore[arg-type]
         precisions=precisions,  # type: ignore[arg-type]
         int8_scheme=int8_scheme,
+        returns=returns,  # type: ignore[arg-type]
+        l2_normalize=l2_normalize,
         weights=weights,
         preprocessing=preprocessing,
         labels=labels,  # type: ignore[arg-type]

@@ -11,12 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from conftest import RandomParameters, toy_spec, write_pictures
+from conftest import RandomParameters, record_of, toy_spec, write_pictures
 from rich.console import Console
 
 from vit_export.base.errors import InputError
 from vit_export.cli.closing import closing
-from vit_export.cli.export import _wanted
+from vit_export.cli.export import _returned
 from vit_export.cli.finish import finish
 from vit_export.cli.main import main
 from vit_export.cli.progress import ConsoleReporter
@@ -145,6 +145,15 @@ def test_list():
         ),
         (["vit_s32", "--saved-model", "--float32", "--float16"], "--float16 is of .tflite and .onnx files"),
         (["--weights", "nowhere", "--features", "--pooled"], "give one of the two"),
+        (["vit_s32", "--features", "--returns", "tokens"], "--features is short for --returns features: name all"),
+        (["vit_s32", "--returns", "token"], "Unknown output 'token': did you mean 'tokens'?"),
+        (["vit_s32", "--returns", "tokens,tokens"], "--returns has tokens twice: give each once."),
+        (
+            ["vit_s32", "--returns", "features,tokens", "--num-classes", "3"],
+            "--returns makes a model without classifier",
+        ),
+        (["vit_s32", "--returns", "pooled"], "--returns pooled belongs to a checkpoint: give --weights"),
+        (["vit_s32", "--l2-normalize"], "A model that returns logits has no embedding to be divided by its length"),
         (["google/vit-base"], "for a repository of the Hugging Face hub give --weights hf:google/vit-base."),
         (["export", "google/vit-base"], "give --weights hf:google/vit-base."),
         (["hf:google/vit-base"], "is no variant: give a checkpoint to --weights"),
@@ -323,14 +332,33 @@ def checkpoint(source, **more):
         ("others", 10, {"num_classes": 5}, None, 5),
         ("others", 10, {"features": True}, None, None),
         ("others", 10, {"pooled": True}, 24, None),
+        ("others", 10, {"returns": ("logits", "pooled", "tokens")}, 24, 10),
+        ("others", 10, {"returns": ("features", "tokens")}, None, None),
+        ("others", 10, {"returns": ("logits", "tokens"), "num_classes": 5}, None, 5),
+        ("others", None, {"returns": ("pooled", "features")}, 24, None),
     ],
 )
 def test_what_is_exported_of_a_checkpoint_with_a_pooler(source, classes, asked, pre_logits, wanted):
-    options = {"image_size": None, "num_classes": None, "features": False, "pooled": False, **asked}
-    opened = checkpoint(source, num_classes=classes)
-    size = options.pop("image_size")
-    found = _wanted(opened, size, options.pop("num_classes"), **options)
-    assert found == replace(opened.spec, image_size=size or 32, num_classes=wanted, pre_logits_size=pre_logits)
+    opened, size = checkpoint(source, num_classes=classes), asked.get("image_size", 32)
+    short = {"features": False, "pooled": False, **{k: asked[k] for k in ("features", "pooled") if k in asked}}
+    names = asked.get("returns") or _returned(None, **short)
+    found = opened.returning(names, num_classes=asked.get("num_classes")).with_(image_size=size)
+    assert found == replace(
+        opened.spec, image_size=size, num_classes=wanted, pre_logits_size=pre_logits, returns=asked.get("returns", ())
+    )
+
+
+def test_a_projection_is_what_images_are_compared_by():
+    """CLIP: of a model without classifier the usual output is behind the projection, and it is said."""
+    known = toy_spec(pre_logits_size=24, pre_logits_activation="linear", num_classes=None)
+    clip = replace(checkpoint("others"), parameters=RandomParameters(known), stated=record_of(known))
+    assert clip.projects
+    assert clip.returning().outputs == {"pooled": (24,)}
+    assert clip.returning(["features"]).outputs == {"features": (48,)}
+    assert clip.returning(l2_normalize=True).l2_normalize
+    tanh = checkpoint("others", num_classes=None)
+    assert not tanh.projects
+    assert tanh.returning().outputs == {"features": (48,)}
 
 
 @pytest.fixture

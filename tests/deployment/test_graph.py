@@ -1,9 +1,18 @@
 import numpy as np
 import pytest
 from conftest import RandomParameters, build, toy_spec
+from helpers import returning
 
 from vit_export.base.quiet import import_tensorflow
-from vit_export.deployment.graph import ONNX, TFLITE, argument_name, deployment_graph, parameter_name, trace
+from vit_export.deployment.graph import (
+    ONNX,
+    TFLITE,
+    argument_name,
+    deployment_graph,
+    deployment_outputs,
+    parameter_name,
+    trace,
+)
 from vit_export.deployment.rewrites import folded_parameters, plain_parameters, shapes_of
 
 CASES = {
@@ -36,6 +45,41 @@ def test_equals_the_reference(dialect, make, case, batch, images):
     weights = {name: tf.constant(p.read()) for name, p in make(source).items()}
     found = deployment_graph(spec, tf.constant(images), weights, dialect).numpy()
     assert np.abs(found - expected).max() < 1e-5 * np.ptp(expected)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "make"), [(TFLITE, folded_parameters), (ONNX, plain_parameters)], ids=["tflite", "onnx"]
+)
+@pytest.mark.parametrize(
+    ("case", "batch"),
+    [pytest.param(case, 1 + i % 2, marks=pytest.mark.thorough) for i, case in enumerate(returning.CASES)],
+)
+def test_every_output_equals_the_reference(dialect, make, case, batch, images):
+    import_tensorflow()
+    import tensorflow as tf
+
+    spec = returning.spec_of(case)
+    source = RandomParameters(spec)
+    expected = build(source).predict_outputs(images[:batch])
+    parameters = make(source)
+    weights = Read({name: tf.constant(p.read()) for name, p in parameters.items()})
+    found = deployment_outputs(spec, tf.constant(images[:batch]), weights, dialect)
+    assert list(found) == list(spec.outputs)
+    for name, wanted in expected.items():
+        assert np.abs(found[name].numpy() - wanted).max() < 1e-5 * np.ptp(wanted), name
+    assert weights.read == set(parameters)  # nothing is stored that no output needs
+
+
+class Read(dict):
+    """Weights that remember which were read."""
+
+    def __init__(self, weights):
+        super().__init__(weights)
+        self.read = set()
+
+    def __getitem__(self, name):
+        self.read.add(name)
+        return super().__getitem__(name)
 
 
 @pytest.mark.parametrize(("dtype", "casts"), [("float32", 0), ("uint8", 1)])

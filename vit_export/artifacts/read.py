@@ -12,7 +12,7 @@ from vit_export.artifacts.sizes import too_large
 from vit_export.artifacts.tflite_file import read_tflite
 from vit_export.base.errors import InputError
 from vit_export.base.files import digest_of_file, input_errors, shortened
-from vit_export.model.artifact import Artifact, Precision
+from vit_export.model.artifact import Artifact, Precision, in_order
 
 REQUANTIZED = "It was quantized by another tool after the export"
 """How the note begins on a file of ours whose record promises wider weights than it has."""
@@ -36,7 +36,8 @@ def read_facts(path: str | os.PathLike[str]) -> FileFacts:
     if format == "saved_model":
         raise InputError(f"{shortened(path)} is a SavedModel, expected a .tflite or .onnx file: export it to one.")
     facts = read_tflite(path) if format == "tflite" else read_onnx(path)
-    return replace(facts, notes=(*suffix_note(path, format), *facts.notes))
+    notes = (*suffix_note(path, format), *facts.notes)
+    return replace(facts, outputs=in_order(facts.outputs), notes=notes)
 
 
 def require_feasible(facts: FileFacts) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from vit_export.artifacts.facts import (
 from vit_export.artifacts.flatbuffer import require_room
 from vit_export.artifacts.layout import layout_of, open_or_size
 from vit_export.base.adapters.litert import integers, names_of, schema
-from vit_export.model.artifact import TensorSpec
+from vit_export.model.artifact import TensorSpec, in_order
 
 T = TypeVar("T")
 
@@ -176,7 +177,8 @@ class Reader:
             ("input", integers(main.InputsAsNumpy()), signature.Inputs, signature.InputsLength()),
             ("output", integers(main.OutputsAsNumpy()), signature.Outputs, signature.OutputsLength()),
         ):
-            signed = sorted((text_of(entry.Name()), entry.TensorIndex()) for entry in self.each(entries, count))
+            named = sorted((text_of(entry.Name()), entry.TensorIndex()) for entry in self.each(entries, count))
+            signed = in_order(named, itemgetter(0)) if side == "output" else named
             if first and signed:
                 found[side] = (self.called(0, first[0]), self.called(subgraph, signed[0][1]))
         return found

@@ -55,6 +55,8 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
         ("sha256", artifact.sha256),
         ("input", preprocessing(subject)),
         ("output", f"{subject.output.name}, {subject.output.dtype} {list(subject.output.shape)}"),
+        *(("further output, which the code does not read", f"{entry.name}, {entry.dtype} {list(entry.shape)}")
+          for entry in artifact.outputs[1:]),
         ("labels", "no names of the classes" if subject.record.labels is None else
          f"{len(subject.record.labels)} names of classes"),
     ]  # fmt: skip

@@ -51,7 +51,7 @@ class Subject:
 
     @property
     def output(self) -> TensorSpec:
-        """The output of the file: logits or features."""
+        """The output that the code reads: the first of several."""
         return self.artifact.outputs[0]
 
     @property
@@ -90,12 +90,17 @@ def subject_of(path: Path) -> Subject:
 
 def _check(name: str, artifact: Artifact, record: ModelRecord) -> None:
     spec = record.spec
-    wanted = "features" if spec.num_classes is None else "logits"
-    if [entry.name for entry in artifact.inputs] != [INPUT_NAME] or [e.name for e in artifact.outputs] != [wanted]:
+    wanted = list(spec.outputs)
+    found = [entry.name for entry in artifact.outputs]
+    if found == ["features"] and wanted == ["pooled"]:  # as earlier releases called it
+        wanted = found
+    if [entry.name for entry in artifact.inputs] != [INPUT_NAME] or found != wanted:
         raise InputError(
-            f"{name} was changed since vit-export wrote it: expected the input {INPUT_NAME} and the output {wanted}; "
-            "export the model again."
+            f"{name} was changed since vit-export wrote it: expected the input {INPUT_NAME} and the output "
+            f"{', '.join(wanted)}; export the model again."
         )
+    if wanted == ["tokens"]:
+        raise InputError(f"{name} returns tokens alone, the code of a bundle reads a vector: export features, too.")
     if artifact.extra_files and not (len(artifact.extra_files) == 1 and _DATA_NAME.fullmatch(artifact.extra_files[0])):
         raise InputError(
             f"{name} keeps weights in {shortened(repr(', '.join(artifact.extra_files)))}, expected one file beside it "

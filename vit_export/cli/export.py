@@ -1,12 +1,13 @@
 """`vit-export <variant>` and `vit-export export`: one command per variant, all with the same options."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vit_export.base.errors import InputError
+from vit_export.base.errors import InputError, unknown
 from vit_export.cli import options as shared
 from vit_export.cli.closing import closing, default_output
 from vit_export.cli.finish import finish, progress, say
@@ -14,7 +15,7 @@ from vit_export.cli.framework import EXPORT, Command, typed, weights_hint
 from vit_export.cli.options import AS_JSON, QUIET, TEXT, THREADS, choice, count, flag, pathname
 from vit_export.model.labels import read_labels
 from vit_export.model.names import DEFAULT_MIN_SQNR, FORMATS, INPUTS, OPSETS, PRECISIONS, SEARCHED, schemes_explained
-from vit_export.model.spec import ImageSize, ViTSpec
+from vit_export.model.spec import RETURNS, ImageSize, ViTSpec
 from vit_export.model.variants import VARIANTS, Variant, get_variant
 from vit_export.pipeline.request import ExportRequest
 
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 
 _FIRST = next(iter(PRECISIONS))
 """The precision of files where none is asked for."""
+
+PROJECTED = (
+    "The files return the pooled embedding, the projection by which the family compares images (--returns features: "
+    "what is projected)."
+)
+"""What is said where nobody asked for an output, and a model without classifier has two."""
 
 _OPTIONS: tuple[shared.Option, ...] = (
     *(
@@ -52,8 +59,15 @@ _OPTIONS: tuple[shared.Option, ...] = (
     count("--num-heads", "Attention heads, where a checkpoint does not say."),
     shared.image_size(", multiples of the patch.  [224]"),
     count("--num-classes", "Classes of the classifier.  [1000, or the weights']"),
-    flag("--features", "No classifier: class-token features."),
-    flag("--pooled", "No classifier: features after the checkpoint's pooler (pre-logits)."),
+    click.option(
+        "--returns",
+        type=TEXT,
+        metavar="NAMES",
+        help=f"What the files return, one or several: {','.join(RETURNS)}.  [logits; without classifier features]",
+    ),
+    flag("--features", "Short for --returns features: what is pooled, without classifier."),
+    flag("--pooled", "Short for --returns pooled: behind the checkpoint's pooler or projection."),
+    flag("--l2-normalize", "Divide features and pooled embeddings by their length."),
     click.option(
         "--labels",
         type=TEXT,
@@ -156,20 +170,20 @@ def _request(
     num_heads: int | None,
     image_size: ImageSize | None,
     num_classes: int | None,
+    returns: str | None,
     features: bool,
     pooled: bool,
+    l2_normalize: bool,
     labels: str | None,
     output: Path | None,
     no_verify: bool,
     **options: Any,
 ) -> ExportRequest:
     """The request that the options of a command describe."""
-    headless = features or pooled
-    if features and pooled:
-        raise InputError("--features are taken before the checkpoint's pooler, --pooled after it: give one of the two.")
-    if headless and num_classes is not None:
-        flag = "--features" if features else "--pooled"
-        raise InputError(f"{flag} makes a model without classifier, --num-classes sizes one: give one of the two.")
+    names = _returned(returns, features=features, pooled=pooled)
+    if names and "logits" not in names and num_classes is not None:
+        given = "--returns" if returns else "--features" if features else "--pooled"
+        raise InputError(f"{given} makes a model without classifier, --num-classes sizes one: give one of the two.")
     chosen = {"saved_model": saved_model, "tflite": options.pop("tflite"), "onnx": options.pop("onnx")}
     formats = tuple(f for f in FORMATS if chosen[f]) or tuple(FORMATS)
     precisions = tuple(p for p in PRECISIONS if options.pop(p)) or (_FIRST,)
@@ -186,19 +200,22 @@ def _request(
         checkpoint = _opened(
             weights, reporter, variant=variant, num_heads=num_heads, image_size=image_size, pixels=pixels
         )
-        spec = _wanted(checkpoint, image_size, num_classes, features=features, pooled=pooled)
+        spec = checkpoint.returning(names, num_classes=num_classes, l2_normalize=l2_normalize)
+        spec = spec if image_size is None else spec.with_(image_size=image_size)
+        if checkpoint.projects and not names and "pooled" in spec.outputs and not checkpoint.own:
+            checkpoint = replace(checkpoint, notes=(*checkpoint.notes, PROJECTED))
     elif variant is None:
         raise InputError("There is nothing to export: name a variant ('vit-export list' shows them) or give --weights.")
-    elif pooled or num_heads is not None:
-        raise InputError(
-            f"{'--pooled' if pooled else '--num-heads'} belongs to a checkpoint: give --weights, or leave it out."
-        )
+    elif "pooled" in names or num_heads is not None:
+        given = ("--pooled" if pooled else "--returns pooled") if "pooled" in names else "--num-heads"
+        raise InputError(f"{given} belongs to a checkpoint: give --weights, or leave it out.")
     else:
         spec = ViTSpec.of(
             variant,
             image_size=224 if image_size is None else image_size,
-            num_classes=None if features else 1000 if num_classes is None else num_classes,
+            num_classes=1000 if num_classes is None else num_classes,
         )
+        spec = spec.returning(names or tuple(spec.outputs), l2_normalize=l2_normalize)
         if pixels:
             from vit_export.model.preprocessing import Preprocessing
 
@@ -229,23 +246,25 @@ def _opened(weights: str, reporter: "ConsoleReporter | None", **said: Any) -> "C
     return checkpoint
 
 
-def _wanted(
-    checkpoint: "Checkpoint", image_size: ImageSize | None, num_classes: int | None, *, features: bool, pooled: bool
-) -> ViTSpec:
-    """What to export of `checkpoint`: the model it is, but for what was asked for."""
-    known = checkpoint.spec
-    if pooled and known.pre_logits_size is None:
-        reason = checkpoint.pooler_problem or "the checkpoint has no pooler (pre-logits layer)"
-        raise InputError(f"There are no --pooled features: {reason}.")
-    # A bare model of another package brings along a pooler that its own features do without.
-    bare = known.num_classes is None and num_classes is None and not checkpoint.own
-    if pooled:
-        wanted = known.with_(num_classes=None)
-    elif features or bare:
-        wanted = known.with_(num_classes=None, pre_logits_size=None)
-    else:
-        wanted = known if num_classes is None else checkpoint.spec_for(num_classes)
-    return wanted if image_size is None else wanted.with_(image_size=image_size)
+def _returned(names: str | None, *, features: bool, pooled: bool) -> tuple[str, ...]:
+    """The outputs that --returns, or one of its short forms, asks for; none where nothing is said."""
+    short = ["features"] * features + ["pooled"] * pooled
+    if len(short) > 1:
+        raise InputError(
+            "--features are taken before the checkpoint's pooler, --pooled after it: give one of the two, or both as "
+            "--returns features,pooled."
+        )
+    if names is None:
+        return tuple(short)
+    if short:
+        raise InputError(f"--{short[0]} is short for --returns {short[0]}: name all outputs in --returns.")
+    found = tuple(name.strip() for name in names.split(","))
+    for name in found:
+        if name not in RETURNS:
+            raise unknown("output", name, RETURNS)
+        if found.count(name) > 1:
+            raise InputError(f"--returns has {name} twice: give each once.")
+    return found
 
 
 def _pixels(options: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from vit_export.deployment.rewrites import Shapes
 from vit_export.model.parameters import layer_name
-from vit_export.model.spec import ViTSpec
+from vit_export.model.spec import UNIT_EPSILON, ViTSpec
 
 INPUT_NAME = "images"
 
@@ -48,7 +48,7 @@ def trace(spec: ViTSpec, shapes: Shapes, dialect: Dialect, batch: int = 1, dtype
     """The deployment graph as a `tf.function` concrete function.
 
     Its inputs are `images`, [batch, height, width, 3] of `dtype` (float32 or uint8), then every parameter of
-    `shapes` by `argument_name`; its output is logits [batch, classes] or features [batch, width].
+    `shapes` by `argument_name`; its outputs are those of `deployment_outputs`, in that order.
     """
     import tensorflow as tf
 
@@ -59,14 +59,19 @@ def trace(spec: ViTSpec, shapes: Shapes, dialect: Dialect, batch: int = 1, dtype
 
     @tf.function(input_signature=signature, autograph=False)
     def deployment(images: Any, *weights: Any) -> Any:
-        output = deployment_graph(spec, images, dict(zip(names, weights, strict=True)), dialect)
-        return tf.identity(output, name=spec.output_name)
+        outputs = deployment_outputs(spec, images, dict(zip(names, weights, strict=True)), dialect)
+        return [tf.identity(output, name=name) for name, output in outputs.items()]
 
     return deployment.get_concrete_function()
 
 
 def deployment_graph(spec: ViTSpec, images: Any, weights: Mapping[str, Any], dialect: Dialect) -> Any:
-    """Logits [batch, classes] or features [batch, width] of `images` [batch, height, width, 3].
+    """The first of `deployment_outputs`, which apps read."""
+    return deployment_outputs(spec, images, weights, dialect)[spec.output_name]
+
+
+def deployment_outputs(spec: ViTSpec, images: Any, weights: Mapping[str, Any], dialect: Dialect) -> dict[str, Any]:
+    """What `spec` returns of `images` [batch, height, width, 3], by name: `spec.outputs`, each [batch, …].
 
     Images that are not float32 are cast, first of all; their values stay what they are.
     """
@@ -78,7 +83,7 @@ def deployment_graph(spec: ViTSpec, images: Any, weights: Mapping[str, Any], dia
     tokens = graph.embed(images)
     for index in range(spec.num_layers):
         tokens = graph.encoder_layer(tokens, layer_name(index), last=index == spec.num_layers - 1)
-    return graph.answer(tokens)
+    return graph.outputs(tokens)
 
 
 class Graph:
@@ -141,29 +146,59 @@ class Graph:
         return self.dense(self.gelu(hidden), f"{prefix}/mlp/dense_2")
 
     def answer(self, tokens: Any) -> Any:
-        """Logits [batch, classes] or features [batch, width] of the kept tokens [batch·kept, width]."""
-        found = self.pool(tokens)
-        if self.spec.pre_logits_size is not None:
-            found = self.dense(found, "pre_logits")
-            if self.spec.pre_logits_activation == "tanh":
-                found = self.tf.tanh(found)
-        return found if self.spec.num_classes is None else self.dense(found, "head")
+        """The first of `outputs`, by which int8 is tuned."""
+        return self.outputs(tokens)[self.spec.output_name]
 
-    def pool(self, tokens: Any) -> Any:
-        """What a classifier reads [batch, pooled size] of the kept tokens, the final LayerNorm included."""
+    def outputs(self, tokens: Any) -> dict[str, Any]:
+        """`spec.outputs` of the kept tokens [batch·kept, width]."""
+        tf, spec, found = self.tf, self.spec, dict[str, Any]()
+        normed = tokens if spec.pooling == "mean_norm" else self.layer_norm(tokens, "encoder/norm")
+        if "tokens" in spec.outputs:
+            found["tokens"] = tf.reshape(normed, (self.batch, *spec.outputs["tokens"]))
+        if not spec.embeds:
+            return found
+        pooled = self.pool(normed)
+        if "features" in spec.outputs:
+            joined = spec.pooled_by in ("class_and_mean", "class_and_distillation")
+            found["features"] = self.unit(self.rows(normed, 0, 1) if joined else pooled)
+        if spec.pre_logits_size is not None:
+            pooled = self.dense(pooled, "pre_logits")
+            if spec.pre_logits_activation == "tanh":
+                pooled = tf.tanh(pooled)
+        if "pooled" in spec.outputs:
+            found["pooled"] = self.unit(pooled)
+        if "logits" in spec.outputs:
+            found["logits"] = self.dense(pooled, "head")
+        return {name: found[name] for name in spec.outputs}
+
+    def unit(self, embedding: Any) -> Any:
+        """`embedding` [batch, size], divided by its length where the spec says so.
+
+        By the operators of a LayerNorm: every runtime that takes the rest takes them.
+        """
+        tf, size = self.tf, embedding.shape[-1]
+        if not self.spec.l2_normalize:
+            return embedding
+        squared = tf.reduce_mean(embedding * embedding, axis=-1, keepdims=True)
+        return embedding * (tf.math.rsqrt(squared + UNIT_EPSILON / size) * size**-0.5)
+
+    def pool(self, normed: Any) -> Any:
+        """What a classifier reads [batch, pooled size] of the kept tokens after the final LayerNorm.
+
+        Of those before it, where it follows the mean of them.
+        """
         spec, pooling = self.spec, self.spec.pooled_by
-        if pooling == "mean_norm":
-            return self.layer_norm(self.mean(tokens), "encoder/norm")
-        normed = self.layer_norm(tokens, "encoder/norm")
         if pooling == "class":
-            return normed
+            return self.rows(normed, 0, 1)
         if pooling == "attention":
             return self.attention_pool(normed)
         if pooling == "mean":
             return self.mean(normed)
+        if pooling == "mean_norm":
+            return self.layer_norm(self.mean(normed), "encoder/norm")
         if pooling == "class_and_distillation":
             # The two rows of an image lie side by side.
-            return self.tf.reshape(normed, (self.batch, spec.pooled_size))
+            return self.tf.reshape(self.rows(normed, 0, 2), (self.batch, spec.pooled_size))
         return self.tf.concat([self.rows(normed, 0, 1), self.mean(normed)], axis=-1)
 
     def mean(self, tokens: Any) -> Any:
@@ -212,14 +247,17 @@ class Graph:
 
     def kept_rows(self, tokens: Any) -> Any:
         """The rows of each image that are read after the last layer, [batch·kept, width]."""
-        return tokens if self.spec.kept_tokens == self.spec.num_tokens else self.rows(tokens, 0, self.spec.kept_tokens)
+        return self.rows(tokens, 0, self.spec.kept_tokens)
 
     def rows(self, tokens: Any, first: int, end: int) -> Any:
-        """Rows `first` to `end` of each image: a slice that keeps its axis, then a reshape.
+        """Rows `first` to `end` of each image: a slice that keeps its axis, then a reshape; all of them as they are.
 
         Of rank 3 also where one image could be sliced as it lies: the GPU delegate takes slices of rank 3 and 4 only.
         """
-        sequence = self.tf.reshape(tokens, (self.batch, self.spec.num_tokens, self.spec.hidden_size))
+        count = tokens.shape[0] // self.batch
+        if (first, end) == (0, count):
+            return tokens
+        sequence = self.tf.reshape(tokens, (self.batch, count, self.spec.hidden_size))
         return self.tf.reshape(sequence[:, first:end], (-1, self.spec.hidden_size))
 
     def layer_norm(self, x: Any, name: str) -> Any:

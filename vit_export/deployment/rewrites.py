@@ -106,7 +106,8 @@ def folded_parameters(  # noqa: PLR0915 - one line for each parameter, in the mo
 
     With y = scale·n + shift the LayerNorm's output and z = yW + b the next Dense: z = n(diag(scale)W) + (b + shift·W),
     which leaves the graph only the normalisation n. The final LayerNorm keeps its scale and shift when no Dense follows
-    it, and so do those of `kept_norms`. A mean over patches, or a part of the tokens, is between the two without harm.
+    it, or not only one, as where it is an output; and so do those of `kept_norms`. A mean over patches, or a part of
+    the tokens, is between the two without harm.
     """
     spec = source.spec
     found: dict[str, LazyTensor] = {}
@@ -151,8 +152,10 @@ def folded_parameters(  # noqa: PLR0915 - one line for each parameter, in the mo
         dense(f"{prefix}/mlp/dense_1", (d, m), norm_2)
         dense(f"{prefix}/mlp/dense_2", (m, d))
     final = "encoder/norm"
-    norm: str | None = final
-    if spec.pooling == "attention":
+    norm: str | None = final if spec.final_norm else None
+    if spec.returns_normed:
+        kept_norms |= {final}
+    if spec.attention_pooling:
         if final in kept_norms:
             keep(final)
         scores, folded = _Scores(source), None if final in kept_norms else final

@@ -96,7 +96,7 @@ def _saved_model(path: Path, *, digest: bool) -> dict[str, Any]:
         "schema": {},
         "minimum_runtime": None,
         "inputs": [asdict(image)],
-        "outputs": [asdict(TensorSpec(spec.output_name, (None, spec.output_size), "float32"))],
+        "outputs": [asdict(TensorSpec(name, (None, *shape), "float32")) for name, shape in spec.outputs.items()],
         "operators": {},
         "weights": {"float32": 4 * spec.num_parameters},
         "external_files": [],

@@ -134,7 +134,7 @@ def norm_groups(spec: ViTSpec) -> dict[str, tuple[str, ...]]:
         attention = tuple(f"{prefix}/attention/{name}" for name in ("query", "key", "value"))
         groups[f"{prefix}/attention_norm"] = attention
         groups[f"{prefix}/mlp_norm"] = (f"{prefix}/mlp/dense_1",)
-    if spec.pooled_by not in ("class", "mean", "mean_norm"):
+    if spec.pooled_by not in ("class", "mean", "mean_norm") or spec.returns_normed:
         return groups
     if spec.pre_logits_size is not None:
         groups["encoder/norm"] = ("pre_logits",)

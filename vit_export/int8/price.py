@@ -74,7 +74,7 @@ def _dense(spec: ViTSpec, component: Component) -> Iterator[_Dense]:
         yield _Dense(queries, width, spec.mlp_size)
         yield _Dense(queries, spec.mlp_size, width)
     else:
-        if spec.pooling == "attention":
+        if spec.attention_pooling:
             yield _Dense(tokens, width, width + spec.num_heads)
             yield _Dense(1, width, width + 2 * spec.mlp_size)
         if spec.pre_logits_size is not None:

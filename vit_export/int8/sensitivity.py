@@ -85,7 +85,7 @@ def components(spec: ViTSpec) -> tuple[Component, ...]:
     found = [Component(-1, "patch")]
     for index in range(spec.num_layers):
         found += [Component(index, "attention"), Component(index, "mlp")]
-    if spec.num_classes is not None or spec.pre_logits_size is not None or spec.pooling == "attention":
+    if spec.num_classes is not None or spec.pre_logits_size is not None or spec.attention_pooling:
         found.append(Component(-1, "head"))
     return tuple(found)
 

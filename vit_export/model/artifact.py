@@ -1,8 +1,14 @@
 """The small frozen records that stages hand to each other: what a tensor is, what a file is."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+from vit_export.model.spec import RETURNS
+
+T = TypeVar("T")
 
 Format = Literal["saved_model", "tflite", "onnx"]
 Precision = Literal["float32", "float16", "int8"]
@@ -52,6 +58,17 @@ class TensorSpec:
     scale: float | None = None
     zero_point: int | None = None
     values: str = ""
+
+
+def in_order(outputs: Iterable[T], name: Callable[[T], str] = attrgetter("name")) -> tuple[T, ...]:
+    """`outputs` as files of ours have them, first that which apps read; others than ours stay as they are.
+
+    Signatures, and what reads them, know names alone.
+    """
+    found, places = tuple(outputs), {known: place for place, known in enumerate(RETURNS)}
+    if not all(name(output) in places for output in found):
+        return found
+    return tuple(sorted(found, key=lambda output: places[name(output)]))
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def as_vision_transformer(model: Any) -> tuple[VisionTransformer, str | None]:
 
 
 def _rebuilt(backbone: VisionTransformer, head: Any) -> VisionTransformer:
-    spec = backbone.spec.with_(num_classes=int(head.units), pre_logits_size=None)
+    spec = backbone.spec.with_(num_classes=int(head.units), pre_logits_size=None, returns=())
     if head.kernel.shape[0] != spec.hidden_size:
         raise InputError(f"The Dense layer {head.name} reads {head.kernel.shape[0]} features: {_EXPECTED}.")
     source = ModelParameters(backbone)

@@ -21,7 +21,7 @@ from vit_export.model.parameters import layer_name
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import ModelRecord
 from vit_export.model.rotary import rotary_tables
-from vit_export.model.spec import ViTSpec
+from vit_export.model.spec import UNIT_EPSILON, ViTSpec
 
 if keras.backend.backend() != "tensorflow":
     raise InputError(
@@ -52,7 +52,7 @@ class VisionTransformer(keras.Model):
         kwargs.setdefault("name", spec.name)
         super().__init__(**kwargs)
         self.built: bool
-        self.spec = spec if include_top else spec.with_(num_classes=None)
+        self.spec = spec if include_top or spec.num_classes is None else spec.with_(num_classes=None, returns=())
         self.dropout_rate = dropout
         self.record = record or ModelRecord(self.spec, Preprocessing(spec.image_size), {"source": "random"})
         policy = self.dtype_policy
@@ -85,9 +85,11 @@ class VisionTransformer(keras.Model):
             )
             for index in range(spec.num_layers)
         ]
-        self.norm = layers.LayerNormalization(epsilon=spec.layer_norm_epsilon, name="norm", dtype=policy)
+        self.norm = None
+        if self.spec.final_norm:
+            self.norm = layers.LayerNormalization(epsilon=spec.layer_norm_epsilon, name="norm", dtype=policy)
         self.pooling = None
-        if spec.pooling == "attention":
+        if self.spec.attention_pooling:
             self.pooling = AttentionPooling(
                 spec.num_heads,
                 spec.hidden_size,
@@ -138,39 +140,56 @@ class VisionTransformer(keras.Model):
         self.built = True
 
     def tokens(self, images: Any, training: bool | None = None) -> Any:
-        """Token sequence [batch, tokens, width] after the final LayerNorm: class token, registers, patches."""
-        return self.norm(self._encoded(images, training=training))
+        """Token sequence [batch, tokens, width] after the final LayerNorm: class token, registers, patches.
+
+        Where the final LayerNorm is that of the mean of the patches, tokens are what the mean is taken of.
+        """
+        return self._sequence(self._encoded(images, training=training))
 
     def call(self, images: Any, training: bool | None = None) -> Any:
         """Logits, or the token sequence when the model has no classifier."""
         encoded = self._encoded(images, training=training)
-        return self.norm(encoded) if self.head is None else self.head(self._representation(encoded))
+        return self._sequence(encoded) if self.head is None else self.head(self._representation(encoded))
 
     def extract_features(self, images: Any, training: bool = False) -> Any:
         """What is pooled of `images` [batch, height, width, 3], before any pre-logits layer: [batch, width].
 
         The class token, where the model pools it; see `model.spec.Pooling` for the others.
         """
-        if self.spec.pooling != "mean_norm" and self.head is None:
-            # Through the model itself where it returns tokens: in a functional model it is then one layer.
-            return self._pooled(self(images, training=training))
-        encoded = self._encoded(images, training=training)
-        if self.spec.pooling in ("class_and_mean", "class_and_distillation"):
-            return self.norm(encoded)[:, 0]
-        return self._pooled_of(encoded)
+        # Through the model itself where it returns tokens: in a functional model it is then one layer.
+        sequence = self(images, training=training) if self.head is None else self.tokens(images, training=training)
+        return self._features(sequence)
+
+    def exported_outputs(self, images: Any) -> dict[str, Any]:
+        """What the exported files return, by name: `spec.outputs`, each [batch, …]."""
+        return self.outputs_of(self._encoded(images, training=False))
+
+    def outputs_of(self, encoded: Any) -> dict[str, Any]:
+        """`exported_outputs` of the tokens [batch, tokens, width] that leave the last encoder layer."""
+        spec, sequence = self.spec, self._sequence(encoded)
+        found = {"tokens": sequence}
+        if "features" in spec.outputs:
+            found["features"] = self._unit(self._features(sequence))
+        if {"logits", "pooled"} & set(spec.outputs):
+            pooled = self._pooled(sequence)
+            representation = pooled if self.pre_logits is None else self.pre_logits(pooled)
+            found["pooled"] = self._unit(representation)
+            if self.head is not None:
+                found["logits"] = self.head(representation)
+        return {name: found[name] for name in spec.outputs}
 
     def exported_output(self, images: Any) -> Any:
-        """What the exported files return: logits [batch, classes], or without classifier what it would have read."""
-        return self.output_of(self._encoded(images, training=False))
+        """The first of `exported_outputs`, which apps read."""
+        return self.exported_outputs(images)[self.spec.output_name]
 
-    def output_of(self, encoded: Any) -> Any:
-        """`exported_output` of the tokens [batch, tokens, width] that leave the last encoder layer."""
-        representation = self._representation(encoded)
-        return representation if self.head is None else self.head(representation)
+    def predict_outputs(self, images: Any) -> dict[str, Any]:
+        """`exported_outputs` of all `images`, each a float32 numpy array [n, …]."""
+        found = self.exported_outputs(images)
+        return {name: keras.ops.convert_to_numpy(values).astype("float32") for name, values in found.items()}
 
     def predict_output(self, images: Any) -> Any:
-        """`exported_output` of all `images` as one float32 numpy array [n, classes or width]."""
-        return keras.ops.convert_to_numpy(self.exported_output(images)).astype("float32")
+        """`exported_output` of all `images` as one float32 numpy array."""
+        return self.predict_outputs(images)[self.spec.output_name]
 
     def _encoded(self, images: Any, training: bool | None) -> Any:
         """Tokens before the final LayerNorm."""
@@ -181,26 +200,37 @@ class VisionTransformer(keras.Model):
             tokens = layer(tokens, rotary=self.rotary, training=training)
         return tokens
 
+    def _sequence(self, encoded: Any) -> Any:
+        return encoded if self.norm is None or self.spec.pooling == "mean_norm" else self.norm(encoded)
+
     def _representation(self, encoded: Any) -> Any:
-        pooled = self._pooled_of(encoded)
+        pooled = self._pooled(self._sequence(encoded))
         return pooled if self.pre_logits is None else self.pre_logits(pooled)
 
-    def _pooled_of(self, encoded: Any) -> Any:
-        if self.spec.pooling == "mean_norm":
-            return self.norm(self._mean(encoded))
-        return self._pooled(self.norm(encoded))
+    def _features(self, tokens: Any) -> Any:
+        """What is pooled [batch, width] of `tokens` where nothing is joined to the class token."""
+        joined = self.spec.pooling in ("class_and_mean", "class_and_distillation")
+        return tokens[:, 0] if joined else self._pooled(tokens)
 
     def _pooled(self, tokens: Any) -> Any:
-        """What is pooled [batch, pooled size] of `tokens` after the final LayerNorm."""
+        """What is pooled [batch, pooled size] of `tokens`, which are those of `tokens()`."""
         pooling = self.spec.pooled_by
         if self.pooling is not None:
             return self.pooling(tokens)
         if pooling == "mean":
             return self._mean(tokens)
+        if pooling == "mean_norm" and self.norm is not None:
+            return self.norm(self._mean(tokens))
         if pooling == "class":
             return tokens[:, 0]
         other = tokens[:, 1] if pooling == "class_and_distillation" else self._mean(tokens)
         return ops.concatenate([tokens[:, 0], other], axis=-1)
+
+    def _unit(self, embedding: Any) -> Any:
+        """`embedding` [batch, size], of length 1 where the spec says so."""
+        if not self.spec.l2_normalize:
+            return embedding
+        return embedding * ops.rsqrt(ops.sum(embedding * embedding, axis=-1, keepdims=True) + UNIT_EPSILON)
 
     def _mean(self, tokens: Any) -> Any:
         return ops.mean(tokens[:, self.spec.num_prefix_tokens :], axis=1)
@@ -237,7 +267,8 @@ class VisionTransformer(keras.Model):
             norm(f"{prefix}/mlp_norm", layer.mlp_norm)
             dense(f"{prefix}/mlp/dense_1", layer.dense_1)
             dense(f"{prefix}/mlp/dense_2", layer.dense_2)
-        norm("encoder/norm", self.norm)
+        if self.norm is not None:
+            norm("encoder/norm", self.norm)
         if self.pooling is not None:
             found["pooling/probe"] = self.pooling.probe
             for projection in ("query", "key", "value"):

@@ -90,8 +90,9 @@ def _rows(spec: ViTSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield from norm(f"{prefix}/mlp_norm")
         yield from dense(f"{prefix}/mlp/dense_1", d, m)
         yield from dense(f"{prefix}/mlp/dense_2", m, d)
-    yield from norm("encoder/norm")
-    if spec.pooling == "attention":
+    if spec.final_norm:
+        yield from norm("encoder/norm")
+    if spec.attention_pooling:
         yield "pooling/probe", (1, 1, d)
         for projection in ("query", "key", "value", "output"):
             yield from dense(f"pooling/{projection}", d, d)

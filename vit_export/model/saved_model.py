@@ -35,8 +35,8 @@ def write_saved_model(
     Without `record` that of the model is written, trained where it says so or an optimizer has made a step. A model in
     mixed precision is written in float32, from its float32 variables.
 
-    The signature `serving_default` takes `images`, float32 [batch, height, width, 3], and returns one tensor: `logits`
-    [batch, classes], or `features` [batch, width] for a model without classifier.
+    The signature `serving_default` takes `images`, float32 [batch, height, width, 3], and returns `spec.outputs`:
+    usually one tensor, `logits` [batch, classes] or, without classifier, `features` or `pooled` [batch, width].
 
     Raises:
         InputError: `model` is of another class, or has a weight that is not a finite number.
@@ -70,7 +70,7 @@ def write_saved_model(
 
     @tf.function(input_signature=[images], autograph=False)
     def serve(images: Any) -> dict[str, Any]:
-        return {spec.output_name: tf.cast(model.exported_output(images), tf.float32)}
+        return {name: tf.cast(values, tf.float32) for name, values in model.exported_outputs(images).items()}
 
     module.__call__ = serve
 
@@ -92,7 +92,7 @@ def describe_saved_model(path: Path) -> Artifact:
         format="saved_model",
         precision="float32",
         inputs=(TensorSpec(INPUT_NAME, (None, *spec.image_sides, 3), "float32", "NHWC", values="normalized"),),
-        outputs=(TensorSpec(spec.output_name, (None, spec.output_size), "float32"),),
+        outputs=tuple(TensorSpec(name, (None, *shape), "float32") for name, shape in spec.outputs.items()),
         bytes=size_of_folder(path),
         sha256=digest_of_folder(path),
         versions=versions("tensorflow", "keras"),

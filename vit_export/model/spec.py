@@ -1,11 +1,13 @@
 """ViTSpec: everything that fixes one model's shapes and arithmetic, and what follows from it by formula."""
 
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
 from vit_export.base.checks import is_number, is_whole, whole_number
-from vit_export.base.errors import InputError
+from vit_export.base.errors import InputError, nearest
 from vit_export.model.variants import Variant, get_variant
 
 ImageSize = int | tuple[int, int]
@@ -22,6 +24,15 @@ Pooling = Literal["class", "mean", "mean_norm", "class_and_mean", "class_and_dis
 LayerNorm of their mean (MAE, timm's fc_norm); class token and mean (DINOv2) or class and distillation token (DeiT) one
 after the other; or what attention with a learned query makes of them (SigLIP's head)."""
 
+RETURNS = {
+    "logits": "What the classifier says, a number a class.",
+    "pooled": "The family's own embedding: behind the pre-logits layer (Hugging Face's pooler, CLIP's projection), or "
+    "what attention pools (SigLIP).",
+    "features": "What is pooled of the tokens, before any pre-logits layer: the class token, or what stands for it.",
+    "tokens": "All tokens after the final LayerNorm: class token, registers, patches.",
+}
+"""What a model can return, by the name of the output, in the order in which files have them."""
+
 MAX_IMAGE_SIZE = 4096
 MAX_CLASSES = 1_000_000
 MAX_LAYERS, MAX_WIDTH, MAX_MLP_WIDTH = 256, 16_384, 65_536
@@ -30,6 +41,8 @@ MAX_LAYERS, MAX_WIDTH, MAX_MLP_WIDTH = 256, 16_384, 65_536
 MAX_REGISTERS = 64
 
 _SIDES = ("height", "width")
+UNIT_EPSILON = 1e-12
+"""Added to the square of an embedding's length before it is divided by that: no number is divided by 0."""
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "gelu": get_args(Gelu),
@@ -56,6 +69,10 @@ class ViTSpec:
     LayerNorm before the first layer (CLIP). With `ignores_border` the pixels at the right and lower edge that fill no
     patch are left out (SigLIP's so400m: 384 pixels, patches of 14).
 
+    `returns` are the outputs of files, of `RETURNS` and in that order; empty for the usual one (`outputs`). What none
+    of them needs is no part of the model. With `l2_normalize` features and pooled embeddings are divided by their
+    length.
+
     Raises:
         InputError: on construction, when no model can be built of these values.
     """
@@ -78,6 +95,8 @@ class ViTSpec:
     embedding_norm: bool = False
     pooling: Pooling = "class"
     ignores_border: bool = False
+    returns: tuple[str, ...] = ()
+    l2_normalize: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -113,7 +132,7 @@ class ViTSpec:
                 listed = " or ".join(repr(choice) for choice in choices)
                 raise InputError(f"{field} is {getattr(self, field)!r:.60}, expected {listed}.")
         whole_number("num_registers", self.num_registers, 0, MAX_REGISTERS)
-        for field in ("class_token", "embedding_norm", "ignores_border"):
+        for field in ("class_token", "embedding_norm", "ignores_border", "l2_normalize"):
             if not isinstance(getattr(self, field), bool):
                 raise InputError(f"{field} is {getattr(self, field)!r:.60}, expected true or false.")
         if self.hidden_size % self.num_heads:
@@ -124,6 +143,7 @@ class ViTSpec:
             raise InputError(f"A model without class token cannot have pooling {self.pooling!r}.")
         if self.pooling == "class_and_distillation" and self.num_registers != 1:
             raise InputError(f"A model with a distillation token has {self.num_registers} registers, expected 1.")
+        self._check_returns()
 
     @classmethod
     def of(cls, variant: str | Variant, **overrides: Any) -> Self:
@@ -151,11 +171,25 @@ class ViTSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict."""
-        return {**asdict(self), "image_size": json_size(self.image_size)}
+        return {**asdict(self), "image_size": json_size(self.image_size), "returns": list(self.returns)}
 
     def with_(self, **changes: Any) -> Self:
         """A copy with `changes`, which are checked."""
         return replace(self, **changes)
+
+    def returning(self, names: Sequence[str], *, l2_normalize: bool = False) -> Self:
+        """The part of the model that returns `names` alone: without classifier and pre-logits layer where none asks.
+
+        Raises:
+            InputError: there is no such output.
+        """
+        read = "logits" in names
+        return self.with_(
+            returns=tuple(names),
+            l2_normalize=l2_normalize,
+            num_classes=self.num_classes if read else None,
+            pre_logits_size=self.pre_logits_size if read or "pooled" in names else None,
+        )
 
     def _check_image_size(self) -> None:
         size, patch = self.image_size, self.patch_size
@@ -176,6 +210,89 @@ class ViTSpec:
                     f"{which} {side} is not a multiple of {self.name}'s patch size {patch}: use {' or '.join(choices)}."
                 )
         object.__setattr__(self, "image_size", sides[0] if square else sides)
+
+    def _check_returns(self) -> None:
+        given = self.returns
+        if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
+            raise InputError(f"returns is {given!r:.60}, expected a list of some of {', '.join(RETURNS)}.")
+        if unknown := [name for name in given if name not in RETURNS]:
+            guess = nearest(unknown[0], RETURNS)
+            hint = f"did you mean {guess!r}?" if guess else f"choose from {', '.join(RETURNS)}."
+            raise InputError(f"Unknown output {ascii(unknown[0])[:60]} in returns: {hint}")
+        if len(set(given)) < len(given):
+            raise InputError(f"returns is {', '.join(given)}: give each once.")
+        usual = self._usual
+        names = tuple(name for name in RETURNS if name in given) or (usual,)
+        if ("logits" in names) != (self.num_classes is not None):
+            raise InputError(
+                "There are no logits without a classifier: leave them out of what is returned."
+                if self.num_classes is None
+                else f"A model that returns {' and '.join(names)} has no classifier: num_classes is "
+                f"{self.num_classes}, expected None, or logits among what is returned."
+            )
+        if "pooled" in names and self.pre_logits_size is None and self.pooling != "attention":
+            raise InputError(
+                "There is no pooled output without a pre-logits layer (pooler, projection) or attention pooling: ask "
+                "for features."
+            )
+        if self.pre_logits_size is not None and not {"logits", "pooled"} & set(names):
+            raise InputError(
+                f"A model that returns {' and '.join(names)} has no pre-logits layer: pre_logits_size is "
+                f"{self.pre_logits_size}, expected None."
+            )
+        if {"features", "pooled"} <= set(names) and self.pre_logits_size is None:
+            raise InputError("features and pooled are one and the same where attention pools: ask for one of the two.")
+        if self.l2_normalize and not {"features", "pooled"} & set(names):
+            raise InputError(
+                f"A model that returns {' and '.join(names)} has no embedding to be divided by its length: return "
+                "features or pooled, or leave l2_normalize out."
+            )
+        # The usual output is not named, so that a model is the same whether or not it was asked for.
+        object.__setattr__(self, "returns", () if names == (usual,) else names)
+
+    @property
+    def _usual(self) -> str:
+        if self.num_classes is not None:
+            return "logits"
+        return "features" if self.pre_logits_size is None else "pooled"
+
+    @property
+    def outputs(self) -> dict[str, tuple[int, ...]]:
+        """The outputs of files by name, first that which an app reads: the shape of each for one image.
+
+        The usual one is logits [classes] with a classifier, else pooled [R] with a pre-logits layer, else features [D];
+        tokens are [T, D].
+        """
+        features = self.hidden_size
+        shapes = {
+            "logits": (self.num_classes or 0,),
+            "pooled": (self.pre_logits_size or features,),
+            "features": (features,),
+            "tokens": (self.num_tokens, features),
+        }
+        return {name: shapes[name] for name in self.returns or (self._usual,)}
+
+    @property
+    def embeds(self) -> bool:
+        """Whether something is pooled of the tokens: what does it is no part of a model that returns tokens alone."""
+        return self.returns != ("tokens",)
+
+    @property
+    def final_norm(self) -> bool:
+        """Whether there is a final LayerNorm: one that follows the mean is no part of a model that makes none."""
+        return self.embeds or self.pooling != "mean_norm"
+
+    @property
+    def returns_normed(self) -> bool:
+        """Whether an output is what the final LayerNorm gives, so that nothing of it may be left to what follows."""
+        if "tokens" in self.outputs and self.pooling != "mean_norm":
+            return True
+        return "features" in self.outputs and self.pooling != "attention"
+
+    @property
+    def attention_pooling(self) -> bool:
+        """Whether attention pools the tokens."""
+        return self.embeds and self.pooling == "attention"
 
     @property
     def image_sides(self) -> tuple[int, int]:
@@ -217,6 +334,8 @@ class ViTSpec:
     @property
     def kept_tokens(self) -> int:
         """How many of the first tokens are read after the last layer, which need not compute the others."""
+        if "tokens" in self.returns:
+            return self.num_tokens
         return {"class": 1, "class_and_distillation": 2}.get(self.pooled_by, self.num_tokens)
 
     @property
@@ -226,13 +345,13 @@ class ViTSpec:
 
     @property
     def output_name(self) -> str:
-        """'logits' with a classifier, 'features' (what it would have read) without."""
-        return "features" if self.num_classes is None else "logits"
+        """The first of `outputs`, which apps read and int8 is tuned for."""
+        return next(iter(self.outputs))
 
     @property
     def output_size(self) -> int:
-        """Length of the output vector of one image."""
-        return self.representation_size if self.num_classes is None else self.num_classes
+        """Numbers in the first output of one image."""
+        return math.prod(self.outputs[self.output_name])
 
     @property
     def pooled_size(self) -> int:
@@ -253,8 +372,8 @@ class ViTSpec:
         """
         p, d, m = self.patch_size, self.hidden_size, self.mlp_size
         count = 3 * p * p * d + d + (self.num_prefix_tokens + self.num_positions) * d
-        count += self.num_layers * (4 * d * d + 2 * d * m + 9 * d + m) + 2 * d * (1 + self.embedding_norm)
-        if self.pooling == "attention":
+        count += self.num_layers * (4 * d * d + 2 * d * m + 9 * d + m) + 2 * d * (self.final_norm + self.embedding_norm)
+        if self.attention_pooling:
             count += 4 * d * d + 2 * d * m + 8 * d + m
         if self.pre_logits_size is not None:
             count += (self.pooled_size + 1) * self.pre_logits_size
@@ -271,7 +390,7 @@ class ViTSpec:
         """
         p, d, m, t = self.patch_size, self.hidden_size, self.mlp_size, self.num_tokens
         macs = 3 * p * p * d * self.num_patches + self.num_layers * (4 * t * d * d + 2 * t * d * m + 2 * t * t * d)
-        if self.pooling == "attention":
+        if self.attention_pooling:
             macs += t * d * (d + self.num_heads + 1) + d * d + 2 * d * m
         macs += self.pooled_size * (self.pre_logits_size or 0)
         return macs + self.representation_size * (self.num_classes or 0)

@@ -58,8 +58,9 @@ def norm_names(spec: ViTSpec) -> Iterator[str]:
     for index in range(spec.num_layers):
         yield f"{layer_name(index)}/attention_norm"
         yield f"{layer_name(index)}/mlp_norm"
-    yield "encoder/norm"
-    if spec.pooling == "attention":
+    if spec.final_norm:
+        yield "encoder/norm"
+    if spec.attention_pooling:
         yield "pooling/norm"
 
 
@@ -67,13 +68,13 @@ def mlp_names(spec: ViTSpec) -> Iterator[str]:
     """Prefix of the parameters of every MLP of `spec`."""
     for index in range(spec.num_layers):
         yield f"{layer_name(index)}/mlp"
-    if spec.pooling == "attention":
+    if spec.attention_pooling:
         yield "pooling/mlp"
 
 
 def dense_layers(spec: ViTSpec) -> int:
     """Dense layers of `spec`: six per encoder layer, the patch embedding, five of attention pooling, the classifier."""
-    pooling = 5 * (spec.pooling == "attention")
+    pooling = 5 * spec.attention_pooling
     return 6 * spec.num_layers + 1 + pooling + (spec.pre_logits_size is not None) + (spec.num_classes is not None)
 
 

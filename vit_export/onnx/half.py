@@ -1,8 +1,8 @@
-"""float16: the graph and its weights in half precision, float32 (or uint8) images in, float32 logits or features out.
+"""float16: the graph and its weights in half precision, float32 (or uint8) images in, float32 outputs.
 
-float16 reaches 65,504, which the square of an activation of 256 exceeds. LayerNorm is the only place of a Vision
-Transformer that squares: as the operator it computes mean and variance in float32 by definition (stash_type 1), and
-where an old opset leaves it decomposed it stays in float32 as a whole. Softmax subtracts the maximum first and cannot
+float16 reaches 65,504, which the square of an activation of 256 exceeds. A LayerNorm squares: as the operator it
+computes mean and variance in float32 by definition (stash_type 1), and where an old opset leaves it decomposed it stays
+in float32 as a whole. So does what divides an embedding by its length. Softmax subtracts the maximum first and cannot
 overflow; the Attention operator is asked for a float32 softmax all the same, which costs nothing where it matters.
 """
 
@@ -42,7 +42,7 @@ def to_float16(model: "onnx.ModelProto", source: ParameterSource, ranges: Ranges
     del ranges
     graph = model.graph
     full = _float32_nodes(graph, source.spec)
-    images, output = graph.input[0].name, graph.output[0].name
+    images, outputs = graph.input[0].name, {value.name: f"{value.name}:half" for value in graph.output}
     parameters = {value.name for value in graph.input if value.name != images}
     # The type that each float value has in the new graph; integers (shapes) are not in it.
     types = {images: TensorProto.FLOAT} if _is_float(graph.input[0]) else {}
@@ -68,7 +68,7 @@ def to_float16(model: "onnx.ModelProto", source: ParameterSource, ranges: Ranges
         node = type(original)()
         node.CopyFrom(original)
         wanted = TensorProto.FLOAT if original.output[0] in full else TensorProto.FLOAT16
-        for index, value in enumerate(node.input):
+        for index, value in enumerate(outputs.get(value, value) for value in node.input):
             if value in types or value in parameters or value in constants:
                 node.input[index] = typed(value, wanted)
         if node.op_type == "Cast" and images in node.input:
@@ -76,11 +76,10 @@ def to_float16(model: "onnx.ModelProto", source: ParameterSource, ranges: Ranges
             node.attribute[0].i = wanted
         if node.op_type == "Attention":
             node.attribute.append(helper.make_attribute("softmax_precision", TensorProto.FLOAT))
-        if node.output[0] == output:
-            node.output[0] = f"{output}:half"
+        node.output[0] = outputs.get(node.output[0], node.output[0])
         types[node.output[0]] = wanted
         nodes.append(node)
-    nodes.append(helper.make_node("Cast", [f"{output}:half"], [output], to=TensorProto.FLOAT))
+    nodes += [helper.make_node("Cast", [half], [name], to=TensorProto.FLOAT) for name, half in outputs.items()]
     del graph.node[:]
     graph.node.extend(nodes)
     drop_unused(graph)
@@ -112,6 +111,14 @@ def _float32_nodes(graph: "onnx.GraphProto", spec: ViTSpec) -> set[str]:
             if node is not None and value != centred and value not in found:
                 found.add(value)
                 pending.extend(node.input)
+    for name in ("features", "pooled") if spec.l2_normalize else ():
+        node = editor.producer(name)
+        while node is not None:  # embedding * (1 / length), the embedding first
+            found.add(node.output[0])
+            node = editor.producer(next(value for value in reversed(node.input) if editor.producer(value) is not None))
+            if node is not None and len(set(node.input)) == 1 < len(node.input):  # its square
+                found.add(node.output[0])
+                break
     return found
 
 

@@ -29,8 +29,8 @@ def onnx_structure(
 ) -> "onnx.ModelProto":
     """The deployment graph of `spec` in operators of `opset`, parameters as graph inputs.
 
-    Inputs: `images`, [batch, height, width, 3] of `dtype` (float32 or uint8), then every parameter by its name. Output:
-    `spec.output_name`, float32 [batch, spec.output_size].
+    Inputs: `images`, [batch, height, width, 3] of `dtype` (float32 or uint8), then every parameter by its name.
+    Outputs: `spec.outputs`, float32 [batch, …].
 
     Raises:
         StructureError: the translation lost or invented an input or output, or `opset` redefines an operator in use.
@@ -45,7 +45,7 @@ def _translated(spec: ViTSpec, shapes: Shapes, opset: int, batch: int, dtype: st
     """`onnx_structure` in bytes: without weights it is small, and the same for every precision."""
     function = graph.trace(spec, shapes, graph.ONNX, batch, dtype)
     names = [graph.INPUT_NAME, *dict(shapes)]
-    model = translate(function, names, spec.output_name, opset=min(opset, TRANSLATOR_MAX_OPSET))
+    model = translate(function, names, list(spec.outputs), opset=min(opset, TRANSLATOR_MAX_OPSET))
     raise_opset(model, opset)
     found = [value.name for value in model.graph.input]
     if found != names:
@@ -56,8 +56,8 @@ def _translated(spec: ViTSpec, shapes: Shapes, opset: int, batch: int, dtype: st
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def translate(function: Any, input_names: list[str], output_name: str, *, opset: int) -> "onnx.ModelProto":
-    """The concrete function `function` as an ONNX model whose inputs and output are called as given.
+def translate(function: Any, input_names: list[str], output_names: list[str], *, opset: int) -> "onnx.ModelProto":
+    """The concrete function `function` as an ONNX model whose inputs and outputs are called as given.
 
     Raises:
         StructureError: tf2onnx has no translation for an operator of the graph, or fails.
@@ -69,7 +69,7 @@ def translate(function: Any, input_names: list[str], output_name: str, *, opset:
         from tf2onnx.tfonnx import process_tf_graph
 
         inputs = [tensor.name for tensor in function.inputs]
-        output = function.outputs[0].name
+        outputs = [tensor.name for tensor in function.outputs]
         # A '/' in a renamed tensor confuses tf2onnx's scopes; the names are restored below, on the finished model.
         renamed = {tensor: f"input_{index}" for index, tensor in enumerate(inputs)}
         try:
@@ -78,8 +78,8 @@ def translate(function: Any, input_names: list[str], output_name: str, *, opset:
                 continue_on_error=False,
                 opset=opset,
                 input_names=inputs,
-                output_names=[output],
-                tensors_to_rename={**renamed, output: output_name},
+                output_names=outputs,
+                tensors_to_rename={**renamed, **dict(zip(outputs, output_names, strict=True))},
             )
             # Constant folding here means the Casts that tf2onnx puts on shapes; its other optimizers move transposes
             # about and would change what the passes of `fusion` look for.

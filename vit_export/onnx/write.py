@@ -126,7 +126,7 @@ def write_onnx(
     """Write the ONNX file of `source` with a static batch; above 1.9 GB its weights go to `<path>.data` beside it.
 
     Input `images`, [batch, height, width, 3] of the kind `input` (`input_kinds.KINDS`: float32, or uint8 for "uint8");
-    output `logits` [batch, classes] or `features` [batch, width], in float32 whatever the precision. LayerNormalization
+    outputs `spec.outputs`, in float32 whatever the precision. LayerNormalization
     (opset 17), Gelu (20) and Attention (23) are single operators where `opset` has them, and decomposed below; None is
     20 for "qdq" and "symmetric", 21 for "w8a16" and 23 for all others. `scheme` belongs to int8 only: "dynamic", or
     those of `onnx.qdq`, which leave Attention decomposed and need `ranges`. What images showed of channels and weights
@@ -186,7 +186,7 @@ def write_onnx(
         precision=precision,
         scheme=form.scheme,
         inputs=(TensorSpec(INPUT_NAME, (batch, *spec.image_sides, 3), dtype, "NHWC", values=input),),
-        outputs=(TensorSpec(spec.output_name, (batch, spec.output_size), "float32"),),
+        outputs=tuple(TensorSpec(name, (batch, *shape), "float32") for name, shape in spec.outputs.items()),
         bytes=sum(file.stat().st_size for file in files),
         # The model file holds the checksum of its data file, so this digest stands for both.
         sha256=digest_of_file(path),
@@ -224,7 +224,8 @@ def _describe(
 
     `mean` and `std` say what an app has to do, in one formula for every input kind: (pixel / 255 - mean) / std
     (`input_kinds.left_to_do`). What the model was trained with is in the record. `labels`, where there are any, are a
-    JSON list in the order of the classes.
+    JSON list in the order of the classes. `output` is the first of the outputs; where there are several, all of them
+    are listed as `outputs`.
     """
     spec = record.spec
     mean, std = left_to_do(input, record.preprocessing)
@@ -247,6 +248,8 @@ def _describe(
         "layout": "NHWC",
         "producer": f"{PRODUCER} {model.producer_version}",
     }
+    if len(spec.outputs) > 1:
+        facts["outputs"] = json.dumps(list(spec.outputs))
     if record.labels is not None:
         facts["labels"] = json.dumps(list(record.labels), ensure_ascii=False)
     del model.metadata_props[:]
@@ -277,10 +280,10 @@ def _check(model: "onnx.ModelProto", spec: ViTSpec, batch: int) -> None:
     unknown = [value for value in values if 0 in shapes.get(value, (0,))]
     if unknown:
         raise StructureError(f"ONNX check: the shape of {unknown[0]} (and {len(unknown) - 1} more) is not static.")
-    wanted = {spec.output_name: (batch, spec.output_size)}
+    wanted = {name: (batch, *shape) for name, shape in spec.outputs.items()}
     found = {value.name: shapes[value.name] for value in model.graph.output}
-    if found != wanted:
-        raise StructureError(f"ONNX check: the output is {found}, expected {wanted}.")
+    if [*found.items()] != [*wanted.items()]:
+        raise StructureError(f"ONNX check: the outputs are {found}, expected {wanted}.")
     model.graph.value_info.extend(inferred.graph.value_info)
 
 
@@ -290,6 +293,6 @@ def _denote_dimensions(graph: "onnx.GraphProto") -> None:
     A dimension has a size or a name (dim_param, which leaves it open), never both; the denotation stands beside a size.
     """
     images = next(value for value in graph.input if value.name == INPUT_NAME)
-    for value, names in ((images, _IMAGE_DIMENSIONS), (graph.output[0], _OUTPUT_DIMENSIONS)):
-        for dimension, name in zip(value.type.tensor_type.shape.dim, names, strict=True):
-            dimension.denotation = name
+    for value, names in ((images, _IMAGE_DIMENSIONS), *((output, _OUTPUT_DIMENSIONS) for output in graph.output)):
+        for place, dimension in enumerate(value.type.tensor_type.shape.dim):
+            dimension.denotation = names[min(place, len(names) - 1)]

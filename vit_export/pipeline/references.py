@@ -11,7 +11,7 @@ from vit_export.base.errors import InputError
 from vit_export.base.files import scratch_errors
 from vit_export.model.artifact import Artifact, InputKind, Precision
 from vit_export.model.names import SAVED_MODEL_NAME
-from vit_export.model.record import assumptions_told, read_record
+from vit_export.model.record import ModelRecord, assumptions_told, read_record
 from vit_export.model.saved_model import write_saved_model
 from vit_export.model.spec import shown_size
 from vit_export.report.earlier import recorded
@@ -122,6 +122,8 @@ def _beside(artifacts: Sequence[Artifact]) -> Path:
 def _wanted(checkpoint: "Checkpoint", artifacts: Sequence[Artifact]) -> "ViTSpec":
     """The model that the files are of: the checkpoint's but for the size of the images and what comes last."""
     known = checkpoint.spec
+    if (told := _told(checkpoint, artifacts)) is not None:
+        return told
     shapes = {(_size(artifact), _width(artifact)) for artifact in artifacts}
     if len(shapes) > 1:
         shown = ", ".join(
@@ -130,14 +132,32 @@ def _wanted(checkpoint: "Checkpoint", artifacts: Sequence[Artifact]) -> "ViTSpec
         raise InputError(f"The files are of different models ({shown}): verify each kind in a command of its own.")
     size, width = shapes.pop()
     wanted = known if size is None else known.with_(image_size=size)
-    tops = {known.num_classes: {}, known.pre_logits_size: {"num_classes": None}}
-    tops.setdefault(known.hidden_size, {"num_classes": None, "pre_logits_size": None})
+    bare = {"num_classes": None, "returns": (), "l2_normalize": False}
+    tops = {known.num_classes: {}, known.pre_logits_size: bare}
+    tops.setdefault(known.hidden_size, {**bare, "pre_logits_size": None})
     if width is not None and width not in tops:
         raise InputError(
             f"{Path(artifacts[0].path).name} has {width} outputs, the checkpoint's model {known.num_classes or 'no'} "
             f"classes and features of width {known.hidden_size}: give the SavedModel that the file was made from."
         )
     return wanted if width is None else wanted.with_(**tops[width])
+
+
+def _told(checkpoint: "Checkpoint", artifacts: Sequence[Artifact]) -> "ViTSpec | None":
+    """The checkpoint's model with the outputs that files of ours say they have; None where they do not say it."""
+    told = set()
+    for artifact in artifacts:
+        record = None if artifact.format == "saved_model" else read_facts(artifact.path).record
+        if record is None or "returns" not in record["spec"]:
+            return None
+        spec = ModelRecord.from_dict({**record}).spec
+        told.add((tuple(spec.outputs), spec.l2_normalize, spec.image_size, spec.num_classes))
+    if len(told) != 1:
+        return None
+    ((names, l2_normalize, image_size, classes),) = told
+    if classes not in (None, checkpoint.spec.num_classes):
+        return None
+    return checkpoint.returning(names, l2_normalize=l2_normalize).with_(image_size=image_size)
 
 
 def _size(artifact: Artifact) -> tuple[int, int] | None:

@@ -14,7 +14,7 @@ from vit_export.model.names import (
     PRECISIONS,
     SEARCHED,
 )
-from vit_export.model.spec import ViTSpec
+from vit_export.model.spec import RETURNS, ViTSpec
 
 if TYPE_CHECKING:
     from vit_export.model.preprocessing import Preprocessing
@@ -27,12 +27,13 @@ class ExportRequest:
 
     `weights` is a checkpoint, or where one is (see `weights.open.open_checkpoint`); None means random weights.
     `spec` is the model to export, None for the checkpoint's own; with weights it may differ from theirs in image size
-    and classifier. `preprocessing` and `labels` replace the checkpoint's. `input` is what the files take as an image
-    (see `input_kinds.KINDS`). `output` is the folder the files go to; `calibration` a folder of images, or None for the
-    default photographs, of which `held_out_images` verify (None: as many as are quick to run). `formats` may be empty:
-    the SavedModel is always written. `min_sqnr` (dB of the outputs) and `min_agreement` (share of images with the same
-    top class) are the budget of the int8 scheme `auto`. `trained` says whether the weights were learnt, None for what
-    they say themselves.
+    and classifier. `returns` are the outputs of that model (`model.spec.RETURNS`), none for the usual one, which with
+    `l2_normalize` are divided by their length where they are embeddings. `preprocessing` and `labels` replace the
+    checkpoint's. `input` is what the files take as an image (see `input_kinds.KINDS`). `output` is the folder the
+    files go to; `calibration` a folder of images, or None for the default photographs, of which `held_out_images`
+    verify (None: as many as are quick to run). `formats` may be empty: the SavedModel is always written. `min_sqnr`
+    (dB of the outputs) and `min_agreement` (share of images with the same top class) are the budget of the int8 scheme
+    `auto`. `trained` says whether the weights were learnt, None for what they say themselves.
 
     Raises:
         InputError: on construction, when a value has another type, a format or precision does not exist, or a budget
@@ -60,10 +61,13 @@ class ExportRequest:
     verify: bool = True
     overwrite: bool = False
     trained: bool | None = None
+    returns: tuple[str, ...] = ()
+    l2_normalize: bool = False
 
     def __post_init__(self) -> None:
         replaced: dict[str, object] = {
             "output": _path("output", self.output),
+            "returns": _chosen("returns", self.returns, tuple(RETURNS)),
             "formats": _chosen("formats", self.formats, tuple(FORMATS)),
             "precisions": _chosen("precisions", self.precisions, tuple(PRECISIONS)),
         }
@@ -75,7 +79,7 @@ class ExportRequest:
             replaced["labels"] = _listed("labels", self.labels, "a list with the name of each class")
         for name, value in replaced.items():
             object.__setattr__(self, name, value)
-        for name in ("verify", "overwrite", *(("trained",) if self.trained is not None else ())):
+        for name in ("verify", "overwrite", "l2_normalize", *(("trained",) if self.trained is not None else ())):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} is {getattr(self, name)!r}, expected True or False.")
         if self.spec is not None and not isinstance(self.spec, ViTSpec):

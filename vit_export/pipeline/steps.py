@@ -71,7 +71,7 @@ def export(request: ExportRequest, reporter: Reporter | None = None, *, commands
     """
     say = _checked(reporter)
     checkpoint = _checkpoint(request, say)
-    spec = checkpoint.spec if checkpoint else request.spec
+    spec = checkpoint.spec if checkpoint else request.spec and _returning(request, request.spec)
     if spec is None:
         raise InputError("There is nothing to export: name a variant, or give --weights.")
     if checkpoint is None and request.trained:
@@ -107,7 +107,7 @@ class _Made:
     artifacts: tuple[Artifact, ...]
     record: ModelRecord
     data: DataSplit | None
-    spot_check: np.ndarray | None
+    spot_check: dict[str, np.ndarray] | None
 
 
 def _make(
@@ -221,14 +221,23 @@ def _checkpoint(request: ExportRequest, say: Reporter) -> Checkpoint | None:
         pixels = None  # it is told
     if checkpoint.saved_model is not None:
         require_outside(request.output, checkpoint.saved_model)
-    if request.spec is not None:
-        checkpoint = checkpoint.adapted(request.spec, seed=request.seed)
+    wanted = request.spec
+    if wanted is None:
+        wanted = checkpoint.returning(request.returns, l2_normalize=request.l2_normalize)
+    checkpoint = checkpoint.adapted(_returning(request, wanted), seed=request.seed)
     if request.labels is not None:
         _check_labels(request.labels, checkpoint.spec)
     checkpoint = checkpoint.described(_of_size(pixels, checkpoint.spec), request.labels, request.trained)
     for text in (*checkpoint.notes, *assumptions_told(checkpoint.stated)):
         say.note(text)
     return checkpoint
+
+
+def _returning(request: ExportRequest, spec: ViTSpec) -> ViTSpec:
+    """`spec` with the outputs that the request names, where it does."""
+    if not (request.returns or request.l2_normalize):
+        return spec
+    return spec.returning(request.returns or tuple(spec.outputs), l2_normalize=request.l2_normalize)
 
 
 def _of_size(preprocessing: Preprocessing | None, spec: ViTSpec) -> Preprocessing | None:
@@ -248,7 +257,7 @@ def _save(
     data: DataSplit | None,
     stage: Path,
     say: Reporter,
-) -> tuple[Artifact, np.ndarray | None]:
+) -> tuple[Artifact, dict[str, np.ndarray] | None]:
     """The SavedModel, and the Keras model's own outputs on the first held-out images; None where nothing is written.
 
     It is written anew from a SavedModel's parameters too: a graph of others, which may do anything, is not passed on.
@@ -273,7 +282,7 @@ def _save(
                 assign_parameters(model, checkpoint.read, progress=say.progress)
     spot_check = None
     if data is not None and data.held_out:
-        spot_check = model.predict_output(data.held_out.fed("normalized", SPOT_CHECK_IMAGES))
+        spot_check = model.predict_outputs(data.held_out.fed("normalized", SPOT_CHECK_IMAGES))
     say.step("Writing the SavedModel")
     artifact = write_saved_model(model, stage / SAVED_MODEL_NAME, record)
     del model

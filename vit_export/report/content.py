@@ -17,7 +17,7 @@ from vit_export.model.record import ModelRecord
 from vit_export.verification.checks import LIMITS
 from vit_export.verification.verdict import Verification
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 def build_report(

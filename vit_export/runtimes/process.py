@@ -161,20 +161,30 @@ class RunnerProcess:
         Images travel and run one call at a time (the file's batch; one image where it is open), so that the child's
         peak memory is that of a call and not of the data set; `together` sends all of them to a single `Runner.run`.
         """
+        (found,) = self._answers("run", images, together=together).values()
+        return found
+
+    def run_all(self, images: np.ndarray, *, together: bool = False) -> dict[str, np.ndarray]:
+        """Every output by name, each as `run` gives the first."""
+        return self._answers("run_all", images, together=together)
+
+    def _answers(self, request: str, images: np.ndarray, *, together: bool) -> dict[str, np.ndarray]:
         step = len(images) if together else self.batch or 1
-        parts = []
+        parts: dict[str, list[np.ndarray]] = {}
         for start in range(0, len(images), step):
-            output, seconds = self._ask("run", _native(images[start : start + step]))
-            if output.size * -(-len(images) // step) > MAX_ANSWERS:
+            outputs, seconds = self._ask(request, _native(images[start : start + step]))
+            size = sum(output.size for output in outputs.values())
+            if size * -(-len(images) // step) > MAX_ANSWERS:
                 raise RunnerError(
-                    f"{self.path.name} answers a call with {output.size:,} numbers, for {len(images)} images more than "
+                    f"{self.path.name} answers a call with {size:,} numbers, for {len(images)} images more than "
                     f"{MAX_ANSWERS:,}: give fewer images."
                 )
             if self.first_run_seconds is None:
                 self.first_run_seconds = seconds
-            parts.append(output)
+            for name, output in outputs.items():
+                parts.setdefault(name, []).append(output)
         try:
-            return np.concatenate(parts)
+            return {name: np.concatenate(rows) for name, rows in parts.items()}
         except ValueError as error:
             raise RunnerError(f"{self.path.name} gives outputs of different shapes for different images.") from error
 
@@ -371,12 +381,15 @@ class _Worker:
         self._baseline = _resident()[0]
         start = time.perf_counter()
         self._runner: Runner = open_runner(Path(path), format, threads, output)
-        outputs = self._runner.outputs if output is None else (self._runner.output,)
-        return self._runner.inputs, outputs, time.perf_counter() - start
+        return self._runner.inputs, self._runner.read, time.perf_counter() - start
 
-    def run(self, images: np.ndarray) -> tuple[np.ndarray, float]:
+    def run(self, images: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
         start = time.perf_counter()
-        return self._runner.run(images), time.perf_counter() - start
+        return {self._runner.output.name: self._runner.run(images)}, time.perf_counter() - start
+
+    def run_all(self, images: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
+        start = time.perf_counter()
+        return self._runner.run_all(images), time.perf_counter() - start
 
     def time(self, images: np.ndarray, count: int) -> list[float]:
         return self._runner.time(images, count)

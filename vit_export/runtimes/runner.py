@@ -17,7 +17,7 @@ import numpy as np
 from vit_export.artifacts.layout import layout_of, open_or_size
 from vit_export.artifacts.sizes import MAX_OUTPUT, too_large
 from vit_export.base.errors import VerificationFailed, VitExportError, first_line
-from vit_export.model.artifact import Format, TensorSpec
+from vit_export.model.artifact import Format, TensorSpec, in_order
 from vit_export.runtimes.saved_model_graph import require_numeric
 
 SIGNATURE = "serving_default"
@@ -45,8 +45,8 @@ class ProcessKilled(RunnerError):
 class Runner(ABC):
     """A file in its runtime. `inputs` and `outputs` describe the file once `load` has returned.
 
-    `threads` is what the runtime computes with; None leaves the runtime's own default. `output` is the name of the
-    output to read; None reads the first.
+    `threads` is what the runtime computes with; None leaves the runtime's own default. `output` is the name of the only
+    output to read; with None `run` reads the first and `run_all` all of them.
     """
 
     runtime: ClassVar[str]
@@ -68,8 +68,8 @@ class Runner(ABC):
         """Load the file and set `inputs` and `outputs`."""
 
     @abstractmethod
-    def _call(self, native: np.ndarray) -> np.ndarray:
-        """One call of the runtime: the file's own input dtype in, its own output dtype out."""
+    def _call(self, native: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
+        """One call of the runtime: the file's own input dtype in, the outputs `names` in their own dtypes out."""
 
     @property
     def batch(self) -> int | None:
@@ -79,8 +79,13 @@ class Runner(ABC):
 
     @property
     def output(self) -> TensorSpec:
-        """The output that is read."""
-        return next(spec for spec in self.outputs if self._wanted in (None, spec.name))
+        """The output that `run` reads."""
+        return self.read[0]
+
+    @property
+    def read(self) -> tuple[TensorSpec, ...]:
+        """The outputs that are read: the one that was asked for, or all."""
+        return tuple(spec for spec in self.outputs if self._wanted in (None, spec.name))
 
     def load(self) -> None:
         """Load the file.
@@ -93,6 +98,7 @@ class Runner(ABC):
         if not self.inputs or not self.outputs:
             raise RunnerError(f"{self.path.name} has {len(self.inputs)} inputs and {len(self.outputs)} outputs.")
         self._require_feasible(self.inputs, self.outputs)
+        self.outputs = in_order(self.outputs)
         names = [spec.name for spec in self.outputs]
         if self._wanted not in (None, *names):
             raise RunnerError(f"{self.path.name} has no output {self._wanted!r}: choose one of {', '.join(names)}.")
@@ -111,25 +117,42 @@ class Runner(ABC):
         Raises:
             RunnerError: the file does not take such images or the runtime failed.
         """
-        step = self.batch or len(images)
-        parts = []
-        for start in range(0, len(images), step):
-            chunk = images[start : start + step]
-            parts.append(self._rows(self._run_native(self._encode(_fill(chunk, step))), step)[: len(chunk)])
-        return np.concatenate(parts)
+        return self._run(images, [self.output])[self.output.name]
+
+    def run_all(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Every output that is read, by name, each as `run` gives it.
+
+        Raises:
+            RunnerError: the file does not take such images or the runtime failed.
+        """
+        return self._run(images, self.read)
 
     def time(self, images: np.ndarray, count: int) -> list[float]:
-        """Seconds of each of `count` calls of the runtime on `images` [b, s, s, 3], conversions by numpy left out."""
-        native = self._encode(images)
+        """Seconds of each of `count` calls of the runtime on `images` [b, s, s, 3], conversions by numpy left out.
+
+        All outputs that are read are asked for.
+        """
+        native, names = self._encode(images), [spec.name for spec in self.read]
         seconds = []
         for _ in range(count):
             start = time.perf_counter()
-            self._run_native(native)
+            self._run_native(native, names)
             seconds.append(time.perf_counter() - start)
         return seconds
 
-    def _run_native(self, native: np.ndarray) -> np.ndarray:
-        result: np.ndarray = self._guard("cannot be run", self._call, native)
+    def _run(self, images: np.ndarray, outputs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
+        step = self.batch or len(images)
+        names = [spec.name for spec in outputs]
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        for start in range(0, len(images), step):
+            chunk = images[start : start + step]
+            found = self._run_native(self._encode(_fill(chunk, step)), names)
+            for spec, values in zip(outputs, found, strict=True):
+                parts[spec.name].append(self._rows(values, spec, step)[: len(chunk)])
+        return {name: np.concatenate(rows) for name, rows in parts.items()}
+
+    def _run_native(self, native: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
+        result: list[np.ndarray] = self._guard("cannot be run", self._call, native, names)
         return result
 
     def _encode(self, images: np.ndarray) -> np.ndarray:
@@ -159,23 +182,23 @@ class Runner(ABC):
         limits = np.iinfo(dtype)
         return np.clip(np.rint(images / scale) + zero_point, limits.min, limits.max).astype(dtype)
 
-    def _rows(self, output: np.ndarray, count: int) -> np.ndarray:
-        """`output` of a call on `count` images as float32, one row an image."""
+    def _rows(self, output: np.ndarray, spec: TensorSpec, count: int) -> np.ndarray:
+        """`output` of a call on `count` images, described by `spec`, as float32, one row an image."""
         if output.size > MAX_OUTPUT * count:
             raise RunnerError(
                 f"{self.path.name} answers {count} images with {output.size:,} numbers, expected at most "
                 f"{MAX_OUTPUT:,} for each."
             )
         if output.dtype.kind in "iu":
-            scale, zero_point = self._quantization(self.output)
+            scale, zero_point = self._quantization(spec)
             # Through float64: an int32 minus its zero point need not fit a float32.
             output = (output.astype(np.float64) - zero_point) * scale
         if output.dtype.kind != "f":
-            raise RunnerError(f"{self.path.name}: {self.output.name} is {self.output.dtype}, expected numbers.")
+            raise RunnerError(f"{self.path.name}: {spec.name} is {spec.dtype}, expected numbers.")
         if not output.ndim or len(output) != count:
             if count != 1:
                 raise RunnerError(
-                    f"{self.path.name} gives {self.output.name} of {_shape(output.shape)} for {count} images, "
+                    f"{self.path.name} gives {spec.name} of {_shape(output.shape)} for {count} images, "
                     "expected one row for each."
                 )
             output = output[None]
@@ -227,11 +250,11 @@ class SavedModelRunner(Runner):
         self.inputs = tuple(_tensorflow_spec(name, spec, image=True) for name, spec in keywords.items())
         self.outputs = tuple(_tensorflow_spec(name, spec) for name, spec in self._signature.structured_outputs.items())
 
-    def _call(self, native: np.ndarray) -> np.ndarray:
+    def _call(self, native: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
         import tensorflow as tf
 
         result = self._signature(**{self.inputs[0].name: tf.constant(native)})
-        return np.asarray(result[self.output.name].numpy())
+        return [np.asarray(result[name].numpy()) for name in names]
 
 
 class TFLiteRunner(Runner):
@@ -276,17 +299,18 @@ class TFLiteRunner(Runner):
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         return [(d["name"], d) for d in inputs], [(d["name"], d) for d in outputs]
 
-    def _call(self, native: np.ndarray) -> np.ndarray:
+    def _call(self, native: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
         if self._signature is not None:  # which need not belong to the first subgraph, all that the rest is about
-            return np.asarray(self._signature(**{self.inputs[0].name: native})[self.output.name])
+            result = self._signature(**{self.inputs[0].name: native})
+            return [np.asarray(result[name]) for name in names]
         (detail,) = self._interpreter.get_input_details()
         if native.shape != tuple(detail["shape"]):  # only an open one gets here: others were refused by _encode
             self._interpreter.resize_tensor_input(detail["index"], native.shape)
         self._interpreter.allocate_tensors()
         self._interpreter.set_tensor(detail["index"], native)
         self._interpreter.invoke()
-        place = self.outputs.index(self.output)
-        return np.asarray(self._interpreter.get_tensor(self._interpreter.get_output_details()[place]["index"]))
+        places = {entry["name"]: entry["index"] for entry in reversed(self._interpreter.get_output_details())}
+        return [np.asarray(self._interpreter.get_tensor(places[name])) for name in names]
 
 
 class OnnxRunner(Runner):
@@ -313,8 +337,8 @@ class OnnxRunner(Runner):
         self.inputs = tuple(_onnx_spec(value, image=True) for value in self._session.get_inputs())
         self.outputs = tuple(_onnx_spec(value) for value in self._session.get_outputs())
 
-    def _call(self, native: np.ndarray) -> np.ndarray:
-        return np.asarray(self._session.run([self.output.name], {self.inputs[0].name: native})[0])
+    def _call(self, native: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
+        return [np.asarray(values) for values in self._session.run(list(names), {self.inputs[0].name: native})]
 
     def _reason(self, error: Exception) -> str:
         """What is told, without the codes, C++ signatures and path around it that would push it out of the line."""

@@ -51,7 +51,7 @@ def _packed(record: ModelRecord, kind: str, input: InputKind, image_type: int) -
     subgraph = write.table(
         {
             fields.Subgraph.INPUTS: write.vector([_image(write, record, input, image_type)]),
-            fields.Subgraph.OUTPUTS: write.vector([_answer(write, record)]),
+            fields.Subgraph.OUTPUTS: write.vector([_answer(write, record, name) for name in record.spec.outputs]),
         }
     )
     model: dict[int, int] = {
@@ -90,23 +90,24 @@ _ANSWERS = {
     "single_label_classification": "One logit for each class: a softmax over all of them makes them probabilities.",
     "multi_label_classification": "One logit for each label: its sigmoid is the label's probability.",
     "regression": "The estimated numbers, as they are.",
-    None: "Features of the image, one number each.",
+    "features": "Features of the image, one number each.",
+    "pooled": "The image's embedding, one number each.",
+    "tokens": "A vector for each token of the image: class token, registers, patches.",
 }
-"""What the output is, by `ModelRecord.answers`."""
+"""What an output is: logits by `ModelRecord.answers`, the others by their name."""
 
 
-def _answer(write: "_Writer", record: ModelRecord) -> int:
-    spec = record.spec
-    text = _ANSWERS[record.answers]
+def _answer(write: "_Writer", record: ModelRecord, name: str) -> int:
+    text = _ANSWERS[record.answers if name == "logits" and record.answers else name]
     content = write.table(
         {fields.Content.PROPERTIES: write.table({})}, {fields.Content.KIND: ("Uint8", fields.FEATURE)}
     )
     tensor: dict[int, int] = {
-        fields.Tensor.NAME: write.text(spec.output_name),
+        fields.Tensor.NAME: write.text(name),
         fields.Tensor.DESCRIPTION: write.text(text),
         fields.Tensor.CONTENT: content,
     }
-    if record.labels is not None:
+    if record.labels is not None and name == "logits":
         file = write.table(
             {
                 fields.File.NAME: write.text(LABELS_FILE),

@@ -26,7 +26,7 @@ import numpy as np
 from vit_export.artifacts.flatbuffer import MappedModel
 from vit_export.base.adapters.litert import invoke_for_ranges
 from vit_export.base.adapters.quantizer import open_quantizer
-from vit_export.base.errors import InputError
+from vit_export.base.errors import InputError, StructureError
 from vit_export.base.machine import release_memory, usable_cores
 from vit_export.base.quiet import quiet
 from vit_export.base.scratch import owned_folder
@@ -109,7 +109,7 @@ def rules_of(scheme: str, modes: Modes | None) -> tuple[Rule, ...]:
     if modes is None:
         return EVERYWHERE[scheme]
     found = []
-    for name, mode in (("patch_embedding", modes.patch), ("(pooling|pre_logits|logits|features)", modes.head)):
+    for name, mode in (("patch_embedding", modes.patch), ("(pooling|pre_logits|logits|pooled|features)", modes.head)):
         if mode != "float":
             found.append(Rule(rf"^{name}(/|;?$)", "FULLY_CONNECTED", mode))
     if modes.patch == "static":
@@ -273,7 +273,7 @@ def _quantize(
             )
         # The quantizer leaves large buffers outside the flatbuffer, where older runtimes do not look: write it again.
         mapped = MappedModel(raw)
-        _name_output(mapped.model, record.spec.output_name)
+        _name_outputs(mapped.model, list(record.spec.outputs))
         fit_biases(mapped, float_path)
         kind = input_kind(float_path)
         if kind_of(kind).per_pixel is not None:
@@ -282,14 +282,17 @@ def _quantize(
         write_model(mapped.model, mapped.buffers, path, files=files, overwrite=overwrite)
 
 
-def _name_output(model: Any, name: str) -> None:
-    """A dequantize or quantize step that was added at the end took the output's name with a suffix: give it back."""
+def _name_outputs(model: Any, names: Sequence[str]) -> None:
+    """A dequantize or quantize step that was added at the end took an output's name with a suffix: give it back."""
     graph = model.subgraphs[0]
-    (output,) = graph.outputs
-    for index, tensor in enumerate(graph.tensors):
-        if index != output and tensor.name == name.encode():
-            tensor.name = f"{name}/raw".encode()
-    graph.tensors[output].name = name.encode()
+    found = [graph.tensors[index].name.decode() for index in graph.outputs]
+    if len(found) != len(names) or not all(map(str.startswith, found, names)):
+        raise StructureError(f"TFLite quantization: the outputs are {', '.join(found)}, expected {', '.join(names)}.")
+    for index, name in zip(graph.outputs, names, strict=True):
+        for other, tensor in enumerate(graph.tensors):
+            if other != index and tensor.name == name.encode():
+                tensor.name = f"{name}/raw".encode()
+        graph.tensors[index].name = name.encode()
 
 
 def _quantizer(float_path: Path, rules: tuple[Rule, ...]) -> Any:

@@ -4,7 +4,7 @@ The converter sees every weight as a graph input. What it would otherwise do wit
 fused into its FULLY_CONNECTED, and each such input becomes a buffer.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,12 @@ def convert_structure(
     """
     model = unpack(_converted(spec, shapes_of(parameters), batch, dtype))
     structure = Structure(model)
+    structure.order_outputs()
     structure.name_inputs(parameters)
     structure.fuse_biases(parameters)
     structure.drop_unused_tensors()
     structure.name_activations()
-    structure.name_output(spec.output_name)
+    structure.name_outputs(spec.outputs, batch)
     buffers = structure.bake(parameters)
     structure.write_signature()
     structure.check(batch)
@@ -88,6 +89,15 @@ class Structure:
         if different := found ^ {INPUT_NAME, *parameters}:
             some = ", ".join(sorted(different)[:4])
             raise StructureError(f"{len(different)} graph inputs and parameters do not match, such as {some}.")
+
+    def order_outputs(self) -> None:
+        """Put the graph's outputs in the order in which the traced function returns them; only its signature tells."""
+        (signature,) = self.model.signatureDefs
+        numbers = {int(entry.name.removeprefix(b"output_")): int(entry.tensorIndex) for entry in signature.outputs}
+        outputs = [numbers[place] for place in sorted(numbers)]
+        if sorted(outputs) != sorted(self.graph.outputs):
+            raise StructureError(f"The converter's signature returns other tensors than the graph: {outputs}.")
+        self.graph.outputs = outputs
 
     def fuse_biases(self, parameters: Tensors) -> None:
         """FULLY_CONNECTED followed by ADD of a bias parameter becomes FULLY_CONNECTED with that bias."""
@@ -141,10 +151,14 @@ class Structure:
                 continue
             self.graph.tensors[operator.outputs[0]].name = name.encode()
 
-    def name_output(self, name: str) -> None:
-        """Call the graph's only output `name`."""
-        (output,) = self.graph.outputs
-        self.graph.tensors[output].name = name.encode()
+    def name_outputs(self, outputs: Mapping[str, tuple[int, ...]], batch: int) -> None:
+        """Call the graph's outputs as `outputs` do, which have the shape of each for one image."""
+        found = [tuple(map(int, self.graph.tensors[i].shape)) for i in self.graph.outputs]
+        wanted = [(batch, *shape) for shape in outputs.values()]
+        if found != wanted:
+            raise StructureError(f"The outputs have the shapes {found}, expected {wanted} ({', '.join(outputs)}).")
+        for index, name in zip(self.graph.outputs, outputs, strict=True):
+            self.graph.tensors[index].name = name.encode()
 
     def bake(self, parameters: Tensors) -> dict[int, LazyTensor]:
         """Turn every graph input but the image into a constant with a buffer of its own."""
@@ -168,7 +182,7 @@ class Structure:
         return ((i, t.name.decode()) for i, t in enumerate(self.graph.tensors) if t.buffer in buffers)
 
     def write_signature(self) -> None:
-        """One signature, `serving_default`: images -> the output under its own name."""
+        """One signature, `serving_default`: images -> the outputs under their own names."""
         fb = schema()
 
         def entry(index: int) -> Any:

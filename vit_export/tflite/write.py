@@ -40,7 +40,7 @@ def write_tflite(
     """Write the float .tflite file of `source` with a static batch (int8 is made from it, see `quantize`).
 
     Input `images`, [batch, height, width, 3] of the kind `input` (`input_kinds.KINDS`: float32, or uint8 for "uint8");
-    output `logits` [batch, classes] or `features` [batch, width]. float16 halves the file: kernels are stored as
+    outputs `spec.outputs`. float16 halves the file: kernels are stored as
     float16 and computed in the widest type the device has. LayerNorms of `kept_norms` are not folded (see
     `rewrites.folded_parameters`); `kernels` stand for those of the same names, in float.
 

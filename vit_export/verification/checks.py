@@ -1,6 +1,6 @@
 """The questions a file is asked, and the one table of limits its figures are held to."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vit_export.base.files import digest_of_file, digest_of_folder, size_of_folder
-from vit_export.model.artifact import Artifact, Format, Precision, TensorSpec
+from vit_export.model.artifact import Artifact, Format, Precision, TensorSpec, in_order
 from vit_export.runtimes.process import RunnerProcess
 from vit_export.runtimes.runner import ProcessKilled, RunnerError
 from vit_export.verification import metrics
@@ -133,27 +133,25 @@ def stored(artifact: Artifact) -> list[Check]:
 
 
 def described(
-    artifact: Artifact, process: RunnerProcess, reference_output: TensorSpec, *, foreign: bool = False
+    artifact: Artifact, process: RunnerProcess, reference_outputs: Sequence[TensorSpec], *, foreign: bool = False
 ) -> list[Check]:
-    """Whether the file's inputs and outputs are the recorded ones, and its output the reference's in name and size.
+    """Whether the file's inputs and outputs are the recorded ones, and its outputs the reference's in name and size.
 
     A `foreign` file, of another tool, may call its output as it likes.
     """
     inputs = _unlike("input", process.inputs, artifact.inputs)
-    outputs = _unlike("output", process.outputs, artifact.outputs)
+    outputs = _unlike("output", process.outputs, in_order(artifact.outputs))
     if len(process.inputs) != 1:
         inputs.append(f"{len(process.inputs)} inputs, expected one (images)")
-    if len(process.outputs) != 1:
-        outputs.append(
-            f"{len(process.outputs)} outputs ({', '.join(spec.name for spec in process.outputs)}), expected the "
-            f"reference's one ({reference_output.name})"
-        )
-    elif not _same_output(process.outputs[0], reference_output, foreign=foreign):
-        own = process.outputs[0]
-        outputs.append(
-            f"output is {own.name} {list(own.shape)}, the reference's {reference_output.name} "
-            f"{list(reference_output.shape)}"
-        )
+    if len(process.outputs) != len(reference_outputs):
+        names = [", ".join(spec.name for spec in some) for some in (process.outputs, reference_outputs)]
+        outputs.append(f"{len(process.outputs)} outputs ({names[0]}), expected the reference's ({names[1]})")
+    else:
+        outputs += [
+            f"output is {own.name} {list(own.shape)}, the reference's {wanted.name} {list(wanted.shape)}"
+            for own, wanted in zip(process.outputs, reference_outputs, strict=True)
+            if not _same_output(own, wanted, foreign=foreign)
+        ]
     return [
         check("inputs", not inputs, detail="; ".join(inputs)),
         check("outputs", not outputs, detail="; ".join(outputs)),
@@ -195,7 +193,7 @@ def saved_as_built(known: np.ndarray, outputs: np.ndarray) -> Check:
         detail = f"outputs have shape {list(outputs.shape)}, the model in memory gave {list(known.shape)}"
         return check("saved_as_built", False, list(known.shape), list(outputs.shape), detail)
     limit = LIMITS["saved_model", "float32", None].worst_difference
-    comparison = metrics.compare(known, outputs[: len(known)], classes=False)
+    comparison = metrics.compare(_flat(known), _flat(outputs[: len(known)]), classes=False)
     worst = comparison.worst_relative
     detail = f"differs from the model it was saved from by {worst:.2g} of the range, limit {limit:g}"
     return check("saved_as_built", worst <= limit, limit, worst, detail)
@@ -242,38 +240,57 @@ def _figure(
 
 
 def repeatable(
-    process: RunnerProcess, outputs: np.ndarray, images: np.ndarray, names: Sequence[str], tolerance: float
+    process: RunnerProcess,
+    outputs: Mapping[str, np.ndarray],
+    images: np.ndarray,
+    names: Sequence[str],
+    tolerances: Mapping[str, float],
 ) -> Iterator[Check]:
     """Whether an image's answer depends on nothing but the image: not on the call, its neighbours or its position.
 
     The same call repeated must agree bit for bit; other neighbours in a batch may move an activation quantized per
-    tensor, so there `tolerance`, in units of the outputs, is allowed.
+    tensor, so there the `tolerances` of the `outputs`, in units of each, are allowed. Both are by name.
 
     Raises:
         RunnerError: the process died.
     """
-    alone = process.run(images[:1])
-    same = np.array_equal(alone, process.run(images[:1]))
+
+    def each(check_of: str, again: Mapping[str, np.ndarray], count: int, exact: bool, how: str) -> Iterator[Check]:
+        for name, rows in outputs.items():
+            tolerance = 0.0 if exact else tolerances[name]
+            yield of_output(name, outputs, _alike(check_of, again[name], rows[:count], tolerance, names, how))
+
+    alone, again = process.run_all(images[:1]), process.run_all(images[:1])
     single = process.batch in (None, 1)
-    if single:
-        same = same and np.array_equal(alone, outputs[:1])
-    yield check("deterministic", same, detail=f"{names[0]} gives different outputs when it is run again")
+    for name, rows in outputs.items():
+        same = np.array_equal(alone[name], again[name])
+        if single:
+            same = same and np.array_equal(_flat(alone[name]), _flat(rows[:1]))
+        detail = f"{names[0]} gives different outputs when it is run again"
+        yield of_output(name, outputs, check("deterministic", same, detail=detail))
 
     count = min(len(images), max(3, (process.batch or 1) + 1))
     if count > 1:
-        turned = process.run(images[:count][::-1])[::-1]
-        yield _alike("order", turned, outputs[:count], 0.0 if single else tolerance, names, "fed in reverse order")
+        turned = {name: rows[::-1] for name, rows in process.run_all(images[:count][::-1]).items()}
+        yield from each("order", turned, count, single, "fed in reverse order")
     if process.batch is None and count > 1:
         try:
-            together = process.run(images[:count], together=True)
+            together = process.run_all(images[:count], together=True)
         except ProcessKilled:
             raise
         except RunnerError as error:
             yield Check("batch", False, detail=f"takes an open batch but fails on {count} images: {error}")
         else:
-            yield _alike("batch", together, outputs[:count], tolerance, names, f"run in one batch of {count}")
+            yield from each("batch", together, count, False, f"run in one batch of {count}")
     elif not single:
-        yield _alike("batch", alone, outputs[:1], tolerance, names, "run alone")
+        yield from each("batch", alone, 1, False, "run alone")
+
+
+def of_output(name: str, outputs: Collection[str], found: Check) -> Check:
+    """`found`, which is of the output called `name`: where that is not the first of `outputs`, it says which it is."""
+    if name == next(iter(outputs)):
+        return found
+    return replace(found, name=f"{found.name} ({name})", detail=f"{name}: {found.detail}" if found.detail else "")
 
 
 def _agreement(comparison: Comparison, limit: float, names: Sequence[str]) -> Check:
@@ -297,12 +314,18 @@ def _agreement(comparison: Comparison, limit: float, names: Sequence[str]) -> Ch
 def _alike(
     name: str, again: np.ndarray, outputs: np.ndarray, tolerance: float, names: Sequence[str], how: str
 ) -> Check:
+    again, outputs = _flat(again), _flat(outputs)
     if again.shape != outputs.shape:
         return Check(name, False, value=again.shape, detail=f"outputs have shape {list(again.shape)} when {how}")
     difference = metrics.absolute_difference(outputs, again).max(axis=1)
     worst = int(np.argmax(np.nan_to_num(difference, nan=np.inf)))
     value = float(difference[worst])
     return check(name, value <= tolerance, tolerance, value, f"{names[worst]} differs by {value:.3g} when {how}")
+
+
+def _flat(outputs: np.ndarray) -> np.ndarray:
+    """One row an image."""
+    return outputs.reshape(len(outputs), -1)
 
 
 def _unlike(kind: str, found: Sequence[TensorSpec], recorded: Sequence[TensorSpec]) -> list[str]:

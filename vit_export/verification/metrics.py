@@ -95,6 +95,66 @@ def compare(reference: np.ndarray, candidate: np.ndarray, *, classes: bool = Tru
 
 
 @dataclass(frozen=True)
+class Neighbours:
+    """Of each image, which of its `k` nearest of the set, by cosine, come back: the share of them, image by image."""
+
+    k: int
+    shares: tuple[float, ...]
+
+    @property
+    def recall(self) -> float:
+        """recall@k: the share over all images."""
+        return float(np.mean(self.shares))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        return json_ready({"recall": self.recall, **asdict(self)})
+
+
+@dataclass(frozen=True)
+class OutputResult:
+    """What was found of an output called `name` beside the first; `neighbours` is None where it is no embedding."""
+
+    name: str
+    comparison: Comparison
+    neighbours: Neighbours | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        return {
+            "name": self.name,
+            "comparison": self.comparison.to_dict(),
+            "neighbours": self.neighbours and self.neighbours.to_dict(),
+        }
+
+
+NEIGHBOURS = 5
+"""The nearest images of which it is asked whether they come back."""
+
+
+def neighbours(reference: np.ndarray, candidate: np.ndarray, most: int = NEIGHBOURS) -> Neighbours | None:
+    """Of each row's k nearest other rows of `reference` [n, k], how many are among its k nearest of `candidate`.
+
+    k is `most`, or a third of the others where there are few: None of fewer than four rows, where nothing is far.
+    """
+    k = min(most, (len(reference) - 1) // 3)
+    if k < 1:
+        return None
+    wanted, found = (_nearest(rows, k) for rows in (reference, candidate))
+    return Neighbours(k, tuple(len(set(a) & set(b)) / k for a, b in zip(wanted.tolist(), found.tolist(), strict=True)))
+
+
+def _nearest(rows: np.ndarray, k: int) -> np.ndarray:
+    """The numbers [n, k] of the k rows nearest to each by cosine, itself left out."""
+    x = rows.astype(np.float64)
+    lengths = np.linalg.norm(x, axis=1, keepdims=True)
+    x = np.divide(x, lengths, out=np.zeros_like(x), where=lengths > 0)
+    similarity = x @ x.T
+    np.fill_diagonal(similarity, -np.inf)
+    return np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """Top classes that are the labelled ones: `correct` of `total` images.
 

@@ -13,11 +13,11 @@ class VerifyOptions:
     """How files are verified; each is run on the CPU with `threads` threads.
 
     `trained` says that the weights were learnt: agreement of classes is then judged. `latency` times what runs.
-    `known_outputs`, float32 [m, k], are what the model itself returned in memory for the first m images, before it was
-    saved: they show that the SavedModel is that model. With `probabilities` files are compared with the softmax of the
-    reference's logits. With `locate` the layers of a file that fails are compared one by one. `emulate` names an
-    architecture (`arm64`) whose builds of the runtimes run the files, without latencies. `read` names, by path, the
-    output to compare of a file of another tool that has several.
+    `known_outputs`, each float32 [m, …] by the output's name, are what the model itself returned in memory for the
+    first m images, before it was saved: they show that the SavedModel is that model. With `probabilities` files are
+    compared with the softmax of the reference's logits. With `locate` the layers of a file that fails are compared one
+    by one. `emulate` names an architecture (`arm64`) whose builds of the runtimes run the files, without latencies.
+    `read` names, by path, the output to compare of a file of another tool that has several.
 
     Raises:
         InputError: `threads` is no whole number from 1 up.
@@ -26,7 +26,7 @@ class VerifyOptions:
     threads: int = 1
     trained: bool = False
     latency: bool = True
-    known_outputs: np.ndarray | None = None
+    known_outputs: Mapping[str, np.ndarray] | None = None
     probabilities: bool = False
     locate: bool = False
     emulate: str | None = None

@@ -45,6 +45,14 @@ def same_origin(embedded: Mapping[str, Any], reference: "ModelRecord") -> Iterat
     yield check("same_labels", not unlike, detail=f"its labels are not the reference's: {unlike}")
 
 
+def called_features(record: Mapping[str, Any] | None) -> bool:
+    """Whether a file with this `record` calls a pooled embedding features: releases that named no outputs did."""
+    spec = (record or {}).get("spec")
+    if not isinstance(spec, dict) or "returns" in spec:
+        return False
+    return spec.get("num_classes") is None and spec.get("pre_logits_size") is not None
+
+
 def as_claimed(artifact: Artifact, found: Precision, bytes_by_dtype: Mapping[str, int]) -> Check:
     """Whether the precision a file goes by is that of most of its weights."""
     shares = ", ".join(f"{name} {size / ONE_MEGABYTE:.3g} MB" for name, size in bytes_by_dtype.items())

@@ -4,6 +4,7 @@ TFLite Metadata and the labels behind the model, ONNX's metadata_props, and whic
 MediaPipe, ML Kit and an app's own few lines go by. Answers cannot show a fault of these.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from vit_export.model.input_kinds import left_to_do
 from vit_export.model.record import ModelRecord
 from vit_export.model.spec import shown_size
 from vit_export.verification.checks import Check, check
-from vit_export.verification.origin import unlike_labels
+from vit_export.verification.origin import called_features, unlike_labels
 
 PIXELS = ("colors", "layout", "size", "input", "mean", "std", "min", "max")
 """What is told of an image: a value is (pixel - mean) / std, `min` and `max` are those of the pixels 0 and 255."""
@@ -69,7 +70,10 @@ def read_told(artifact: Artifact, facts: FileFacts, reference: ModelRecord) -> T
         return Told(first=first, unreadable="it has no TFLite Metadata" if ours else "", ours=ours)
     wanted = _wanted_of_metadata if facts.format == "tflite" else _wanted_of_properties
     own = wanted(artifact, ModelRecord.from_dict({**facts.record})) if facts.record is not None else {}
-    return Told(said, wanted(artifact, reference), own, first, ours=ours)
+    wants = wanted(artifact, reference)
+    if facts.format == "onnx" and called_features(facts.record):
+        own, wants = ({**told, "output": "features"} for told in (own, wants))
+    return Told(said, wants, own, first, ours=ours)
 
 
 def judge_told(told: Told, *, chosen: bool = False) -> Iterator[Check]:
@@ -182,12 +186,12 @@ def _wanted_of_metadata(artifact: Artifact, record: ModelRecord) -> dict[str, An
         wanted |= {"mean": list(mean), "std": list(std)}
     else:
         del wanted["min"], wanted["max"]
-    return {**wanted, "inputs": 1, "outputs": 1}
+    return {**wanted, "inputs": 1, "outputs": len(record.spec.outputs)}
 
 
 def _said_by_properties(path: Path) -> dict[str, Any]:
     texts = {text_of(entry.key): text_of(entry.value) for entry in load_structure(path).metadata_props}
-    said: dict[str, Any] = {name: texts[name] for name in ("layout", "input", "output") if name in texts}
+    said: dict[str, Any] = {name: texts[name] for name in ("layout", "input", "output", "outputs") if name in texts}
     if "channel_order" in texts:
         said["colors"] = texts["channel_order"]
     if "image_size" in texts:
@@ -215,6 +219,7 @@ def _wanted_of_properties(artifact: Artifact, record: ModelRecord) -> dict[str, 
         "size": shown_size(record.spec.image_size),
         "input": _kind(artifact),
         "output": record.spec.output_name,
+        "outputs": None if len(record.spec.outputs) == 1 else json.dumps(list(record.spec.outputs)),
         "mean": list(mean),
         "std": list(std),
         "labels": record.labels,

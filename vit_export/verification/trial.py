@@ -9,14 +9,17 @@ from vit_export.images.pictures import Pictures
 from vit_export.model.artifact import Artifact, TensorSpec
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
+from vit_export.model.spec import RETURNS
 from vit_export.runtimes.process import Memory, RunnerProcess
 from vit_export.verification.checks import Limits, limits_of
-from vit_export.verification.metrics import Comparison
+from vit_export.verification.metrics import Comparison, Neighbours, OutputResult
 from vit_export.verification.options import VerifyOptions
 from vit_export.verification.told import Told
 
-FEATURES = "features"
-"""Name of the output of a model without classifier: it has no top class to agree on."""
+EMBEDDINGS = ("pooled", "features")
+"""Outputs by which images are compared with each other."""
+
+_NO_CLASSES = tuple(name for name in RETURNS if name != "logits")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -25,11 +28,14 @@ class Trial:
 
     `images` are the `pictures` normalized, `fed` the same as the file takes them, both [n, s, s, 3]. `expected`,
     [n, k], is what the reference makes of them (the softmax of that with `options.probabilities`) and `output`
-    describes it. `record` is what the reference says of itself, `parameters` are its own, both None where this package
-    did not write it; `reference` runs it on other numbers, None where it may not stay in memory.
+    describes it. `others` are the further outputs that are compared, what is expected of each beside what describes it;
+    tokens are flat there, a row an image. `record` is what the reference says of itself, `parameters` are its own,
+    both None where this package did not write it; `reference` runs it on other numbers, None where it may not stay in
+    memory.
 
     `outputs` are the file's answers, [n, k'], empty until there are some; `comparison` is None unless they can be
-    compared, `memory` unless the file ran. `told` is what the file tells other programs, None where that is nothing.
+    compared, `neighbours` unless images are compared by them, `memory` unless the file ran. `more` is what was found of
+    the `others`. `told` is what the file tells other programs, None where that is nothing.
     """
 
     artifact: Artifact
@@ -43,9 +49,12 @@ class Trial:
     record: ModelRecord | None = None
     parameters: ParameterSource | None = None
     reference: Callable[[np.ndarray], np.ndarray] | None = None
+    others: tuple[tuple[TensorSpec, np.ndarray], ...] = ()
 
     outputs: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
     comparison: Comparison | None = None
+    neighbours: Neighbours | None = None
+    more: tuple[OutputResult, ...] = ()
     memory: Memory | None = None
     told: Told | None = None
 
@@ -57,9 +66,14 @@ class Trial:
     @property
     def has_classes(self) -> bool:
         """Whether the largest output is the answer, as it is not of features, several labels at once or numbers."""
-        return self.output.name != FEATURES and (self.record is None or self.record.classifies)
+        return ranks(self.output.name, self.record)
 
     @property
     def same_shape(self) -> bool:
         """Whether the file answers as much as the reference."""
         return self.expected.shape == self.outputs.shape
+
+
+def ranks(name: str, record: ModelRecord | None) -> bool:
+    """Whether the largest number of the output `name` is the answer; `record` is the reference's, if it has one."""
+    return name not in _NO_CLASSES and (record is None or record.classifies)

@@ -11,14 +11,15 @@ from vit_export.runtimes.timing.latency import Latency, Plan
 from vit_export.runtimes.timing.noise import Noise
 from vit_export.verification.checks import Check, label
 from vit_export.verification.evidence import Cause, Location, TopClasses
-from vit_export.verification.metrics import Accuracy, Comparison
+from vit_export.verification.metrics import Accuracy, Comparison, Neighbours, OutputResult
 
 
 @dataclass(frozen=True)
 class FileResult:
     """Everything learnt about one file. `comparison` is None when its outputs could not be compared at all.
 
-    `accuracy` is None unless the images are labelled, `top` (per image) without classifier. `causes` are explanations
+    `accuracy` is None unless the images are labelled, `top` (per image) without classifier, `neighbours` where the
+    output is no embedding. `outputs` are the others of several, in order. `causes` are explanations
     that were found to fit a failed file; `location` is None unless layers were compared.
     """
 
@@ -33,6 +34,8 @@ class FileResult:
     top: tuple[TopClasses, ...] | None = None
     causes: tuple[Cause, ...] = ()
     location: Location | None = None
+    neighbours: Neighbours | None = None
+    outputs: tuple[OutputResult, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -78,13 +81,18 @@ class FileResult:
             "top": self.top and [asdict(image) for image in self.top],
             "causes": [asdict(cause) for cause in self.causes],
             "location": self.location and asdict(self.location),
+            "neighbours": self.neighbours and self.neighbours.to_dict(),
+            "outputs": [output.to_dict() for output in self.outputs],
         }
         return dict(json_ready(values))
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The SavedModel that files are compared with. `output` and `range` are None when it could not be run."""
+    """The SavedModel that files are compared with. `output` and `range` are None when it could not be run.
+
+    `output` is the first of its outputs, `more_outputs` are the others.
+    """
 
     path: str
     bytes: int
@@ -96,6 +104,7 @@ class Reference:
     load_seconds: float | None = None
     accuracy: Accuracy | None = None
     top: tuple[TopClasses, ...] | None = None
+    more_outputs: tuple[TensorSpec, ...] = ()
 
     @property
     def passed(self) -> bool:

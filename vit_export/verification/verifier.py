@@ -14,7 +14,7 @@ from vit_export.base.machine import cpu
 from vit_export.base.quiet import import_tensorflow
 from vit_export.base.reporting import Reporter, Silent
 from vit_export.images.pictures import Pictures
-from vit_export.model.artifact import Artifact, Format
+from vit_export.model.artifact import Artifact, Format, TensorSpec
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import RECORD_FILE, ModelRecord, read_record
 from vit_export.model.saved_model import SavedModelParameters
@@ -66,8 +66,7 @@ def verify(
     images = _normalized(pictures)
     _validate(artifacts, pictures, images)
     record = _record(reference)
-    ranks = record is None or record.classifies
-    if not ranks:  # no top class could be the one that a folder names
+    if record is not None and not record.classifies:  # no top class could be the one that a folder names
         pictures = replace(pictures, classes=None)
     subjects = [Subject(a.path, a.format, a.bytes) for a in artifacts if not same_path(Path(a.path), reference)]
     basis = Subject(str(reference), "saved_model", size_of_folder(reference))
@@ -76,30 +75,32 @@ def verify(
     with _Processes(options) as processes:
         step(f"running the reference on {len(images)} images")
         process = processes.of(basis.path, "saved_model")
-        truth, expected = run_reference(process, pictures, images, options.known_outputs, ranks=ranks)
+        truth, expected = run_reference(process, pictures, images, options.known_outputs, record)
         processes.settle(basis.path, process, keep=together and expected is not None)
         others = any(artifact.format != "saved_model" for artifact in artifacts)
         parameters = _parameters(reference) if record is not None and expected is not None and others else None
-        answers = metrics.softmax(expected) if options.probabilities and expected is not None else expected
+        answers = _answers(truth, expected, options)
         files: list[FileResult] = []
         first: dict[str, np.ndarray] = {}
         for artifact in artifacts:
-            if answers is None or truth.output is None:
+            if answers is None:
                 files.append(unasked(artifact))
                 continue
             step(f"running {Path(artifact.path).name} on {len(images)} images")
+            (output, wanted), *further = _asked(answers, options.read.get(artifact.path))
             trial = Trial(
                 artifact=artifact,
                 process=processes.of_file(artifact),
                 pictures=pictures,
                 images=images,
                 fed=_fed(artifact, pictures, images),
-                expected=answers,
-                output=truth.output,
+                expected=wanted,
+                output=output,
+                others=tuple(further),
                 options=options,
                 record=record,
                 parameters=parameters,
-                reference=process.run if together and not options.probabilities else None,
+                reference=process.run if together and not options.probabilities and output == truth.output else None,
             )
             first[artifact.path] = trial.fed[0].copy()
             file = examine(trial)
@@ -128,13 +129,32 @@ def verify(
         noise=measured.noise if isinstance(measured, Measurement) else None,
         assumed=tuple(record.assumed.values()) if record else (),
     )
-    warnings = [*_warnings(result, expected), *(warnings_of(measured) if isinstance(measured, Measurement) else ())]
+    basic = next(iter(expected.values())) if expected else None
+    warnings = [*_warnings(result, basic), *(warnings_of(measured) if isinstance(measured, Measurement) else ())]
     if options.emulate:
         warnings.append(
             f"The files were run by the runtimes' {options.emulate} builds under emulation: memory and times are not a "
             "device's."
         )
     return replace(result, warnings=tuple(warnings))
+
+
+_Answers = list[tuple[TensorSpec, np.ndarray]]
+
+
+def _answers(truth: Reference, expected: Mapping[str, np.ndarray] | None, options: VerifyOptions) -> _Answers | None:
+    """What is expected of files, output by output; None where nothing can be."""
+    if expected is None or truth.output is None:
+        return None
+    found = [(spec, expected[spec.name]) for spec in (truth.output, *truth.more_outputs)]
+    return [(found[0][0], metrics.softmax(found[0][1])), *found[1:]] if options.probabilities else found
+
+
+def _asked(answers: _Answers, read: str | None) -> _Answers:
+    """Those of `answers` that a file is asked for, of which one output alone is to be `read` where one is named."""
+    if read is None:
+        return answers
+    return [answer for answer in answers if answer[0].name == read] or answers[:1]
 
 
 class _Processes:

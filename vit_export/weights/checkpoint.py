@@ -1,6 +1,6 @@
 """A checkpoint: parameters under canonical names, and what belongs to them (pixels, labels, where they come from)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,15 +128,50 @@ class Checkpoint:
             InputError: a number of classes that no model has.
         """
         if num_classes == self.spec.num_classes or self.own:
-            return self.spec.with_(num_classes=num_classes)
-        return self.spec.with_(num_classes=num_classes, pre_logits_size=None)
+            return self.spec.with_(num_classes=num_classes, returns=(), l2_normalize=False)
+        return self.spec.with_(num_classes=num_classes, pre_logits_size=None, returns=(), l2_normalize=False)
+
+    def returning(
+        self, names: Sequence[str] = (), *, num_classes: int | None = None, l2_normalize: bool = False
+    ) -> ViTSpec:
+        """The spec to adapt to for the outputs `names` (`model.spec.RETURNS`), with `num_classes` classes if given.
+
+        None named are those that own weights had so far, logits with a classifier, and of a bare model of another
+        package features: its own do without the pooler that it brings along. But where that is a projection (CLIP),
+        embeddings are compared behind it: the output is pooled.
+
+        Raises:
+            InputError: there is no such output, or classes are given and no logits.
+        """
+        known = self.spec
+        if names and num_classes is not None and "logits" not in names:
+            raise InputError(
+                f"A model that returns {' and '.join(names)} has no classifier, and a number of classes sizes one: "
+                "give one of the two, or logits among what is returned."
+            )
+        if "logits" in names and num_classes is None and known.num_classes is None:
+            raise InputError("There are no logits: the checkpoint has no classifier; give num_classes for a new one.")
+        if "pooled" in names and known.pre_logits_size is None and known.pooling != "attention":
+            reason = self.pooler_problem or "the checkpoint has no pooler (pre-logits layer)"
+            raise InputError(f"There are no --pooled features: {reason}.")
+        base = known if num_classes is None else self.spec_for(num_classes)
+        if names:
+            return base.returning(names, l2_normalize=l2_normalize)
+        if num_classes is None and known.num_classes is None and not self.own and not self.projects:
+            base = base.returning(["features"])
+        return base.with_(l2_normalize=True) if l2_normalize else base
+
+    @property
+    def projects(self) -> bool:
+        """Whether embeddings are a projection of what is pooled, and so compared behind it."""
+        return self.spec.pre_logits_size is not None and self.spec.pre_logits_activation == "linear"
 
     def _require_labels(self) -> None:
         if self.labels_problem is not None:
             raise InputError(self.labels_problem)
 
     def adapted(self, wanted: ViTSpec, *, seed: int = 0) -> "Checkpoint":
-        """The checkpoint for `wanted`: another image size, another classifier, or none.
+        """The checkpoint for `wanted`: another image size, another classifier or none, other outputs.
 
         The position embedding is resampled by the source's rule. A classifier of another number of classes is new and
         untrained (Glorot uniform, from `seed`), as is one where there was none (`spec_for` says what it reads).
@@ -152,6 +187,8 @@ class Checkpoint:
             "image_size": known.image_size,
             "num_classes": known.num_classes,
             "pre_logits_size": known.pre_logits_size if wanted.pre_logits_size is None else wanted.pre_logits_size,
+            "returns": known.returns,
+            "l2_normalize": known.l2_normalize,
         }
         if wanted.with_(**movable) != known:
             ours, theirs = wanted.to_dict(), known.to_dict()
@@ -191,6 +228,12 @@ class Checkpoint:
             record = record.saying(trained=False, new_classifier_seed=seed)
         elif wanted.num_classes is None and known.num_classes is not None:
             notes.append(f"The classifier of {known.num_classes} classes is left out.")
+        shapes = {parameter.name for parameter in parameter_specs(known)} | set(overrides)
+        if lacking := [p.name for p in parameter_specs(wanted) if p.name not in shapes]:
+            raise InputError(
+                f"The weights lack {lacking[0]} (and {len(lacking) - 1} more), for they are of a model that returns "
+                f"{' and '.join(known.outputs)}: give the checkpoint that it was made from."
+            )
         if wanted.pre_logits_size is None and known.pre_logits_size is not None:
             left_out = "The pre-logits layer (pooler) is left out"
             notes.append(

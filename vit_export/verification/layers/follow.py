@@ -11,6 +11,7 @@ from vit_export.base.errors import InputError, VitExportError, first_line
 from vit_export.base.machine import release_memory, usable_cores
 from vit_export.base.quiet import import_tensorflow
 from vit_export.model.artifact import Artifact, Precision
+from vit_export.model.spec import RETURNS
 from vit_export.runtimes.runner import Runner, RunnerError, open_runner
 from vit_export.verification import metrics
 from vit_export.verification.checks import LIMITS, Limits, figures, limits_of
@@ -72,7 +73,10 @@ def locate(
     if artifact.format == "onnx":
         with _reading(path):
             require_own_data(path)
-    wanted = _outputs(open_runner(saved_model, "saved_model"), images)
+    truth = open_runner(saved_model, "saved_model")
+    if truth.output.name == "tokens" or (output in RETURNS and output != truth.output.name):
+        raise InputError("Layers are compared by the vector that a model returns, which is not what was compared.")
+    wanted = _outputs(truth, images)
     runner = open_runner(path, artifact.format, usable_cores(), output)
     given, entry, place = _outputs(runner, fed), runner.inputs[0], runner.outputs.index(runner.output)
     del runner

@@ -61,7 +61,9 @@ class ReferenceStream:
 
     def normed(self, tokens: np.ndarray) -> np.ndarray:
         """What leaves the final norm [rows, width], from the tokens at `last`: the kept ones, or their mean's."""
-        return _numpy(self._model.norm(self._before_norm(tokens)[np.newaxis]))
+        norm = self._model.norm
+        assert norm is not None, "models that return tokens alone are refused before"
+        return _numpy(norm(self._before_norm(tokens)[np.newaxis]))
 
     def unscaled(self, tokens: np.ndarray) -> np.ndarray:
         """`normed` before its scale and shift, which a file may hold in the weights that follow."""
@@ -72,7 +74,7 @@ class ReferenceStream:
 
     def output(self, tokens: np.ndarray) -> np.ndarray:
         """The model's output [outputs], from the tokens at `last`."""
-        return np.asarray(self._model.output_of(tokens[np.newaxis]), np.float32)[0]
+        return np.asarray(self._model.outputs_of(tokens[np.newaxis])[self.spec.output_name], np.float32)[0]
 
     def _before_norm(self, tokens: np.ndarray) -> np.ndarray:
         if self.spec.pooled_by == "mean_norm":
