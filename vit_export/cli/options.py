@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from vit_export.cli.framework import Given, GivenPath
-from vit_export.model.names import INPUTS, SCHEME_NAMES
+from vit_export.model.artifact import Layout
+from vit_export.model.names import DYNAMIC, INPUTS, SCHEME_NAMES
 
 Option = Callable[[Any], Any]
 """What puts an option or argument on the function of a command."""
@@ -55,6 +56,32 @@ def seed(of: str) -> Option:
 def image_size(help: str, default: int | None = None) -> Option:
     """--image-size, with what becomes of it."""
     return count("--image-size", f"Pixels along one side{help}", default)
+
+
+class _BatchSize(click.ParamType):
+    name = "batch"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == DYNAMIC else click.INT.convert(value, param, ctx)
+
+
+def batch_size() -> Option:
+    """--batch: a number, or the word for any."""
+    text = f"Static batch of the files; '{DYNAMIC}' for any number of images at a time (ONNX)."
+    return click.option("--batch", type=_BatchSize(), metavar=f"N|{DYNAMIC}", default=1, show_default=True, help=text)
+
+
+def layout() -> Option:
+    """--layout: where the colours are in what an .onnx file takes."""
+    kinds = get_args(Layout)
+    text = "Of the input of .onnx files: NCHW is called pixel_values, as in optimum and transformers.js."
+    return click.option(
+        "--layout",
+        type=click.Choice(kinds, case_sensitive=False),
+        default=kinds[0],
+        show_default=True,
+        help=text,
+    )
 
 
 def images(name: str, use: str) -> Option:

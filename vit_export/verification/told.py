@@ -210,7 +210,7 @@ def _wanted_of_properties(artifact: Artifact, record: ModelRecord) -> dict[str, 
     mean, std = _left(artifact, record)
     return {
         "colors": "RGB",
-        "layout": "NHWC",
+        "layout": (artifact.inputs[0].layout if artifact.inputs else "") or "NHWC",
         "size": [str(record.spec.image_size)] * 2,
         "input": _kind(artifact),
         "output": record.spec.output_name,
