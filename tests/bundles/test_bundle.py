@@ -334,6 +334,8 @@ def test_what_the_runtime_of_a_page_cannot_hold_is_refused():
 def test_files_of_other_tools_and_changed_ones_are_refused(files, tmp_path):
     import onnx
 
+    from vit_export.onnx import write_onnx
+
     model = onnx.load(files["plain.onnx"])
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "foreign.onnx")
@@ -344,6 +346,14 @@ def test_files_of_other_tools_and_changed_ones_are_refused(files, tmp_path):
     onnx.save(model, tmp_path / "two.onnx")
     with pytest.raises(InputError, match="takes 2 images at a time"):
         bundle(tmp_path / "two.onnx", ["linux"])
+    model = onnx.load(files["plain.onnx"])
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.save(model, tmp_path / "any.onnx")
+    with pytest.raises(InputError, match="takes any number of images at a time"):
+        bundle(tmp_path / "any.onnx", ["linux"])
+    write_onnx(DigitsParameters(), digits_record(), tmp_path / "nchw.onnx", layout="NCHW")
+    with pytest.raises(InputError, match=r"takes NCHW images, the code of a bundle feeds NHWC: export with --layout"):
+        bundle(tmp_path / "nchw.onnx", ["linux"])
     model = onnx.load(files["plain.onnx"])
     model.graph.output[0].name = "logits'); import os"
     onnx.save(model, tmp_path / "renamed.onnx")

@@ -103,7 +103,7 @@ class Bench:
         source: ParameterSource | None = None,
         record: ModelRecord | None = None,
         *,
-        batch: int = 1,
+        batch: int | None = 1,
         input: str = "normalized",
         tuned: bool = False,
         clips: Mapping[str, tuple[float, float]] | None = None,
@@ -129,7 +129,8 @@ class Bench:
                 some = normalize(shown[: images_wanted(source.spec)], record.preprocessing)
                 tuning = tune(source, some, TUNED_FOR[scheme](source.spec))
             fed = feed(shown, input, record.preprocessing)
-            batches = [fed[i : i + batch] for i in range(0, len(fed) - batch + 1, batch)]
+            step = batch or 1
+            batches = [fed[i : i + step] for i in range(0, len(fed) - step + 1, step)]
             if format == "onnx":
                 return write_int8_onnx(source, record, path, batches, tuning, scheme=scheme, **common)
             recipe = Recipe(scheme, modes_of(scheme, source.spec), tuning)

@@ -7,7 +7,7 @@ import numpy as np
 
 from helpers.faults_bench import Bench
 from helpers.faults_edits import after, before, edited_onnx, edited_tflite, respecified, reweighted
-from helpers.faults_table import FIGURES, SPEC, Fault, only, rolled, zeros
+from helpers.faults_table import FIGURES, LAYER, SPEC, Fault, only, rolled, zeros
 from helpers.faults_weights import parameters
 
 
@@ -37,6 +37,35 @@ def _neighbours_leak(graph) -> None:
         ]
     )
     sub.input.append("spoilt/leak")
+
+
+def _first_answers_for_all(graph) -> None:
+    """The answer of the first image, as often as there are images."""
+    from onnx import helper, numpy_helper
+
+    after(("Expand", [], {}))(graph)
+    expand = next(node for node in graph.node if node.op_type == "Expand" and node.name.startswith("spoilt"))
+    graph.initializer.append(numpy_helper.from_array(np.array([0]), "spoilt/first"))
+    answers = expand.input[0]
+    graph.node.extend(
+        [
+            helper.make_node("Shape", [answers], ["spoilt/shape"], name="spoilt/shape"),
+            helper.make_node("Gather", [answers, "spoilt/first"], ["spoilt/row"], name="spoilt/row", axis=0),
+        ]
+    )
+    expand.input[:] = ["spoilt/row", "spoilt/shape"]
+
+
+def _reshaped_for_one(graph) -> None:
+    """One Reshape that was left with a batch of 1."""
+    from onnx import numpy_helper
+
+    node = next(node for node in graph.node if node.name == f"{LAYER}1/attention/query/Reshape")
+    shape = next(tensor for tensor in graph.initializer if tensor.name == node.input[1])
+    sizes = numpy_helper.to_array(shape).copy()
+    sizes[0] = 1
+    graph.initializer.append(numpy_helper.from_array(sizes, "spoilt/sizes"))
+    node.input[1] = "spoilt/sizes"
 
 
 def _normalizes_first(bench_mean, bench_std) -> Callable:
@@ -71,6 +100,10 @@ def _normalized_twice(bench: Bench, path: Path):
 _NCHW = (
     ("Reshape", [np.array([1, 3, SPEC.image_size, SPEC.image_size])], {}),
     ("Transpose", [], {"perm": [0, 2, 3, 1]}),
+)
+_NHWC = (
+    ("Reshape", [np.array([1, SPEC.image_size, SPEC.image_size, 3])], {}),
+    ("Transpose", [], {"perm": [0, 3, 1, 2]}),
 )
 _REVERSED = np.arange(SPEC.image_size)[::-1].copy()
 _BGR = parameters("patch_embedding/kernel", lambda kernel: kernel[:, :, ::-1])
@@ -147,6 +180,19 @@ INPUTS = (
         edited_onnx(before(*_NCHW)),
         FIGURES,
         cause="layout_mixed_up",
+    ),
+    Fault(
+        "channels-first data read as channels-last, onnx float32 that takes NCHW",
+        edited_onnx(before(*_NHWC), layout="NCHW"),
+        FIGURES,
+        cause="layout_mixed_up",
+    ),
+    Fault(
+        "height and width exchanged, onnx float32 that takes NCHW",
+        edited_onnx(before(("Transpose", [], {"perm": [0, 1, 3, 2]})), layout="NCHW"),
+        FIGURES,
+        cause="height_width_swapped",
+        slow=True,
     ),
     Fault(
         "rows from the bottom up, onnx float16",
@@ -277,6 +323,18 @@ OUTPUTS = (
         edited_onnx(after(("Gather", [np.array([1, 0, 3, 2])], {"axis": 0})), batch=4),
         FIGURES | only("order", "batch"),
         cause="images_mixed_up",
+    ),
+    Fault(
+        "right for one image and wrong for the next ones of a batch, onnx float32 with an open batch",
+        edited_onnx(_first_answers_for_all, batch=None),
+        only("batch"),
+        says="differs by .* when run in one batch of 3",
+    ),
+    Fault(
+        "a Reshape for one image, onnx float32 with an open batch",
+        edited_onnx(_reshaped_for_one, batch=None),
+        only("batch"),
+        says="takes an open batch but fails on 3 images",
     ),
     Fault(
         "images of a batch leak into each other, onnx float32",

@@ -61,13 +61,13 @@ def _first_output(*names: str) -> Callable[[TFLiteFile], None]:
     return edit
 
 
-def _properties(kind: str = "onnx float32", **changes: Any) -> Maker:
-    """The good .onnx file with other metadata_props; None takes one away."""
+def _properties(kind: str = "onnx float32", taken: str = "NHWC", **changes: Any) -> Maker:
+    """The good .onnx file that takes a layout, with other metadata_props; None takes one away."""
 
     def make(bench: Bench, path: Path):
         import onnx
 
-        good = bench.good(kind)
+        good = bench.good(kind, **({} if taken == "NHWC" else {"layout": taken}))
         model = onnx.load(good.path)
         kept = {entry.key: entry.value for entry in model.metadata_props} | changes
         del model.metadata_props[:]
@@ -178,6 +178,12 @@ TOLD = (
     ),
     Fault("metadata_props that say BGR", _properties(channel_order="BGR"), _PIXELS, says="colors 'BGR'"),
     Fault("metadata_props that say NCHW", _properties(layout="NCHW"), _PIXELS, says="layout 'NCHW'"),
+    Fault(
+        "metadata_props of an NCHW file that say NHWC",
+        _properties(taken="NCHW", layout="NHWC"),
+        _PIXELS,
+        says="layout 'NHWC', expected 'NCHW'",
+    ),
     Fault("metadata_props without a mean", _properties(mean=None), _PIXELS, says="mean none, expected"),
     Fault(
         "metadata_props with two labels exchanged",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-Layout = Literal["NHWC", "NCHW"]
+from vit_export.model.artifact import Layout
 
 _CHANNEL_AXIS: dict[Layout, int] = {"NHWC": 3, "NCHW": 1}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vit_export.base.errors import VitExportError
 from vit_export.model.artifact import Format
-from vit_export.model.names import SAVED_MODEL_NAME
+from vit_export.model.names import DYNAMIC, SAVED_MODEL_NAME
 from vit_export.model.spec import ViTSpec, shown_size
 from vit_export.pipeline.plan import plan_files
 from vit_export.pipeline.request import ExportRequest
@@ -15,7 +15,10 @@ from vit_export.pipeline.request import ExportRequest
 if TYPE_CHECKING:
     from vit_export.pipeline.steps import ExportResult
 
-_REPEATED = ("input", "calibration", "calibration_images", "held_out_images", "batch", "threads", "seed")
+_REPEATED = (
+    *("input", "calibration", "calibration_images", "held_out_images"),
+    *("batch", "layout", "threads", "seed", "opset"),
+)
 """Fields of a request that another file of the same model needs again; the others are in its SavedModel's record."""
 
 
@@ -50,6 +53,8 @@ def _command(request: ExportRequest, file_format: Format) -> str | None:
     """The command that makes the int8 file of `file_format` from the SavedModel; None where it would be refused."""
     spec, saved_model = request.spec, request.output / SAVED_MODEL_NAME
     assert spec is not None
+    if file_format != "onnx":  # what is for ONNX alone
+        request = replace(request, batch=1 if request.batch == DYNAMIC else request.batch, layout="NHWC", opset=None)
     wanted = replace(
         request,
         formats=(file_format,),
@@ -67,8 +72,8 @@ def _command(request: ExportRequest, file_format: Format) -> str | None:
     if request.output != default_output(spec):
         words += ["--output", str(request.output)]
     usual = ExportRequest(spec, request.output)
-    for name in (*_REPEATED, *(["opset"] if file_format == "onnx" else [])):
-        if (value := getattr(request, name)) != getattr(usual, name):
+    for name in _REPEATED:
+        if (value := getattr(wanted, name)) != getattr(usual, name):
             words += [f"--{name.replace('_', '-')}", str(value)]
     if not request.verify:
         words.append("--no-verify")

@@ -89,7 +89,8 @@ _OPTIONS: tuple[shared.Option, ...] = (
     count("--held-out-images", "Images that verify.  [32, 8 for large models]"),
     pathname("--output", "Folder for the files.  [default: exports/<variant>-<size>]", "DIR"),
     shared.overwrite("files that exist"),
-    count("--batch", "Static batch of the files.", 1),
+    shared.batch_size(),
+    shared.layout(),
     THREADS,
     shared.seed("random weights and images"),
     count(

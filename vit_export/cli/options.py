@@ -3,12 +3,13 @@
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from vit_export.cli.framework import Given, GivenPath
-from vit_export.model.names import INPUTS, SCHEME_NAMES
+from vit_export.model.artifact import Layout
+from vit_export.model.names import DYNAMIC, INPUTS, SCHEME_NAMES
 from vit_export.model.spec import ImageSize
 
 Option = Callable[[Any], Any]
@@ -78,6 +79,32 @@ def image_size(help: str, default: int | None = None) -> Option:
         default=default,
         show_default=default is not None,
         help=f"Pixels along one side, or HEIGHTxWIDTH{help}",
+    )
+
+
+class _BatchSize(click.ParamType):
+    name = "batch"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == DYNAMIC else click.INT.convert(value, param, ctx)
+
+
+def batch_size() -> Option:
+    """--batch: a number, or the word for any."""
+    text = f"Static batch of the files; '{DYNAMIC}' for any number of images at a time (ONNX)."
+    return click.option("--batch", type=_BatchSize(), metavar=f"N|{DYNAMIC}", default=1, show_default=True, help=text)
+
+
+def layout() -> Option:
+    """--layout: where the colours are in what an .onnx file takes."""
+    kinds = get_args(Layout)
+    text = "Of the input of .onnx files: NCHW is called pixel_values, as in optimum and transformers.js."
+    return click.option(
+        "--layout",
+        type=click.Choice(kinds, case_sensitive=False),
+        default=kinds[0],
+        show_default=True,
+        help=text,
     )
 
 

@@ -14,17 +14,22 @@ Format = Literal["saved_model", "tflite", "onnx"]
 Precision = Literal["float32", "float16", "int8"]
 InputKind = Literal["normalized", "0..1", "0..255", "uint8"]
 """What numbers a file takes as an image; `vit_export.model.input_kinds` says what each means."""
+Layout = Literal["NHWC", "NCHW"]
+"""Whether the three colours of an image are its last axis or come before its rows and columns."""
 
 
 @dataclass(frozen=True)
 class FileOptions:
-    """What all files of one export have in common: their static `batch`, the kind of their `input`, the ONNX `opset`.
+    """What all files of one export have in common: their static `batch` and the kind of their `input`.
 
-    The opset is None for the default of each precision and scheme.
+    The rest is ONNX's alone: the `layout` of the input, whether it takes any number of images (`dynamic_batch`; the
+    batch is 1 then), and the `opset`, None for the default of each precision and scheme.
     """
 
     batch: int = 1
     input: InputKind = "normalized"
+    layout: Layout = "NHWC"
+    dynamic_batch: bool = False
     opset: int | None = None
 
 

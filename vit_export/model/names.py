@@ -97,6 +97,8 @@ LABELS_NAME = "labels.txt"
 
 OPSETS = range(13, 24)
 MAX_BATCH, MAX_THREADS = 1024, 256
+DYNAMIC = "dynamic"
+"""The batch of files that take any number of images."""
 
 TIME_LIMIT = 20.0
 """Seconds for the turns of each file of `bench`; on a quiet machine it takes fewer."""

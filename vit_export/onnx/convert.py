@@ -31,6 +31,7 @@ def convert(
         OutputError: the file cannot be written.
     """
     assert budget is None, f"ONNX has no int8 scheme with a budget, {file.scheme} was asked for"
+    batch = None if options.dynamic_batch else options.batch
     if file.precision != "int8":
         reporter.step(f"Converting to {file.label}")
         return write_onnx(
@@ -39,8 +40,9 @@ def convert(
             file.path,
             precision=file.precision,
             opset=options.opset,
-            batch=options.batch,
+            batch=batch,
             input=options.input,
+            layout=options.layout,
         )
     assert pictures is not None, "int8 is calibrated on images: see pipeline.choice"
     scheme, tuning = file.scheme or "dynamic", None
@@ -57,7 +59,8 @@ def convert(
         tuning,
         scheme=scheme,
         opset=options.opset,
-        batch=options.batch,
+        batch=batch,
         input=options.input,
+        layout=options.layout,
         progress=reporter.progress,
     )

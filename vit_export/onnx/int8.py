@@ -11,7 +11,7 @@ from vit_export.deployment.rewrites import FoldedInput
 from vit_export.int8.equalize import EqualizedParameters, folding
 from vit_export.int8.rounding import Levels
 from vit_export.int8.tune import Tuning, images_wanted
-from vit_export.model.artifact import Artifact, InputKind
+from vit_export.model.artifact import Artifact, InputKind, Layout
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
@@ -31,17 +31,19 @@ def write_int8_onnx(
     *,
     scheme: str,
     opset: int | None = None,
-    batch: int = 1,
+    batch: int | None = 1,
     input: InputKind = "normalized",
+    layout: Layout = "NHWC",
     progress: Callable[[int, int], None] | None = None,
     overwrite: bool = False,
 ) -> Artifact:
     """Write the int8 file of `source` by `scheme`.
 
-    `batches` are images as the file takes them (`input_kinds.feed`), each [batch, height, width, 3]; read one at a
-    time, but for those that weights are rounded by. Most schemes are smoothed (`onnx.smoothing`) and rounded
-    (`onnx.rounding`) by them. "w8a16" is what `tuning` says, its kernels too: LayerNorms are folded as TFLite does, so
-    that both formats hold the same levels. Where it is given to the others, it equalizes, corrects and clips them.
+    `batches` are images in the file's numbers (`input_kinds.feed`), NHWC whatever its layout, and as many at a time as
+    its `batch` says, one where that is open; read one by one, but for those that weights are rounded by. Most schemes
+    are smoothed (`onnx.smoothing`) and rounded (`onnx.rounding`) by them. "w8a16" is what `tuning` says, its kernels
+    too: LayerNorms are folded as TFLite does, so that both formats hold the same levels. Where it is given to the
+    others, it equalizes, corrects and clips them.
 
     Raises:
         InputError: there are no images, or not such as the file takes; see also `write_onnx`.
@@ -58,7 +60,7 @@ def write_int8_onnx(
         len(batches),
         path.parent,
         preprocessing=record.preprocessing,
-        batch=batch,
+        batch=batch or 1,
         input=input,
         numbers=numbers,
         progress=progress,
@@ -84,6 +86,7 @@ def write_int8_onnx(
         opset=opset,
         batch=batch,
         input=input,
+        layout=layout,
         ranges=ranges,
         smoothing=smoothing,
         factors=tuning.factors,

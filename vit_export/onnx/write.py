@@ -13,17 +13,17 @@ from vit_export.base.errors import InputError, StructureError
 from vit_export.base.files import digest_of_file, refuse_existing
 from vit_export.base.lazy import LazyTensor
 from vit_export.base.versions import versions
-from vit_export.deployment.graph import INPUT_NAME
 from vit_export.deployment.rewrites import FoldedInput, Rounding, plain_parameters, through_float16
 from vit_export.int8.equalize import Factors
 from vit_export.int8.told import KEY, tell
-from vit_export.model.artifact import Artifact, InputKind, Precision, TensorSpec
+from vit_export.model.artifact import Artifact, InputKind, Layout, Precision, TensorSpec
 from vit_export.model.input_kinds import kind_of, left_to_do, notes_on
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec, shown_sides, shown_size
 from vit_export.onnx.fusion import ATTENTION, fuse
 from vit_export.onnx.half import NOTE, to_float16
+from vit_export.onnx.interface import INPUT_NAMES, open_batch, take_channels_first
 from vit_export.onnx.qdq import NUMBERS, Ranges, qdq_int8
 from vit_export.onnx.quantize import dynamic_int8, through_int8
 from vit_export.onnx.smoothing import SmoothedParameters, Smoothing
@@ -44,7 +44,10 @@ MultiHeadAttention, within the noise (medians on Zen 3, ms: S/32 float32 35.1, 3
 37.6, 128, 26.7 and 102. Gemm or MatMul and Add makes no difference (35.1 and 34.6; 124 and 124).
 """
 
-_IMAGE_DIMENSIONS = ("DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL")
+_IMAGE_DIMENSIONS: dict[Layout, tuple[str, ...]] = {
+    "NHWC": ("DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL"),
+    "NCHW": ("DATA_BATCH", "DATA_CHANNEL", "DATA_FEATURE", "DATA_FEATURE"),
+}
 _OUTPUT_DIMENSIONS = ("DATA_BATCH", "DATA_FEATURE")
 
 QDQ_OPSET = 20
@@ -116,16 +119,18 @@ def write_onnx(
     precision: Precision = "float32",
     scheme: str | None = None,
     opset: int | None = None,
-    batch: int = 1,
+    batch: int | None = 1,
     input: InputKind = "normalized",
+    layout: Layout = "NHWC",
     ranges: Ranges | None = None,
     smoothing: Smoothing | None = None,
     factors: Factors | None = None,
     overwrite: bool = False,
 ) -> Artifact:
-    """Write the ONNX file of `source` with a static batch; above 1.9 GB its weights go to `<path>.data` beside it.
+    """Write the ONNX file of `source`; above 1.9 GB its weights go to `<path>.data` beside it.
 
-    Input `images`, [batch, height, width, 3] of the kind `input` (`input_kinds.KINDS`: float32, or uint8 for "uint8");
+    Input `images`, [batch, height, width, 3] of the kind `input` (`input_kinds.KINDS`: float32, or uint8 for "uint8"),
+    or with the `layout` "NCHW" `pixel_values`, [batch, 3, height, width]; the `batch` is static, None for any number;
     outputs `spec.outputs`, in float32 whatever the precision. LayerNormalization
     (opset 17), Gelu (20) and Attention (23) are single operators where `opset` has them, and decomposed below; None is
     20 for "qdq" and "symmetric", 21 for "w8a16" and 23 for all others. `scheme` belongs to int8 only: "dynamic", or
@@ -149,7 +154,10 @@ def write_onnx(
             f"The ONNX int8 scheme '{form.scheme}' needs opset {form.first_opset} or above, given {opset}: the 16-bit "
             "types of QuantizeLinear came with it."
         )
-    whole_number("The batch size", batch, 1)
+    if batch is not None:
+        whole_number("The batch size", batch, 1)
+    if layout not in INPUT_NAMES:
+        raise InputError(f"layout is {layout!r:.40}, expected {' or '.join(INPUT_NAMES)}.")
     if record.spec != spec:
         raise InputError(f"The record describes {record.spec}, the weights belong to {spec}: pass those of one model.")
     if form.takes_ranges and ranges is None:
@@ -168,16 +176,21 @@ def write_onnx(
     source = FoldedInput(source, record.preprocessing, input, form.stored)
     if smoothing is not None:
         source = SmoothedParameters(source, smoothing)
-    model = onnx_structure(spec, plain_parameters(source), opset=opset, batch=batch, dtype=dtype)
-    fuse(model, spec, batch=batch, without=(*form.unfused, *_unsafe(precision, spec)))
+    made_for = batch or 1
+    model = onnx_structure(spec, plain_parameters(source), opset=opset, batch=made_for, dtype=dtype)
+    fuse(model, spec, batch=made_for, without=(*form.unfused, *_unsafe(precision, spec)))
     if smoothing is not None:
         smoothing.scale_hidden(model.graph)
     weights = form.apply(model, source, ranges or {})
+    if layout == "NCHW":
+        take_channels_first(model.graph)
+    if batch is None:
+        open_batch(model.graph)
     name_nodes(model.graph)
     more = {KEY: tell(factors or Factors())} if precision == "int8" else {}
-    _describe(model, record, form, input, more)
+    _describe(model, record, form, input, layout, more)
     _check(model, spec, batch)
-    _denote_dimensions(model.graph)
+    _denote_dimensions(model.graph, layout)
     extra_files = write_model(model, weights, path, overwrite=overwrite)
     files = (path, *extra_files)
     return Artifact(
@@ -185,7 +198,7 @@ def write_onnx(
         format="onnx",
         precision=precision,
         scheme=form.scheme,
-        inputs=(TensorSpec(INPUT_NAME, (batch, *spec.image_sides, 3), dtype, "NHWC", values=input),),
+        inputs=(TensorSpec(INPUT_NAMES[layout], _image_shape(spec, batch, layout), dtype, layout, values=input),),
         outputs=tuple(TensorSpec(name, (batch, *shape), "float32") for name, shape in spec.outputs.items()),
         bytes=sum(file.stat().st_size for file in files),
         # The model file holds the checksum of its data file, so this digest stands for both.
@@ -218,7 +231,12 @@ def _form(precision: str, scheme: str | None) -> _Form:
 
 
 def _describe(
-    model: "onnx.ModelProto", record: ModelRecord, form: _Form, input: InputKind, more: dict[str, Any]
+    model: "onnx.ModelProto",
+    record: ModelRecord,
+    form: _Form,
+    input: InputKind,
+    layout: Layout,
+    more: dict[str, Any],
 ) -> None:
     """Write into the model what it is: for people a name and a text, for programs the record, with `more`, and facts.
 
@@ -245,7 +263,7 @@ def _describe(
         "mean": json.dumps(mean),
         "std": json.dumps(std),
         "channel_order": "RGB",
-        "layout": "NHWC",
+        "layout": layout,
         "producer": f"{PRODUCER} {model.producer_version}",
     }
     if len(spec.outputs) > 1:
@@ -257,8 +275,14 @@ def _describe(
         model.metadata_props.add(key=key, value=value)
 
 
-def _check(model: "onnx.ModelProto", spec: ViTSpec, batch: int) -> None:
+def _image_shape(spec: ViTSpec, batch: int | None, layout: Layout) -> tuple[int | None, ...]:
+    return (batch, *spec.image_sides, 3) if layout == "NHWC" else (batch, 3, *spec.image_sides)
+
+
+def _check(model: "onnx.ModelProto", spec: ViTSpec, batch: int | None) -> None:
     """Every operator valid in its opset, every type and shape known; costs nothing while the weights are still inputs.
+
+    Where the `batch` is open, so is the first size of a shape, and no other.
 
     Leaves the shape of every value in the model, for runtimes and viewers that do not infer them.
 
@@ -273,26 +297,28 @@ def _check(model: "onnx.ModelProto", spec: ViTSpec, batch: int) -> None:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise StructureError(f"ONNX check: the structure is not valid ({error}).") from error
     shapes = {
-        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        value.name: tuple(dim.dim_value or None for dim in value.type.tensor_type.shape.dim)
         for value in (*inferred.graph.value_info, *inferred.graph.output)
     }
     values = [value for node in model.graph.node for value in node.output]
-    unknown = [value for value in values if 0 in shapes.get(value, (0,))]
+    first = 1 if batch is None else 0
+    unknown = [value for value in values if value not in shapes or None in shapes[value][first:]]
     if unknown:
         raise StructureError(f"ONNX check: the shape of {unknown[0]} (and {len(unknown) - 1} more) is not static.")
-    wanted = {name: (batch, *shape) for name, shape in spec.outputs.items()}
+    wanted: dict[str, tuple[int | None, ...]] = {name: (batch, *shape) for name, shape in spec.outputs.items()}
     found = {value.name: shapes[value.name] for value in model.graph.output}
     if [*found.items()] != [*wanted.items()]:
         raise StructureError(f"ONNX check: the outputs are {found}, expected {wanted}.")
     model.graph.value_info.extend(inferred.graph.value_info)
 
 
-def _denote_dimensions(graph: "onnx.GraphProto") -> None:
+def _denote_dimensions(graph: "onnx.GraphProto", layout: Layout) -> None:
     """Name the dimensions of input and output, in ONNX's standard words (its DimensionDenotation.md).
 
     A dimension has a size or a name (dim_param, which leaves it open), never both; the denotation stands beside a size.
     """
-    images = next(value for value in graph.input if value.name == INPUT_NAME)
-    for value, names in ((images, _IMAGE_DIMENSIONS), *((output, _OUTPUT_DIMENSIONS) for output in graph.output)):
+    images = next(value for value in graph.input if value.name == INPUT_NAMES[layout])
+    denoted = ((images, _IMAGE_DIMENSIONS[layout]), *((output, _OUTPUT_DIMENSIONS) for output in graph.output))
+    for value, names in denoted:
         for place, dimension in enumerate(value.type.tensor_type.shape.dim):
             dimension.denotation = names[min(place, len(names) - 1)]

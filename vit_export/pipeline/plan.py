@@ -8,6 +8,7 @@ from vit_export.base.errors import InputError, OutputError
 from vit_export.base.files import output_errors, refuse_existing
 from vit_export.model.artifact import Format, PlannedFile
 from vit_export.model.names import (
+    DYNAMIC,
     INPUTS,
     INT8_SCHEMES,
     LABELS_NAME,
@@ -36,7 +37,8 @@ def plan_files(
         InputError: a value no export can have, or an int8 scheme that a chosen format lacks.
         OutputError: a file exists and may not be replaced, or the folder cannot be created.
     """
-    whole_number("batch", request.batch, 1, MAX_BATCH)
+    if request.batch != DYNAMIC:
+        whole_number("batch", request.batch, 1, MAX_BATCH, advice=f", or '{DYNAMIC}'")
     whole_number("threads", request.threads, 1, MAX_THREADS)
     whole_number("calibration_images", request.calibration_images, 1, 100_000)
     whole_number("seed", request.seed, 0, 2**32 - 1)

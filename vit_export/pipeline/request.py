@@ -4,16 +4,12 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vit_export.base.errors import InputError, nearest
 from vit_export.int8.budget import Budget
-from vit_export.model.artifact import FileOptions, Format, InputKind, Precision
-from vit_export.model.names import (
-    FORMATS,
-    PRECISIONS,
-    SEARCHED,
-)
+from vit_export.model.artifact import FileOptions, Format, InputKind, Layout, Precision
+from vit_export.model.names import DYNAMIC, FORMATS, PRECISIONS, SEARCHED
 from vit_export.model.spec import RETURNS, ViTSpec
 
 if TYPE_CHECKING:
@@ -29,11 +25,12 @@ class ExportRequest:
     `spec` is the model to export, None for the checkpoint's own; with weights it may differ from theirs in image size
     and classifier. `returns` are the outputs of that model (`model.spec.RETURNS`), none for the usual one, which with
     `l2_normalize` are divided by their length where they are embeddings. `preprocessing` and `labels` replace the
-    checkpoint's. `input` is what the files take as an image (see `input_kinds.KINDS`). `output` is the folder the
-    files go to; `calibration` a folder of images, or None for the default photographs, of which `held_out_images`
-    verify (None: as many as are quick to run). `formats` may be empty: the SavedModel is always written. `min_sqnr`
-    (dB of the outputs) and `min_agreement` (share of images with the same top class) are the budget of the int8 scheme
-    `auto`. `trained` says whether the weights were learnt, None for what they say themselves.
+    checkpoint's. `input` is what the files take as an image (see `input_kinds.KINDS`). `batch` is static; "dynamic" and
+    the `layout` "NCHW" are for .onnx files, TFLite stays at one image in NHWC. `output` is the folder the files go to;
+    `calibration` a folder of images, or None for the default photographs, of which `held_out_images` verify (None: as
+    many as are quick to run). `formats` may be empty: the SavedModel is always written. `min_sqnr` (dB of the outputs)
+    and `min_agreement` (share of images with the same top class) are the budget of the int8 scheme `auto`. `trained`
+    says whether the weights were learnt, None for what they say themselves.
 
     Raises:
         InputError: on construction, when a value has another type, a format or precision does not exist, or a budget
@@ -54,7 +51,8 @@ class ExportRequest:
     calibration: Path | None = None
     calibration_images: int = 128
     held_out_images: int | None = None
-    batch: int = 1
+    batch: int | Literal["dynamic"] = 1
+    layout: Layout = "NHWC"
     threads: int = 1
     seed: int = 0
     opset: int | None = None
@@ -82,6 +80,7 @@ class ExportRequest:
         for name in ("verify", "overwrite", "l2_normalize", *(("trained",) if self.trained is not None else ())):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} is {getattr(self, name)!r}, expected True or False.")
+        self._check_what_is_for_onnx()
         if self.spec is not None and not isinstance(self.spec, ViTSpec):
             raise InputError(f"spec is of type {type(self.spec).__name__}, expected a ViTSpec: see ViTSpec.of.")
         if self.preprocessing is not None:
@@ -92,6 +91,13 @@ class ExportRequest:
                 raise InputError(f"preprocessing is of type {given}, expected a Preprocessing.")
         if self.budget is not None and self.spec is not None:
             self.budget.check(self.spec)
+
+    def _check_what_is_for_onnx(self) -> None:
+        if self.layout not in get_args(Layout):
+            raise InputError(f"layout is {self.layout!r:.40}, expected {' or '.join(get_args(Layout))}.")
+        for asked, what in ((self.layout == "NCHW", "The layout NCHW"), (self.batch == DYNAMIC, "A dynamic batch")):
+            if asked and "onnx" not in self.formats:
+                raise InputError(f"{what} is for ONNX, TFLite files have none: export ONNX too, or leave it out.")
 
     @property
     def budget(self) -> Budget | None:
@@ -112,7 +118,8 @@ class ExportRequest:
     @property
     def file_options(self) -> FileOptions:
         """What all files have in common."""
-        return FileOptions(self.batch, self.input, self.opset)
+        batch = 1 if self.batch == DYNAMIC else int(self.batch)
+        return FileOptions(batch, self.input, self.layout, self.batch == DYNAMIC, self.opset)
 
 
 def _path(name: str, value: object) -> Path:

@@ -253,8 +253,22 @@ def _normalized_twice(trial: Trial) -> str | None:
     return None
 
 
-def _read_as_nchw(fed: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(fed.transpose(0, 3, 1, 2)).reshape(fed.shape)
+def _layout_mixed_up(trial: Trial) -> str | None:
+    """Whether the file reads the buffer that its input is as if colours were on the other side of rows and columns."""
+    fed: np.ndarray = trial.fed[:IMAGES]
+    own, other = "NHWC", "NCHW"
+    if trial.artifact.inputs[0].layout == "NCHW":  # the runner turns what it is fed: to that, and back again
+        own, other = other, own
+        count, height, width, colours = fed.shape
+        fed = fed.reshape(count, colours, height, width).transpose(0, 2, 3, 1)
+    else:
+        fed = np.ascontiguousarray(fed.transpose(0, 3, 1, 2)).reshape(fed.shape)
+    sides = {"NHWC": "channels-last", "NCHW": "channels-first"}
+    return (
+        f"the answers are right on {sides[other]} data in the same buffer: it reads {other} as if it were {own}"
+        if _right_on(trial, fed)
+        else None
+    )
 
 
 def _channels_reversed(trial: Trial) -> str | None:
@@ -280,10 +294,7 @@ INPUT_HYPOTHESES: Mapping[str, Explanation] = {
         lambda fed: fed.transpose(0, 2, 1, 3),
         "the answers are right on transposed images: height and width are swapped",
     ),
-    "layout_mixed_up": _when_fed(
-        _read_as_nchw,
-        "the answers are right on channels-first data in the same buffer: it reads NCHW as if it were NHWC",
-    ),
+    "layout_mixed_up": _layout_mixed_up,
     "upside_down": _when_fed(lambda fed: fed[:, ::-1], "the answers are right on images turned upside down"),
     "mirrored": _when_fed(lambda fed: fed[:, :, ::-1], "the answers are right on mirrored images"),
 }

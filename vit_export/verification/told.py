@@ -215,7 +215,7 @@ def _wanted_of_properties(artifact: Artifact, record: ModelRecord) -> dict[str, 
     mean, std = _left(artifact, record)
     return {
         "colors": "RGB",
-        "layout": "NHWC",
+        "layout": (artifact.inputs[0].layout if artifact.inputs else "") or "NHWC",
         "size": shown_size(record.spec.image_size),
         "input": _kind(artifact),
         "output": record.spec.output_name,
