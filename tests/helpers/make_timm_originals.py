@@ -1,10 +1,11 @@
 """Checkpoints of timm's families and what timm computes from them, kept as fixtures, so that tests need no timm.
 
-    cd tests && python -m helpers.make_timm_originals     writes tests/fixtures/timm/ (ten seconds)
+    cd tests && python -m helpers.make_timm_originals     writes tests/fixtures/timm/ (a minute)
 
 Needs torch, timm and safetensors (written with torch 2.14 and timm 1.0.31), but not this package.
 """
 
+import json
 import shutil
 
 import numpy as np
@@ -85,6 +86,39 @@ def make() -> None:
     np.savez_compressed(FOLDER / "expected.npz", **expected)
     for file in FOLDER.rglob("*.safetensors"):
         file.chmod(0o644)
+    (FOLDER / "architectures.json").write_text(_lines(architectures()))
+
+
+def _lines(values: dict) -> str:
+    return "{\n" + ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in values.items()) + "\n}\n"
+
+
+def architectures() -> dict[str, list]:
+    """Of each architecture: width, heads, epsilon, activation, pooling, class token, no_embed_class, registers."""
+    import timm
+    import torch
+    from timm.models import deit, eva, vision_transformer
+
+    acts = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "GELUtanh": "gelu_tanh", "QuickGELU": "quick_gelu"}
+    found = {}
+    for name in sorted({**vision_transformer.default_cfgs, **deit.default_cfgs, **eva.default_cfgs}):
+        with torch.device("meta"):
+            model = timm.create_model(name)
+        modules = dict(model.named_modules())
+        epsilons = {module.eps for module in modules.values() if type(module).__name__ == "LayerNorm"}
+        used = {type(module).__name__ for key, module in modules.items() if key.endswith(".act")}
+        attention = getattr(model.blocks[0], "attn", None)
+        found[name] = [
+            model.embed_dim,
+            getattr(attention, "num_heads", None),
+            *(epsilons or {None}),
+            acts.get("".join(used)),
+            model.global_pool,
+            model.cls_token is not None,
+            model.no_embed_class,
+            0 if model.reg_token is None else model.reg_token.shape[1],
+        ]
+    return found
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from vit_export.base.errors import InputError
+from vit_export.weights.layouts.timm_config import described
 from vit_export.weights.open import open_checkpoint
 
 LIMIT = 3e-6
@@ -142,6 +143,14 @@ def test_the_image_size_of_dinov3_alone_is_asked_for(tmp_path):
         open_checkpoint(tmp_path / "model.safetensors", num_heads=4)
 
 
+def test_learned_positions_that_may_be_rotary_as_well_need_a_config(changed):
+    path = changed("eva", {f"blocks.{n}.gamma_{k}": zeros(32) + 1 for n in (0, 1) for k in (1, 2)})
+    assert open_checkpoint(path).spec.positions == "learned"
+    (path / "config.json").unlink()
+    with pytest.raises(InputError, match="may be rotary as well: put timm"):
+        open_checkpoint(path, num_heads=4)
+
+
 def test_all_tokens_of_timm_are_pooled_aloud(changed):
     checkpoint = open_checkpoint(changed("siglip_gap", arguments={"global_pool": ""}))
     assert checkpoint.record.assumed == {
@@ -177,6 +186,15 @@ def test_attention_pooling_that_siglip_does_without_is_left_out(changed, expecte
         open_checkpoint(changed("gap_with_positions", unused))
 
 
+def test_the_image_tower_of_open_clip(changed, expected):
+    others = {"text.ln_final.weight": zeros(8), "logit_scale": zeros(1), "logit_bias": zeros(1)}
+    folder = changed("siglip", others, rename=lambda key: f"visual.trunk.{key}")
+    found = build(open_checkpoint(folder)).predict_output(cropped(expected, (16, 16)))
+    assert worst(found, expected["siglip/output"]) < LIMIT
+    with pytest.raises(InputError, match="unexpected logit_bias"):
+        open_checkpoint(changed("clip", others))
+
+
 def test_norm_layer_by_name_is_timms_own_epsilon(changed):
     assert open_checkpoint(FOLDER / "clip").spec.layer_norm_epsilon == 1e-5
     assert open_checkpoint(changed("clip", arguments={"norm_layer": "layernorm"})).spec.layer_norm_epsilon == 1e-6
@@ -184,6 +202,29 @@ def test_norm_layer_by_name_is_timms_own_epsilon(changed):
 
 def test_images_that_are_not_square_have_as_many_patches(changed):
     assert open_checkpoint(changed("clip", arguments={"img_size": [8, 32]})).spec.image_size == (8, 32)
+
+
+def test_the_table_of_architectures_is_timms(tmp_path):
+    """Every Vision Transformer of timm's three modules is described as timm builds it, or refused by its name."""
+    known = json.loads((FOLDER / "architectures.json").read_text())
+    refused, unknown = set(), set()
+    for name, (width, *said) in known.items():
+        try:
+            found = described(tmp_path, {"architecture": name}, width)
+        except InputError:
+            refused.add(name)
+            continue
+        if found.architecture is None:
+            unknown.add(name)
+            continue
+        told = {"act_layer": "gelu", "class_token": True, "no_embed_class": False, "pool_include_prefix": False}
+        told |= found.arguments
+        registers = told.get("reg_tokens", told.get("num_reg_tokens", 0))
+        names = ("num_heads", "epsilon", "act_layer", "global_pool", "class_token", "no_embed_class")
+        assert [*(told[key] for key in names), registers] == said, name
+    assert unknown == set()
+    assert len(known) - len(refused) == 156
+    assert not any(name.startswith(("deit", "flexivit", "eva_")) for name in refused)
 
 
 # What is refused
@@ -219,6 +260,8 @@ def test_images_that_are_not_square_have_as_many_patches(changed):
         ("dinov3", {"blocks.1.gamma_2": None}, r"missing blocks.1.gamma_2 \[32\]"),
         ("dinov3", {"pos_embed": zeros(1, 21, 32)}, "rotary positions that are not DINOv3's"),
         ("dinov3_biases", {"blocks.0.attn.v_bias": None}, r"missing blocks.0.attn.v_bias \[32\]"),
+        ("dinov2", {"register_tokens": zeros(1, 4, 32)}, "as DINOv2's authors store them"),
+        ("dinov3", {"storage_tokens": zeros(1, 4, 32)}, "as DINOv3's authors store them"),
         ("eva", {"rope.freqs": zeros(2)}, "learned rotary positions"),
         ("mae", {"blocks.0.mlp.fc2.weight": zeros(32, 24)}, "SwiGLU"),
         ("mae", {"blocks.0.mlp.norm.weight": zeros(48)}, "a LayerNorm within the MLP"),

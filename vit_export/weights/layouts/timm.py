@@ -71,11 +71,16 @@ UNSUPPORTED = {
     "rel_pos": "relative positions (BEiT, SAM)",
     "relative_position": "relative positions (BEiT)",
     "rope.freqs": "learned rotary positions (RoPE-ViT)",
+    "register_tokens": "register tokens as DINOv2's authors store them (timm and transformers do otherwise)",
+    "storage_tokens": "register tokens as DINOv3's authors store them (timm and transformers do otherwise)",
     "patch_embed.backbone": "a convolutional network in front of the Transformer (a hybrid)",
     "patch_embed.norm": "a LayerNorm in the patch embedding",
 }
 
 EXCUSED = {"mask_token": "used in pre-training alone"}
+
+OPEN_CLIP = "visual.trunk."
+"""Before the keys of an image tower of timm's in a file of open_clip's."""
 
 CLIP_WIDTHS = {512, 640, 768, 1024, 1280}
 """Of the embeddings that images and texts share in every published CLIP."""
@@ -195,6 +200,9 @@ def _require_told_parts(file: TensorFile, prefix: str, model: Described) -> None
 
 def _excused(file: TensorFile, prefix: str, model: Described, pooling: str) -> dict[str, str]:
     excused = {f"{prefix}{key}": why for key, why in EXCUSED.items() if f"{prefix}{key}" in file.tensors}
+    if prefix.endswith(OPEN_CLIP):
+        text = tuple(prefix.removesuffix(OPEN_CLIP) + name for name in ("text.", "logit_scale", "logit_bias"))
+        excused |= {key: "open_clip's text tower" for key in file.tensors if key.startswith(text)}
     if "_siglip_" in (model.architecture or "") and pooling != "attention":
         unused = [key for key in file.tensors if key.startswith(f"{prefix}attn_pool.")]
         excused |= dict.fromkeys(unused, "left out by timm where SigLIP takes the mean")
@@ -236,8 +244,14 @@ def _is_rotary(file: TensorFile, prefix: str, model: Described) -> bool:
                 "build that part."
             )
         return True
-    parts = {f"{prefix}reg_token", f"{prefix}blocks.0.gamma_1"}
-    return not learned and model.architecture is None and parts <= file.tensors.keys()
+    if model.architecture is not None or f"{prefix}blocks.0.gamma_1" not in file.tensors:
+        return False
+    if learned:
+        raise InputError(
+            f"{file.path} has LayerScale by the name of timm's Eva models ({prefix}blocks.0.gamma_1), whose positions "
+            "may be rotary as well: put timm's config.json beside it."
+        )
+    return f"{prefix}reg_token" in file.tensors
 
 
 def _positions(
