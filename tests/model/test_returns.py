@@ -6,8 +6,9 @@ from conftest import RandomParameters, build, toy_spec
 from helpers.returning import ALL_OF_A_CLASSIFIER, CASES, spec_of
 
 from vit_export.base.errors import InputError
+from vit_export.model.outputs import RETURNS
 from vit_export.model.parameters import parameter_specs
-from vit_export.model.spec import RETURNS, ViTSpec
+from vit_export.model.spec import ViTSpec
 
 CLIP = {"num_classes": None, "pre_logits_size": 20, "pre_logits_activation": "linear"}
 SIGLIP = {"num_classes": None, "class_token": False, "pooling": "attention"}

@@ -14,7 +14,8 @@ from vit_export.model.names import (
     PRECISIONS,
     SEARCHED,
 )
-from vit_export.model.spec import RETURNS, ViTSpec
+from vit_export.model.outputs import RETURNS
+from vit_export.model.spec import ViTSpec
 
 if TYPE_CHECKING:
     from vit_export.model.preprocessing import Preprocessing
@@ -27,8 +28,8 @@ class ExportRequest:
 
     `weights` is a checkpoint, or where one is (see `weights.open.open_checkpoint`); None means random weights.
     `spec` is the model to export, None for the checkpoint's own; with weights it may differ from theirs in image size
-    and classifier. `returns` are the outputs of that model (`model.spec.RETURNS`), none for the usual one, which with
-    `l2_normalize` are divided by their length where they are embeddings. `preprocessing` and `labels` replace the
+    and classifier. `returns` are the outputs of that model (`model.outputs.RETURNS`), none for the usual one, which
+    with `l2_normalize` are divided by their length where they are embeddings. `preprocessing` and `labels` replace the
     checkpoint's. `input` is what the files take as an image (see `input_kinds.KINDS`). `output` is the folder the
     files go to; `calibration` a folder of images, or None for the default photographs, of which `held_out_images`
     verify (None: as many as are quick to run). `formats` may be empty: the SavedModel is always written. `min_sqnr`

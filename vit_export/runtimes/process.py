@@ -174,7 +174,8 @@ class RunnerProcess:
         step = len(images) if together else self.batch or 1
         parts: dict[str, list[np.ndarray]] = {}
         for start in range(0, len(images), step):
-            outputs, seconds = self._ask(request, _native(images[start : start + step]))
+            found, seconds = self._ask(request, _native(images[start : start + step]))
+            outputs = {"": found} if request == "run" else found
             size = sum(output.size for output in outputs.values())
             if size * -(-len(images) // step) > MAX_ANSWERS:
                 raise RunnerError(
@@ -385,9 +386,9 @@ class _Worker:
         self._runner: Runner = open_runner(Path(path), format, threads, output)
         return self._runner.inputs, self._runner.read, time.perf_counter() - start
 
-    def run(self, images: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, float]:
         start = time.perf_counter()
-        return {self._runner.output.name: self._runner.run(images)}, time.perf_counter() - start
+        return self._runner.run(images), time.perf_counter() - start
 
     def run_all(self, images: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
         start = time.perf_counter()
