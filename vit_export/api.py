@@ -53,7 +53,7 @@ def create_vit(
             gives a new classifier.
         include_top: with a classifier (logits), or without (the token sequence).
         weights: where a checkpoint is, as in `vit-export --weights` (see `weights.open.open_checkpoint`).
-        returns: what an export of the model returns (`model.spec.RETURNS`), if not the usual one; the model itself
+        returns: what an export of the model returns (`model.outputs.RETURNS`), if not the usual one; the model itself
             returns what `include_top` says.
         layer_norm_epsilon: epsilon of every LayerNorm; 1e-6, or the checkpoint's, by default.
         gelu: 'erf' (exact) or 'tanh' (the approximation in Google's JAX code); 'erf', or the checkpoint's, by default.
@@ -144,7 +144,8 @@ def export(
         formats: of 'tflite' and 'onnx'; the SavedModel is always written.
         precisions: of 'float32', 'float16' and 'int8'.
         int8_scheme: see `names.SCHEMES`; the default of each format when None.
-        returns: what the files return, some of 'logits', 'pooled', 'features' and 'tokens' (`model.spec.RETURNS`): one
+        returns: what the files return, some of 'logits', 'pooled', 'features' and 'tokens' (`model.outputs.RETURNS`):
+        one
             file, several named outputs. By default logits, or what a model without classifier embeds images by.
         l2_normalize: divide features and pooled embeddings by their length.
         labels: names of the classes in their order; those the model knows when None.

@@ -83,7 +83,8 @@ def test_an_export_is_judged_output_by_output(exported):
         assert file.comparison.outputs == 10
         k = (len(exported.verification.images) - 1) // 3
         assert [output.neighbours and output.neighbours.k for output in file.outputs] == [k, k, None]
-        assert file.neighbours is None and file.top is not None
+        assert file.neighbours is None
+        assert file.top is not None
         names = {check.name for check in file.checks}
         for output in ("pooled", "features", "tokens"):
             assert {f"{name} ({output})" for name in ("finite", "cosine", "sqnr", "deterministic", "order")} <= names

@@ -126,6 +126,36 @@ def test_the_answers_are_ours(precision, head, kind, written, photographs):
         assert [category.category_name for category in theirs[:5]] == names
 
 
+CLIP = {"num_classes": None, "pre_logits_size": 20, "pre_logits_activation": "linear", "embedding_norm": True}
+EMBEDDERS = {
+    "features": {"num_classes": None},
+    "pooled": CLIP,
+    "of length 1": {**CLIP, "l2_normalize": True},
+    "attention": {"num_classes": None, "class_token": False, "pooling": "attention", "returns": ("pooled",)},
+    "both": {**CLIP, "returns": ("features", "pooled")},
+    "beside tokens": {"num_classes": None, "returns": ("features", "tokens")},
+    "beside logits": {"returns": ("features", "logits")},
+}
+
+
+@pytest.mark.parametrize("name", EMBEDDERS)
+def test_the_embedder_gives_each_output_by_its_name(name, photographs, tmp_path):
+    spec = toy_spec(**EMBEDDERS[name])
+    path = tmp_path / "embedder.tflite"
+    write_tflite(RandomParameters(spec), record_of(spec), path)
+    expected = open_runner(path, "tflite").run_all(feed(photographs, "normalized", Preprocessing(32)))
+    vision = mediapipe.tasks.vision
+    with vision.ImageEmbedder.create_from_options(vision.ImageEmbedderOptions(base_options(path))) as embedder:
+        found = [embedder.embed(image_of(pixels)).embeddings for pixels in photographs]
+    for place, output in enumerate(spec.outputs):
+        assert {embeddings[place].head_name for embeddings in found} == {output}
+        theirs = np.array([embeddings[place].embedding for embeddings in found])
+        ours = expected[output].reshape(theirs.shape)
+        cosine = (theirs * ours).sum(1) / np.linalg.norm(theirs, axis=1) / np.linalg.norm(ours, axis=1)
+        assert cosine.min() > 0.9999, output
+        assert agree(ours, theirs, 1e-4), output
+
+
 def test_labels_choose_categories(written, photographs):
     path = written("float32", "labels", "normalized")
     (only,) = classified(path, photographs[:1], category_allowlist=["café"])

@@ -37,7 +37,9 @@ def read_facts(path: str | os.PathLike[str]) -> FileFacts:
         raise InputError(f"{shortened(path)} is a SavedModel, expected a .tflite or .onnx file: export it to one.")
     facts = read_tflite(path) if format == "tflite" else read_onnx(path)
     notes = (*suffix_note(path, format), *facts.notes)
-    return replace(facts, outputs=in_order(facts.outputs), notes=notes)
+    # A signature has names alone; another tool's outputs stay in the order of that.
+    outputs = facts.outputs if facts.record is None else in_order(facts.outputs)
+    return replace(facts, outputs=outputs, notes=notes)
 
 
 def require_feasible(facts: FileFacts) -> None:

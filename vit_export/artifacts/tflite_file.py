@@ -171,6 +171,7 @@ class Reader:
         if self.model.SignatureDefsLength() != 1:
             return {}
         (signature,) = self.each(self.model.SignatureDefs, 1)
+        ours = self.metadata(RECORD_KEY.encode()) is not None
         subgraph, main = signature.SubgraphIndex(), self.subgraphs[0]
         found = {}
         for side, first, entries, count in (
@@ -178,7 +179,7 @@ class Reader:
             ("output", integers(main.OutputsAsNumpy()), signature.Outputs, signature.OutputsLength()),
         ):
             named = sorted((text_of(entry.Name()), entry.TensorIndex()) for entry in self.each(entries, count))
-            signed = in_order(named, itemgetter(0)) if side == "output" else named
+            signed = in_order(named, itemgetter(0)) if side == "output" and ours else named
             if first and signed:
                 found[side] = (self.called(0, first[0]), self.called(subgraph, signed[0][1]))
         return found

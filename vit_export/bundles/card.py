@@ -111,7 +111,7 @@ def _measured(subject: Subject, conversion: str | None) -> dict[str, Any]:
         (heading[:1].lower() + heading[1:], NOT_MEASURED if cells[key].value == NONE else markdown(cells[key].value),
          markdown(cells[key].note))
         for key, heading in COLUMNS.items()
-        if key != "agreement" or subject.classifies
+        if (key != "agreement" or subject.classifies) and (key != "neighbours" or cells[key].value != NONE)
     ]  # fmt: skip
     notes += [f"Failed: {markdown(failure)}" for failure in result.failures if result.failed]
     notes += [f"Note: {markdown(text(note))}" for note in listed(result.artifact.get("notes")) if text(note)]

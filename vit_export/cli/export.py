@@ -15,7 +15,8 @@ from vit_export.cli.framework import EXPORT, Command, typed, weights_hint
 from vit_export.cli.options import AS_JSON, QUIET, TEXT, THREADS, choice, count, flag, pathname
 from vit_export.model.labels import read_labels
 from vit_export.model.names import DEFAULT_MIN_SQNR, FORMATS, INPUTS, OPSETS, PRECISIONS, SEARCHED, schemes_explained
-from vit_export.model.spec import RETURNS, ImageSize, ViTSpec
+from vit_export.model.outputs import RETURNS
+from vit_export.model.spec import ImageSize, ViTSpec
 from vit_export.model.variants import VARIANTS, Variant, get_variant
 from vit_export.pipeline.request import ExportRequest
 

@@ -6,7 +6,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from vit_export.model.spec import RETURNS
+from vit_export.model.outputs import RETURNS
 
 T = TypeVar("T")
 

@@ -7,7 +7,8 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
 from vit_export.base.checks import is_number, is_whole, whole_number
-from vit_export.base.errors import InputError, nearest
+from vit_export.base.errors import InputError
+from vit_export.model import outputs
 from vit_export.model.variants import Variant, get_variant
 
 ImageSize = int | tuple[int, int]
@@ -23,15 +24,6 @@ Pooling = Literal["class", "mean", "mean_norm", "class_and_mean", "class_and_dis
 """What of the tokens a classifier reads: the class token; the mean of the patches after the final LayerNorm, or the
 LayerNorm of their mean (MAE, timm's fc_norm); class token and mean (DINOv2) or class and distillation token (DeiT) one
 after the other; or what attention with a learned query makes of them (SigLIP's head)."""
-
-RETURNS = {
-    "logits": "What the classifier says, a number a class.",
-    "pooled": "The family's own embedding: behind the pre-logits layer (Hugging Face's pooler, CLIP's projection), or "
-    "what attention pools (SigLIP).",
-    "features": "What is pooled of the tokens, before any pre-logits layer: the class token, or what stands for it.",
-    "tokens": "All tokens after the final LayerNorm: class token, registers, patches.",
-}
-"""What a model can return, by the name of the output, in the order in which files have them."""
 
 MAX_IMAGE_SIZE = 4096
 MAX_CLASSES = 1_000_000
@@ -143,7 +135,8 @@ class ViTSpec:
             raise InputError(f"A model without class token cannot have pooling {self.pooling!r}.")
         if self.pooling == "class_and_distillation" and self.num_registers != 1:
             raise InputError(f"A model with a distillation token has {self.num_registers} registers, expected 1.")
-        self._check_returns()
+        # The usual output is not named, so that a model is the same whether or not it was asked for.
+        object.__setattr__(self, "returns", outputs.checked(self))
 
     @classmethod
     def of(cls, variant: str | Variant, **overrides: Any) -> Self:
@@ -211,51 +204,6 @@ class ViTSpec:
                 )
         object.__setattr__(self, "image_size", sides[0] if square else sides)
 
-    def _check_returns(self) -> None:
-        given = self.returns
-        if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
-            raise InputError(f"returns is {given!r:.60}, expected a list of some of {', '.join(RETURNS)}.")
-        if unknown := [name for name in given if name not in RETURNS]:
-            guess = nearest(unknown[0], RETURNS)
-            hint = f"did you mean {guess!r}?" if guess else f"choose from {', '.join(RETURNS)}."
-            raise InputError(f"Unknown output {ascii(unknown[0])[:60]} in returns: {hint}")
-        if len(set(given)) < len(given):
-            raise InputError(f"returns is {', '.join(given)}: give each once.")
-        usual = self._usual
-        names = tuple(name for name in RETURNS if name in given) or (usual,)
-        if ("logits" in names) != (self.num_classes is not None):
-            raise InputError(
-                "There are no logits without a classifier: leave them out of what is returned."
-                if self.num_classes is None
-                else f"A model that returns {' and '.join(names)} has no classifier: num_classes is "
-                f"{self.num_classes}, expected None, or logits among what is returned."
-            )
-        if "pooled" in names and self.pre_logits_size is None and self.pooling != "attention":
-            raise InputError(
-                "There is no pooled output without a pre-logits layer (pooler, projection) or attention pooling: ask "
-                "for features."
-            )
-        if self.pre_logits_size is not None and not {"logits", "pooled"} & set(names):
-            raise InputError(
-                f"A model that returns {' and '.join(names)} has no pre-logits layer: pre_logits_size is "
-                f"{self.pre_logits_size}, expected None."
-            )
-        if {"features", "pooled"} <= set(names) and self.pre_logits_size is None:
-            raise InputError("features and pooled are one and the same where attention pools: ask for one of the two.")
-        if self.l2_normalize and not {"features", "pooled"} & set(names):
-            raise InputError(
-                f"A model that returns {' and '.join(names)} has no embedding to be divided by its length: return "
-                "features or pooled, or leave l2_normalize out."
-            )
-        # The usual output is not named, so that a model is the same whether or not it was asked for.
-        object.__setattr__(self, "returns", () if names == (usual,) else names)
-
-    @property
-    def _usual(self) -> str:
-        if self.num_classes is not None:
-            return "logits"
-        return "features" if self.pre_logits_size is None else "pooled"
-
     @property
     def outputs(self) -> dict[str, tuple[int, ...]]:
         """The outputs of files by name, first that which an app reads: the shape of each for one image.
@@ -263,14 +211,7 @@ class ViTSpec:
         The usual one is logits [classes] with a classifier, else pooled [R] with a pre-logits layer, else features [D];
         tokens are [T, D].
         """
-        features = self.hidden_size
-        shapes = {
-            "logits": (self.num_classes or 0,),
-            "pooled": (self.pre_logits_size or features,),
-            "features": (features,),
-            "tokens": (self.num_tokens, features),
-        }
-        return {name: shapes[name] for name in self.returns or (self._usual,)}
+        return outputs.shapes_of(self)
 
     @property
     def embeds(self) -> bool:

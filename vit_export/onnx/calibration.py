@@ -121,7 +121,9 @@ def _run(
     options.intra_op_num_threads = threads or usable_cores()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()[1:]]
+    names = [
+        name for output in session.get_outputs() if (name := output.name).endswith(tuple(f":{e}" for e, _ in _ENDS))
+    ]
     keep = {_ENDS[0][0]: np.minimum, _ENDS[1][0]: np.maximum}
     parts = max(1, min(PARTS, total))
     found: dict[tuple[str, int], np.ndarray] = {}

@@ -10,7 +10,8 @@ from vit_export.base.errors import InputError, nearest
 from vit_export.int8.budget import Budget
 from vit_export.model.artifact import FileOptions, Format, InputKind, Layout, Precision
 from vit_export.model.names import DYNAMIC, FORMATS, PRECISIONS, SEARCHED
-from vit_export.model.spec import RETURNS, ViTSpec
+from vit_export.model.outputs import RETURNS
+from vit_export.model.spec import ViTSpec
 
 if TYPE_CHECKING:
     from vit_export.model.preprocessing import Preprocessing
@@ -23,7 +24,7 @@ class ExportRequest:
 
     `weights` is a checkpoint, or where one is (see `weights.open.open_checkpoint`); None means random weights.
     `spec` is the model to export, None for the checkpoint's own; with weights it may differ from theirs in image size
-    and classifier. `returns` are the outputs of that model (`model.spec.RETURNS`), none for the usual one, which with
+    and classifier. `returns` are the outputs of that model (`model.outputs.RETURNS`), none for the usual one, which with
     `l2_normalize` are divided by their length where they are embeddings. `preprocessing` and `labels` replace the
     checkpoint's. `input` is what the files take as an image (see `input_kinds.KINDS`). `batch` is static; "dynamic" and
     the `layout` "NCHW" are for .onnx files, TFLite stays at one image in NHWC. `output` is the folder the files go to;

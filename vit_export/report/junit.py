@@ -17,6 +17,7 @@ _FIGURES = {
     "worst difference of range": ("comparison", "worst_relative"),
     "worst SQNR dB": ("comparison", "worst_sqnr_db"),
     "agreement": ("comparison", "agreement"),
+    "neighbours": ("neighbours", "recall"),
     "accuracy": ("accuracy", "share"),
     "median ms": ("latency", "median_ms"),
     "peak memory bytes": ("memory", "peak"),

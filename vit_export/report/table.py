@@ -8,7 +8,7 @@ from rich.text import Text
 
 from vit_export.base.numbers import MEGABYTE, NONE, conditions, figure
 from vit_export.base.text import visible
-from vit_export.verification.metrics import Accuracy
+from vit_export.verification.metrics import Accuracy, Neighbours
 from vit_export.verification.verdict import FileResult, Verification
 
 
@@ -18,13 +18,16 @@ def render_table(verification: Verification, console: Console) -> None:
     table.add_column("file", overflow="fold", min_width=16)
     for heading in ("MB", "worst diff\nof range", "SQNR\ndB", "top-1\nagrees", "median\nms", "times\nref.", "peak\nMB"):
         table.add_column(heading, justify="right", no_wrap=True)
+    near = any(file.neighbours or any(o.neighbours for o in file.outputs) for file in verification.files)
+    if near:
+        table.add_column("same\nneighb.", justify="right", no_wrap=True)
     labelled = verification.reference.accuracy is not None
     if labelled:
         table.add_column("top-1\ncorrect", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    _add_reference(table, verification)
+    _add_reference(table, verification, near=near)
     for file in verification.files:
-        _add_file(table, file, labelled=labelled)
+        _add_file(table, file, near=near, labelled=labelled)
     console.print(table)
     console.print(Text(_legend(verification), style="dim"))
     for failure in verification.failures:
@@ -42,7 +45,7 @@ def render_table(verification: Verification, console: Console) -> None:
     console.print(Text(f"{verdict} on {len(verification.images)} images.", style=style), soft_wrap=True)
 
 
-def _add_reference(table: Table, verification: Verification) -> None:
+def _add_reference(table: Table, verification: Verification, *, near: bool) -> None:
     reference = verification.reference
     table.add_row(
         Text(f"{visible(Path(reference.path).name)} (reference)"),
@@ -51,13 +54,14 @@ def _add_reference(table: Table, verification: Verification) -> None:
         figure(reference.latency.median_ms if reference.latency else None),
         figure(reference.latency.speedup if reference.latency else None),
         figure(reference.memory.peak / MEGABYTE if reference.memory else None),
+        *([NONE] if near else []),
         *([_share(reference.accuracy)] if reference.accuracy else []),
         NONE if reference.passed else Text("fail", style="bold red"),
         style="dim",
     )
 
 
-def _add_file(table: Table, file: FileResult, *, labelled: bool) -> None:
+def _add_file(table: Table, file: FileResult, *, near: bool, labelled: bool) -> None:
     comparison, latency = file.comparison, file.latency
     table.add_row(
         Text(visible(Path(file.artifact.path).name)),
@@ -68,9 +72,22 @@ def _add_file(table: Table, file: FileResult, *, labelled: bool) -> None:
         figure(latency.median_ms if latency else None),
         figure(latency.speedup if latency else None),
         figure(file.memory.peak / MEGABYTE if file.memory else None),
+        *([_recall(file.neighbours)] if near else []),
         *([_share(file.accuracy)] if labelled else []),
         Text("pass", style="green") if file.passed else Text("FAIL", style="bold red"),
     )
+    for output in file.outputs:
+        table.add_row(
+            Text(f"  {output.name}"),
+            NONE,
+            f"{output.comparison.worst_relative:.1e}",
+            f"{min(output.comparison.sqnr_db):.1f}",
+            *(NONE,) * 4,
+            *([_recall(output.neighbours)] if near else []),
+            *([NONE] if labelled else []),
+            NONE,
+            style="dim",
+        )
 
 
 def _legend(verification: Verification) -> str:
@@ -79,6 +96,10 @@ def _legend(verification: Verification) -> str:
         f"{conditions(verification.threads, verification.cpu.to_dict())}; peak memory of a process that runs the file, "
         "Python and runtime included."
     )
+
+
+def _recall(found: Neighbours | None) -> str:
+    return NONE if found is None else f"{100 * found.recall:.1f} %"
 
 
 def _share(accuracy: Accuracy | None) -> str:

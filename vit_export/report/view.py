@@ -130,7 +130,7 @@ class File:
         return details or [text(failure) for failure in listed(self.entry.get("failures")) if text(failure)]
 
     def part(self, name: str) -> Record:
-        """One record of the file: 'comparison', 'latency', 'memory', 'accuracy', 'location'."""
+        """One record of the file: 'comparison', 'latency', 'memory', 'accuracy', 'location', 'neighbours'."""
         return record(self.entry.get(name))
 
     def limit(self, check: str, column: str = "") -> float | None:
@@ -163,6 +163,22 @@ class File:
         """The figure `name` of one image of the comparison."""
         values = listed(self.part("comparison").get(name))
         return number(values[index]) if index < len(values) else None
+
+    @property
+    def further(self) -> list[dict[str, str]]:
+        """The outputs beside the first: the name of each, and figures as `cells` shows those of the first."""
+        found = []
+        for output in records(self.entry.get("outputs")):
+            comparison, near = record(output.get("comparison")), _neighbours(record(output.get("neighbours")))
+            found.append(
+                {
+                    "name": text(output.get("name")),
+                    "difference": figure(number(comparison.get("worst_relative"))),
+                    "sqnr": unit(number(comparison.get("worst_sqnr_db")), "dB"),
+                    "neighbours": " ".join(filter(None, (near.value, near.note))),
+                }
+            )
+        return found
 
     @property
     def milliseconds(self) -> float | None:
@@ -204,6 +220,7 @@ class File:
                 f"{sum(agreeing)} of {len(agreeing)}" if agreeing else "",
                 self.broke("agreement"),
             ),
+            "neighbours": _neighbours(self.part("neighbours")),
             "accuracy": Cell(
                 percent(number(correct.get("share"))), _interval(correct.get("low"), correct.get("high"), 100)
             ),
@@ -232,11 +249,18 @@ class File:
         }
 
 
+def _neighbours(found: Record) -> Cell:
+    """The share of nearest images that come back."""
+    k = number(found.get("k"))
+    return Cell(percent(number(found.get("recall"))), "" if k is None else f"recall@{k:g}")
+
+
 COLUMNS = {
     "size": "Size",
     "difference": "Worst difference",
     "sqnr": "Worst SQNR",
     "agreement": "Same top class",
+    "neighbours": "Same neighbours",
     "accuracy": "Accuracy",
     "median": "Median call",
     "tail": "p90 / p99",

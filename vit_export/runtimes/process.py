@@ -166,13 +166,16 @@ class RunnerProcess:
 
     def run_all(self, images: np.ndarray, *, together: bool = False) -> dict[str, np.ndarray]:
         """Every output by name, each as `run` gives the first."""
+        if len(self.outputs) == 1:
+            return {self.outputs[0].name: self.run(images, together=together)}
         return self._answers("run_all", images, together=together)
 
     def _answers(self, request: str, images: np.ndarray, *, together: bool) -> dict[str, np.ndarray]:
         step = len(images) if together else self.batch or 1
         parts: dict[str, list[np.ndarray]] = {}
         for start in range(0, len(images), step):
-            outputs, seconds = self._ask(request, _native(images[start : start + step]))
+            found, seconds = self._ask(request, _native(images[start : start + step]))
+            outputs = {"": found} if request == "run" else found
             size = sum(output.size for output in outputs.values())
             if size * -(-len(images) // step) > MAX_ANSWERS:
                 raise RunnerError(
@@ -383,9 +386,9 @@ class _Worker:
         self._runner: Runner = open_runner(Path(path), format, threads, output)
         return self._runner.inputs, self._runner.read, time.perf_counter() - start
 
-    def run(self, images: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, float]:
         start = time.perf_counter()
-        return {self._runner.output.name: self._runner.run(images)}, time.perf_counter() - start
+        return self._runner.run(images), time.perf_counter() - start
 
     def run_all(self, images: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
         start = time.perf_counter()

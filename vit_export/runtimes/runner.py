@@ -16,8 +16,10 @@ import numpy as np
 
 from vit_export.artifacts.layout import layout_of, open_or_size
 from vit_export.artifacts.sizes import MAX_OUTPUT, too_large
-from vit_export.base.errors import VerificationFailed, VitExportError, first_line
+from vit_export.artifacts.tflite_file import read_tflite
+from vit_export.base.errors import InputError, VerificationFailed, VitExportError, first_line
 from vit_export.model.artifact import Format, TensorSpec, in_order
+from vit_export.model.record import RECORD_FILE
 from vit_export.runtimes.saved_model_graph import require_numeric
 
 SIGNATURE = "serving_default"
@@ -71,6 +73,10 @@ class Runner(ABC):
     def _call(self, native: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
         """One call of the runtime: the file's own input dtype in, the outputs `names` in their own dtypes out."""
 
+    def _is_ours(self) -> bool:
+        """Whether this package wrote the file: a signature, which is by name, has lost the order of its outputs."""
+        return False
+
     @property
     def batch(self) -> int | None:
         """The number of images one call takes, or None when the file leaves it open."""
@@ -98,7 +104,8 @@ class Runner(ABC):
         if not self.inputs or not self.outputs:
             raise RunnerError(f"{self.path.name} has {len(self.inputs)} inputs and {len(self.outputs)} outputs.")
         self._require_feasible(self.inputs, self.outputs)
-        self.outputs = in_order(self.outputs)
+        if len(self.outputs) > 1 and self._is_ours():
+            self.outputs = in_order(self.outputs)
         names = [spec.name for spec in self.outputs]
         if self._wanted not in (None, *names):
             raise RunnerError(f"{self.path.name} has no output {self._wanted!r}: choose one of {', '.join(names)}.")
@@ -250,6 +257,9 @@ class SavedModelRunner(Runner):
         self.inputs = tuple(_tensorflow_spec(name, spec, image=True) for name, spec in keywords.items())
         self.outputs = tuple(_tensorflow_spec(name, spec) for name, spec in self._signature.structured_outputs.items())
 
+    def _is_ours(self) -> bool:
+        return (self.path / RECORD_FILE).is_file()
+
     def _call(self, native: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
         import tensorflow as tf
 
@@ -291,6 +301,12 @@ class TFLiteRunner(Runner):
         inputs, outputs = self._details()
         self.inputs = tuple(_tflite_spec(name, detail, image=True) for name, detail in inputs)
         self.outputs = tuple(_tflite_spec(name, detail) for name, detail in outputs)
+
+    def _is_ours(self) -> bool:
+        try:
+            return read_tflite(self.path).record is not None
+        except InputError:
+            return False
 
     def _details(self) -> tuple[_Details, _Details]:
         if self._signature is not None:

@@ -23,8 +23,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vit_export.artifacts.flatbuffer import MappedModel
-from vit_export.base.adapters.litert import invoke_for_ranges
+from vit_export.artifacts.flatbuffer import MappedModel, operator_kinds
+from vit_export.base.adapters.litert import invoke_for_ranges, schema
 from vit_export.base.adapters.quantizer import open_quantizer
 from vit_export.base.errors import InputError, StructureError
 from vit_export.base.machine import release_memory, usable_cores
@@ -273,6 +273,7 @@ def _quantize(
             )
         # The quantizer leaves large buffers outside the flatbuffer, where older runtimes do not look: write it again.
         mapped = MappedModel(raw)
+        _read_integers(mapped.model)
         _name_outputs(mapped.model, list(record.spec.outputs))
         fit_biases(mapped, float_path)
         kind = input_kind(float_path)
@@ -280,6 +281,18 @@ def _quantize(
             correct_patch_bias(mapped, float_path, affine(kind, record.preprocessing)[1])
         files = describe_inside(mapped.model, mapped.buffers, record, "int8", scheme, kind, more)
         write_model(mapped.model, mapped.buffers, path, files=files, overwrite=overwrite)
+
+
+def _read_integers(model: Any) -> None:
+    """Let what computes in integers read those of an output that others read, too: the quantizer gives it the float."""
+    graph, kinds, float32 = model.subgraphs[0], operator_kinds(model), schema().TensorType.FLOAT32
+    for step in (o for o in graph.operators if kinds[o.opcodeIndex] == "DEQUANTIZE"):
+        if (output := step.outputs[0]) not in graph.outputs:
+            continue
+        for reader in (o for o in graph.operators if output in list(o.inputs)):
+            integer = any(graph.tensors[index].type != float32 for index in reader.outputs)
+            if integer and kinds[reader.opcodeIndex] != "QUANTIZE":
+                reader.inputs = [step.inputs[0] if index == output else index for index in reader.inputs]
 
 
 def _name_outputs(model: Any, names: Sequence[str]) -> None:

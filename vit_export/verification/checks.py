@@ -140,12 +140,13 @@ def described(
     A `foreign` file, of another tool, may call its output as it likes.
     """
     inputs = _unlike("input", process.inputs, artifact.inputs)
-    outputs = _unlike("output", process.outputs, in_order(artifact.outputs))
+    outputs = _unlike("output", process.outputs, artifact.outputs if foreign else in_order(artifact.outputs))
     if len(process.inputs) != 1:
         inputs.append(f"{len(process.inputs)} inputs, expected one (images)")
     if len(process.outputs) != len(reference_outputs):
         names = [", ".join(spec.name for spec in some) for some in (process.outputs, reference_outputs)]
-        outputs.append(f"{len(process.outputs)} outputs ({names[0]}), expected the reference's ({names[1]})")
+        count = "one" if len(reference_outputs) == 1 else len(reference_outputs)
+        outputs.append(f"{len(process.outputs)} outputs ({names[0]}), expected the reference's {count} ({names[1]})")
     else:
         outputs += [
             f"output is {own.name} {list(own.shape)}, the reference's {wanted.name} {list(wanted.shape)}"

@@ -7,9 +7,9 @@ import numpy as np
 
 from vit_export.images.pictures import Pictures
 from vit_export.model.artifact import Artifact, TensorSpec
+from vit_export.model.outputs import RETURNS
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
-from vit_export.model.spec import RETURNS
 from vit_export.runtimes.process import Memory, RunnerProcess
 from vit_export.verification.checks import Limits, limits_of
 from vit_export.verification.metrics import Comparison, Neighbours, OutputResult

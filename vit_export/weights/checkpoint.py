@@ -134,7 +134,7 @@ class Checkpoint:
     def returning(
         self, names: Sequence[str] = (), *, num_classes: int | None = None, l2_normalize: bool = False
     ) -> ViTSpec:
-        """The spec to adapt to for the outputs `names` (`model.spec.RETURNS`), with `num_classes` classes if given.
+        """The spec to adapt to for the outputs `names` (`model.outputs.RETURNS`), with `num_classes` classes if given.
 
         None named are those that own weights had so far, logits with a classifier, and of a bare model of another
         package features: its own do without the pooler that it brings along. But where that is a projection (CLIP),
@@ -157,7 +157,8 @@ class Checkpoint:
         base = known if num_classes is None else self.spec_for(num_classes)
         if names:
             return base.returning(names, l2_normalize=l2_normalize)
-        if num_classes is None and known.num_classes is None and not self.own and not self.projects:
+        chosen = self.own or self.projects or known.returns
+        if num_classes is None and known.num_classes is None and not chosen:
             base = base.returning(["features"])
         return base.with_(l2_normalize=True) if l2_normalize else base
 

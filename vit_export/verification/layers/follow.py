@@ -11,7 +11,7 @@ from vit_export.base.errors import InputError, VitExportError, first_line
 from vit_export.base.machine import release_memory, usable_cores
 from vit_export.base.quiet import import_tensorflow
 from vit_export.model.artifact import Artifact, Precision
-from vit_export.model.spec import RETURNS
+from vit_export.model.outputs import RETURNS
 from vit_export.runtimes.runner import Runner, RunnerError, open_runner
 from vit_export.verification import metrics
 from vit_export.verification.checks import LIMITS, Limits, figures, limits_of
