@@ -139,7 +139,8 @@ def export(
 
     Args:
         model: a VisionTransformer (or a functional model of one without top and a Dense head on its class token), a
-            ViTSpec or the name of a variant (random weights), or where a checkpoint is.
+            ViTBackbone or ViTImageClassifier of keras_hub, a ViTSpec or the name of a variant (random weights), or
+            where a checkpoint is.
         output: the folder; nothing in it is replaced without `overwrite=True`.
         formats: of 'tflite' and 'onnx'; the SavedModel is always written.
         precisions: of 'float32', 'float16' and 'int8'.
@@ -203,6 +204,10 @@ def _subject(model: Any) -> tuple[ViTSpec | None, "str | Path | Checkpoint | Non
             f"A {type(model).__name__} cannot be exported: expected a Keras model, a ViTSpec, the name of a variant or "
             "the path of a checkpoint."
         )
+    from vit_export.weights.keras_hub_model import checkpoint_of_keras_hub, is_keras_hub_model
+
+    if is_keras_hub_model(model):
+        return None, checkpoint_of_keras_hub(model)
     from vit_export.model.functional import as_vision_transformer
     from vit_export.model.keras_model import was_fitted
     from vit_export.model.saved_model import ModelParameters

@@ -39,6 +39,7 @@ def make_positions() -> None:
         for rule, function in _RULES.items():
             if (old, new) != SCIPY_ZEROS or rule == "bilinear_aligned":
                 arrays[f"{name}/{rule}"] = function(embedding, new, new)
+    random = np.random.default_rng(21)
     for old, (rows, columns) in SHAPES:  # which the functions of the other two packages do not make
         embedding = random.standard_normal((1, 1 + old * old, 4)).astype(np.float32)
         name = f"{old}_{rows}x{columns}"

@@ -226,6 +226,9 @@ def test_images_are_those_a_file_takes(tmp_path, shape, dtype):
     assert image.min() < image.max()
     process.inputs = (TensorSpec("pixels", (None, None, None, 3), dtype, "NHWC"),)
     assert module._image(process, 1).shape == (module.OPEN_SIDE, module.OPEN_SIDE, 3)
+    assert module._image(process, 1, (24, 40)).shape == (24, 40, 3)
+    process.inputs = (TensorSpec("pixels", (None, 3, None, 48), dtype, "NCHW"),)
+    assert module._image(process, 1, (24, 40)).shape == (24, 48, 3)
 
 
 def test_a_file_that_leaves_its_size_open(folder, tmp_path):
@@ -248,8 +251,9 @@ def test_a_file_that_leaves_its_size_open(folder, tmp_path):
     assert "leaves the size of its images open and takes none of 224 x 224 pixels: give --image-size" in failure
     found = bench([tmp_path / "open.onnx"], time_limit=0.1, image_size=16)
     assert (found.failures, found.files[0].image) == ((), (16, 16))
-    with pytest.raises(InputError, match="image_size is 0"):
-        bench([tmp_path / "open.onnx"], image_size=0)
+    for size in (0, (16, 0)):
+        with pytest.raises(InputError, match="image_size is 0"):
+            bench([tmp_path / "open.onnx"], image_size=size)
     told = invoke(str(tmp_path / "open.onnx"), "--time-limit", "0.1", "--image-size", "16", "--quiet")
     assert told.exit_code == 0, told.output
 

@@ -464,7 +464,7 @@ def test_unknown_layouts_and_keras_models(tmp_path):
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
     with pytest.raises(
         InputError,
-        match=r"class 'Sequential', expected a VisionTransformer of vit_export, the one kind .*docs/weights.md",
+        match=r"class 'Sequential', expected .* or a ViT of keras_hub, .*docs/weights.md",
     ):
         open_checkpoint(tmp_path / "other.keras")
 
@@ -472,7 +472,7 @@ def test_unknown_layouts_and_keras_models(tmp_path):
 def test_models_of_others_that_keras_and_tensorflow_saved_are_told_a_way_out(tmp_path):
     import keras
 
-    own = "expected a VisionTransformer of vit_export, the one kind of Keras model that is read: copy the weights"
+    own = "expected a VisionTransformer of vit_export or a ViT of keras_hub, the Keras models that are read: copy the"
     inputs = keras.Input((32, 32, 3))
     tokens = keras.layers.Reshape((16, 64))(keras.layers.Conv2D(64, 8, 8)(inputs))
     tokens = keras.layers.MultiHeadAttention(4, 16)(tokens, tokens)

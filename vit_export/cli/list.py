@@ -1,6 +1,6 @@
-"""`vit-export list`: the variants with what follows from their sizes, by formula."""
+"""`vit-export list`: the variants with what follows from their sizes, by formula, and the families of checkpoints."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -8,15 +8,22 @@ import click
 from vit_export.base.numbers import three_digits
 from vit_export.cli.finish import finish
 from vit_export.cli.framework import CONTEXT, Command
-from vit_export.cli.options import AS_JSON, image_size
+from vit_export.cli.options import AS_JSON, flag, image_size
 from vit_export.model.spec import ImageSize, shown_size
 
 
 @click.command("list", cls=Command, context_settings=CONTEXT, short_help="Show every variant and what it is for.")
 @AS_JSON
 @image_size("; rounded up to multiples of each patch.", 224)
-def list_command(as_json: bool, image_size: ImageSize) -> None:
+@flag("--families", "Show which encoders' checkpoints are taken instead, in which layouts, and which are not.")
+def list_command(as_json: bool, image_size: ImageSize, families: bool) -> None:
     """Show every variant: sizes, parameters, MACs, megabytes on disk, and what it is for."""
+    if families:
+        from vit_export.weights.families import families as listed
+
+        found = listed()
+        finish(found, lambda: render_families(found), as_json=as_json)
+        return
     from vit_export.model.listing import listing
 
     rows = listing(image_size)
@@ -32,6 +39,9 @@ SIZES = {
     **{"width": "hidden_size", "mlp": "mlp_size", "heads": "heads"},
 }
 """Headings and the keys of a row."""
+
+FAMILY_COLUMNS = 115
+"""Of the table of families, whose cells are names."""
 
 
 def render_listing(rows: Sequence[dict[str, Any]], console: "Console | None" = None) -> None:
@@ -54,6 +64,27 @@ def render_listing(rows: Sequence[dict[str, Any]], console: "Console | None" = N
     console.print(table(["variant", *SIZES, "M par.", "GMACs", *headings], cells))
     for row in rows:
         console.print(f"{row['name']:<9} {row['use']}", highlight=False, markup=False, soft_wrap=True)
+
+
+def render_families(found: Mapping[str, Sequence[Mapping[str, Any]]], console: "Console | None" = None) -> None:
+    """Print which encoders are taken, from which layouts and what of them files return, and which are not."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0), header_style="bold")
+    for heading, width in (("family", 17), ("from", 40), ("what differs", 28), ("files return", 24)):
+        made.add_column(heading, width=width, overflow="fold")
+    for row in found["families"]:
+        made.add_row(*map(Text, (row["name"], _layouts(row), row["differs"], row["returns"])))
+    for row in found["refused"]:
+        made.add_row(*map(Text, (row["name"], _layouts(row), row["why"], "not taken")))
+    (console or Console(width=FAMILY_COLUMNS)).print(made)
+
+
+def _layouts(row: Mapping[str, Any]) -> str:
+    named = (("Hugging Face", row["huggingface"]), ("timm", row["timm"]), ("", row.get("others", ())))
+    return "\n".join(f"{name} {value}".strip() for name, values in named for value in values)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> "Table":

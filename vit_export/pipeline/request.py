@@ -24,14 +24,14 @@ class ExportRequest:
 
     `weights` is a checkpoint, or where one is (see `weights.open.open_checkpoint`); None means random weights.
     `spec` is the model to export, None for the checkpoint's own; with weights it may differ from theirs in image size
-    and classifier. `returns` are the outputs of that model (`model.outputs.RETURNS`), none for the usual one, which with
-    `l2_normalize` are divided by their length where they are embeddings. `preprocessing` and `labels` replace the
-    checkpoint's. `input` is what the files take as an image (see `input_kinds.KINDS`). `batch` is static; "dynamic" and
-    the `layout` "NCHW" are for .onnx files, TFLite stays at one image in NHWC. `output` is the folder the files go to;
-    `calibration` a folder of images, or None for the default photographs, of which `held_out_images` verify (None: as
-    many as are quick to run). `formats` may be empty: the SavedModel is always written. `min_sqnr` (dB of the outputs)
-    and `min_agreement` (share of images with the same top class) are the budget of the int8 scheme `auto`. `trained`
-    says whether the weights were learnt, None for what they say themselves.
+    and classifier. `returns` are the outputs of that model (`model.outputs.RETURNS`), none for the usual one, which
+    with `l2_normalize` are divided by their length where they are embeddings. `preprocessing` and `labels` replace the
+    checkpoint's. `input` is what the files take as an image (see `input_kinds.KINDS`). `batch` is static; "dynamic"
+    and the `layout` "NCHW" are for .onnx files, TFLite stays at one image in NHWC. `output` is the folder the files go
+    to; `calibration` a folder of images, or None for the default photographs, of which `held_out_images` verify (None:
+    as many as are quick to run). `formats` may be empty: the SavedModel is always written. `min_sqnr` (dB of the
+    outputs) and `min_agreement` (share of images with the same top class) are the budget of the int8 scheme `auto`.
+    `trained` says whether the weights were learnt, None for what they say themselves.
 
     Raises:
         InputError: on construction, when a value has another type, a format or precision does not exist, or a budget

@@ -143,6 +143,11 @@ def _folder(path: Path) -> Contents:
         )
     if "tf_model.h5" in names:
         raise InputError(f"{path / 'tf_model.h5'}, all the weights in this folder, holds {TENSORFLOW_TRANSFORMERS}")
+    if WEIGHTS in names and CONFIG in names:
+        raise InputError(
+            f"{path} is a preset of keras_hub, expected a model: load it in Python (from_preset) and give it to "
+            "vit_export.export, or save it there (model.save('model.keras')) and give that file."
+        )
     if "checkpoint" in names or any(name.endswith(".index") for name in names):
         raise InputError(f"{path} holds {_CONVERT_TENSORFLOW}")
     raise InputError(

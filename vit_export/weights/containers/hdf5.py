@@ -40,8 +40,8 @@ CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 """The members that make a zip a .keras archive."""
 
 OWN_MODELS = (
-    "expected a VisionTransformer of vit_export, the one kind of Keras model that is read: copy the weights of another "
-    "into one that create_vit makes (docs/weights.md shows how), and export that."
+    "expected a VisionTransformer of vit_export or a ViT of keras_hub, the Keras models that are read: copy the "
+    "weights of another into one that create_vit makes (docs/weights.md shows how), and export that."
 )
 """What to do with a model that Keras or TensorFlow saved and that is another's."""
 

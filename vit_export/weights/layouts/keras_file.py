@@ -1,5 +1,7 @@
 """What this package's own reference model saved: `.keras` (with its spec and record) and `.weights.h5` (numbers alone).
 
+A `.keras` file of keras_hub's is passed on to `keras_hub`.
+
 Keras names the groups of its file after attributes and classes of the model, in the order in which it finds them. The
 table below is what the pinned release writes; a test holds it to a real file.
 """
@@ -18,6 +20,7 @@ from vit_export.weights.checkpoint import Checkpoint, checkpoint_of
 from vit_export.weights.containers.hdf5 import OWN_MODELS, open_keras_archive, open_weights_h5
 from vit_export.weights.containers.safetensors_file import listed
 from vit_export.weights.containers.tensors import TensorFile
+from vit_export.weights.layouts import keras_hub
 from vit_export.weights.layouts.mapping import Layout, MappedParameters, same
 from vit_export.weights.layouts.sizes import Hints, Sizes, require_variant, shape_of, spec_of
 from vit_export.weights.provenance import saved_again
@@ -79,6 +82,8 @@ def open_keras(path: Path, kind: str, hints: Hints, origin: Mapping[str, Any]) -
     weights = {"source": "keras", "trained": True, **origin}
     if kind == "keras":
         file, config = open_keras_archive(path)
+        if keras_hub.is_of_keras_hub(config):
+            return keras_hub.open_model(file, config, hints, {**weights, "source": "keras_hub"}, str(path))
         record = _record(path, config, weights)
         require_variant(record.spec, hints, path)
         notes: tuple[str, ...] = ()
@@ -142,6 +147,11 @@ def _holds_ours(config: Any) -> bool:
 
 def _sizes(file: TensorFile) -> Sizes:
     if not any(key.startswith(group_of_layer(0)) for key in file.tensors):
+        if any("/vi_t_encoder_block/" in key for key in file.tensors):
+            raise InputError(
+                f"{file.path} holds the numbers of a model of keras_hub's alone, expected the whole model: save it "
+                "with model.save('model.keras')."
+            )
         some = listed(sorted(file.tensors)) or "nothing"
         raise InputError(f"{file.path} holds the weights of another Keras model (it has {some}), {OWN_MODELS}")
     patch, _, _, width = shape_of(file, _TOP_PARTS["patch_embedding/kernel"], 4)
