@@ -112,6 +112,10 @@ def test_list():
         (["vit_s32", "--batch", "many"], "'many' is not a valid integer"),
         (["vit_s32", "--tflite", "--batch", "dynamic"], "A dynamic batch is for ONNX, TFLite files have none"),
         (["vit_s32", "--tflite", "--layout", "nchw"], "The layout NCHW is for ONNX, TFLite files have none"),
+        (["vit_s32", "--tflite", "--hf-layout"], "The folder of --hf-layout is for ONNX"),
+        (["vit_s32", "--onnx", "--hf-layout", "--features"], "--hf-layout is for classifiers"),
+        (["vit_s32", "--onnx", "--hf-layout", "--input", "uint8"], "--hf-layout is for float32 input"),
+        (["vit_s32", "--onnx", "--hf-layout", "--batch", "2"], "--batch is 2, and the files of hf_layout take any"),
         (["vit_s32", "--threads", "-1"], "--threads is -1"),
         (["vit_s32", "--seed", "-1"], "--seed is -1"),
         (["vit_s32", "--opset", "9", "--onnx"], "--opset is 9, expected a whole number from 13 to 23"),
@@ -411,6 +415,7 @@ def test_the_next_command_works_as_it_is_printed(photos, tmp_path, monkeypatch):
         (["vit_toy_int8.tflite"], {"opset": 17, "batch": 2}, [], "--onnx --int8 --batch 2 --opset 17"),
         ([], {"opset": 17, "overwrite": True, "seed": 3}, [], "--tflite --int8 --seed 3"),
         ([], {"layout": "NCHW", "batch": "dynamic"}, [], "--tflite --int8"),
+        ([], {"hf_layout": True, "formats": ("onnx",)}, [("onnx", "float32")], "--tflite --int8"),
         (
             ["vit_toy_int8.tflite"],
             {"layout": "NCHW", "batch": "dynamic"},

@@ -54,7 +54,8 @@ def _command(request: ExportRequest, file_format: Format) -> str | None:
     spec, saved_model = request.spec, request.output / SAVED_MODEL_NAME
     assert spec is not None
     if file_format != "onnx":  # what is for ONNX alone
-        request = replace(request, batch=1 if request.batch == DYNAMIC else request.batch, layout="NHWC", opset=None)
+        batch = 1 if request.batch == DYNAMIC else request.batch
+        request = replace(request, batch=batch, layout="NHWC", hf_layout=False, opset=None)
     wanted = replace(
         request,
         formats=(file_format,),

@@ -14,7 +14,16 @@ from vit_export.cli.finish import finish, progress, say
 from vit_export.cli.framework import EXPORT, Command, typed, weights_hint
 from vit_export.cli.options import AS_JSON, QUIET, TEXT, THREADS, choice, count, flag, pathname
 from vit_export.model.labels import read_labels
-from vit_export.model.names import DEFAULT_MIN_SQNR, FORMATS, INPUTS, OPSETS, PRECISIONS, SEARCHED, schemes_explained
+from vit_export.model.names import (
+    DEFAULT_MIN_SQNR,
+    FORMATS,
+    HUB_NAME,
+    INPUTS,
+    OPSETS,
+    PRECISIONS,
+    SEARCHED,
+    schemes_explained,
+)
 from vit_export.model.outputs import RETURNS
 from vit_export.model.spec import ImageSize, ViTSpec
 from vit_export.model.variants import VARIANTS, Variant, get_variant
@@ -92,6 +101,11 @@ _OPTIONS: tuple[shared.Option, ...] = (
     shared.overwrite("files that exist"),
     shared.batch_size(),
     shared.layout(),
+    flag(
+        "--hf-layout",
+        f"Also a folder {HUB_NAME}/ that optimum and transformers.js load: NCHW, any batch, config.json, "
+        "preprocessor_config.json (ONNX).",
+    ),
     THREADS,
     shared.seed("random weights and images"),
     count(

@@ -93,6 +93,7 @@ that verification lets pass."""
 REPORT_NAME = "report.json"
 PAGE_NAME = "report.html"
 SAVED_MODEL_NAME = "saved_model"
+HUB_NAME = "huggingface"
 LABELS_NAME = "labels.txt"
 
 OPSETS = range(13, 24)

@@ -14,10 +14,11 @@ from vit_export.base.files import output_errors
 from vit_export.base.scratch import owned_folder
 from vit_export.images.pictures import Pictures
 from vit_export.model.artifact import Artifact
-from vit_export.model.names import LABELS_NAME, PAGE_NAME, REPORT_NAME, SAVED_MODEL_NAME
+from vit_export.model.names import HUB_NAME, LABELS_NAME, PAGE_NAME, REPORT_NAME, SAVED_MODEL_NAME
 from vit_export.model.parameters import parameter_specs
 from vit_export.model.record import read_record
 from vit_export.model.saved_model import SavedModelParameters
+from vit_export.pipeline import hub_folder
 from vit_export.report.content import write_report
 from vit_export.report.earlier import files_told
 from vit_export.report.page import images_shown, write_page
@@ -29,12 +30,15 @@ _CONVERTED = (".tflite", ".onnx", ".onnx.data")
 def outdated(folder: Path, saved_model: Path, kept: set[str]) -> tuple[Path, ...]:
     """The files in `folder` that are not of the model `saved_model`, which is about to replace the one there.
 
-    They are the converted files and labels.txt that the report in `folder` tells of, but for those called as in `kept`;
-    what it does not tell of is somebody's own. There are none where the old SavedModel is the same model.
+    They are the converted files and labels.txt that the report in `folder` tells of, and the folder in the hub's form,
+    but for those called as in `kept`; what it does not tell of is somebody's own. There are none where the old
+    SavedModel is the same model.
     """
     names = dict.fromkeys(name for entry in files_told(folder) for name in entry["files"] if name not in kept)
     made = [folder / name for name in names if name == LABELS_NAME or name.endswith(_CONVERTED)]
     found = tuple(path for path in made if os.path.isfile(path))  # whatever a report calls a file
+    if HUB_NAME not in kept and hub_folder.is_ours(folder / HUB_NAME):
+        found += (folder / HUB_NAME,)
     return () if not found or _same_model(folder / SAVED_MODEL_NAME, saved_model) else found
 
 

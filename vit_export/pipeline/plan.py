@@ -9,6 +9,7 @@ from vit_export.base.files import output_errors, refuse_existing
 from vit_export.model.artifact import Format, PlannedFile
 from vit_export.model.names import (
     DYNAMIC,
+    HUB_NAME,
     INPUTS,
     INT8_SCHEMES,
     LABELS_NAME,
@@ -21,6 +22,7 @@ from vit_export.model.names import (
     file_name,
 )
 from vit_export.model.spec import ViTSpec
+from vit_export.pipeline import hub_folder
 from vit_export.pipeline.request import ExportRequest
 from vit_export.report.earlier import is_ours
 
@@ -37,6 +39,34 @@ def plan_files(
         InputError: a value no export can have, or an int8 scheme that a chosen format lacks.
         OutputError: a file exists and may not be replaced, or the folder cannot be created.
     """
+    _check_numbers(request, spec)
+    files = []
+    for file_format in (f for f in request.formats if f != "saved_model"):
+        for precision in request.precisions:
+            scheme = _scheme(request, file_format) if precision == "int8" else None
+            path = request.output / file_name(spec.name, file_format, precision, scheme)
+            files.append(PlannedFile(path, file_format, precision, scheme))
+    require_writable(request.output)
+    for file in files:
+        refuse_existing(file.path, overwrite=request.overwrite, folder=False)
+        if file.format == "onnx":  # above 2 GB the weights go beside it
+            data = file.path.with_name(f"{file.path.name}.data")
+            refuse_existing(data, overwrite=request.overwrite, folder=False)
+    if request.hf_layout:
+        refuse_existing(request.output / HUB_NAME, overwrite=request.overwrite, folder=True)
+        hub_folder.require_untouched(request.output / HUB_NAME)
+    if not reuses_saved_model(request, saved_model):
+        refuse_existing(request.output / SAVED_MODEL_NAME, overwrite=request.overwrite, folder=True)
+        _require_ours(request.output / SAVED_MODEL_NAME)
+        if labelled:
+            refuse_existing(request.output / LABELS_NAME, overwrite=request.overwrite, folder=False)
+    for name in (REPORT_NAME, PAGE_NAME):
+        path = request.output / name
+        refuse_existing(path, overwrite=request.overwrite or is_ours(path), folder=False)
+    return tuple(files)
+
+
+def _check_numbers(request: ExportRequest, spec: ViTSpec) -> None:
     if request.batch != DYNAMIC:
         whole_number("batch", request.batch, 1, MAX_BATCH, advice=f", or '{DYNAMIC}'")
     whole_number("threads", request.threads, 1, MAX_THREADS)
@@ -50,27 +80,6 @@ def plan_files(
         whole_number("held_out_images", request.held_out_images, 1, 100_000)
     if request.opset is not None:
         whole_number("opset", request.opset, OPSETS[0], OPSETS[-1])
-    files = []
-    for file_format in (f for f in request.formats if f != "saved_model"):
-        for precision in request.precisions:
-            scheme = _scheme(request, file_format) if precision == "int8" else None
-            path = request.output / file_name(spec.name, file_format, precision, scheme)
-            files.append(PlannedFile(path, file_format, precision, scheme))
-    require_writable(request.output)
-    for file in files:
-        refuse_existing(file.path, overwrite=request.overwrite, folder=False)
-        if file.format == "onnx":  # above 2 GB the weights go beside it
-            data = file.path.with_name(f"{file.path.name}.data")
-            refuse_existing(data, overwrite=request.overwrite, folder=False)
-    if not reuses_saved_model(request, saved_model):
-        refuse_existing(request.output / SAVED_MODEL_NAME, overwrite=request.overwrite, folder=True)
-        _require_ours(request.output / SAVED_MODEL_NAME)
-        if labelled:
-            refuse_existing(request.output / LABELS_NAME, overwrite=request.overwrite, folder=False)
-    for name in (REPORT_NAME, PAGE_NAME):
-        path = request.output / name
-        refuse_existing(path, overwrite=request.overwrite or is_ours(path), folder=False)
-    return tuple(files)
 
 
 def reuses_saved_model(request: ExportRequest, saved_model: Path | None) -> bool:

@@ -27,9 +27,10 @@ class ExportRequest:
     and classifier. `returns` are the outputs of that model (`model.outputs.RETURNS`), none for the usual one, which
     with `l2_normalize` are divided by their length where they are embeddings. `preprocessing` and `labels` replace the
     checkpoint's. `input` is what the files take as an image (see `input_kinds.KINDS`). `batch` is static; "dynamic"
-    and the `layout` "NCHW" are for .onnx files, TFLite stays at one image in NHWC. `output` is the folder the files go
-    to; `calibration` a folder of images, or None for the default photographs, of which `held_out_images` verify (None:
-    as many as are quick to run). `formats` may be empty: the SavedModel is always written. `min_sqnr` (dB of the
+    and the `layout` "NCHW" are for .onnx files, TFLite stays at one image in NHWC. `hf_layout` asks for a folder that
+    optimum and transformers.js load (`pipeline.hub_folder`); its .onnx files are both. `output` is the folder the files
+    go to; `calibration` a folder of images, or None for the default photographs, of which `held_out_images` verify
+    (None: as many as are quick to run). `formats` may be empty: the SavedModel is always written. `min_sqnr` (dB of the
     outputs) and `min_agreement` (share of images with the same top class) are the budget of the int8 scheme `auto`.
     `trained` says whether the weights were learnt, None for what they say themselves.
 
@@ -54,6 +55,7 @@ class ExportRequest:
     held_out_images: int | None = None
     batch: int | Literal["dynamic"] = 1
     layout: Layout = "NHWC"
+    hf_layout: bool = False
     threads: int = 1
     seed: int = 0
     opset: int | None = None
@@ -78,7 +80,8 @@ class ExportRequest:
             replaced["labels"] = _listed("labels", self.labels, "a list with the name of each class")
         for name, value in replaced.items():
             object.__setattr__(self, name, value)
-        for name in ("verify", "overwrite", "l2_normalize", *(("trained",) if self.trained is not None else ())):
+        flags = ("verify", "overwrite", "l2_normalize", "hf_layout")
+        for name in (*flags, *(("trained",) if self.trained is not None else ())):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} is {getattr(self, name)!r}, expected True or False.")
         self._check_what_is_for_onnx()
@@ -96,7 +99,13 @@ class ExportRequest:
     def _check_what_is_for_onnx(self) -> None:
         if self.layout not in get_args(Layout):
             raise InputError(f"layout is {self.layout!r:.40}, expected {' or '.join(get_args(Layout))}.")
-        for asked, what in ((self.layout == "NCHW", "The layout NCHW"), (self.batch == DYNAMIC, "A dynamic batch")):
+        if self.hf_layout and self.batch not in (1, DYNAMIC):
+            raise InputError(f"batch is {self.batch!r:.40}, and the files of hf_layout take any number: leave it out.")
+        for asked, what in (
+            (self.layout == "NCHW", "The layout NCHW"),
+            (self.batch == DYNAMIC, "A dynamic batch"),
+            (self.hf_layout, "The folder of --hf-layout"),
+        ):
             if asked and "onnx" not in self.formats:
                 raise InputError(f"{what} is for ONNX, TFLite files have none: export ONNX too, or leave it out.")
 
@@ -120,6 +129,8 @@ class ExportRequest:
     def file_options(self) -> FileOptions:
         """What all files have in common."""
         batch = 1 if self.batch == DYNAMIC else int(self.batch)
+        if self.hf_layout:
+            return FileOptions(batch, self.input, "NCHW", True, self.opset)
         return FileOptions(batch, self.input, self.layout, self.batch == DYNAMIC, self.opset)
 
 

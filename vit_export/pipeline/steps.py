@@ -16,11 +16,12 @@ from vit_export.base.scratch import owned_folder
 from vit_export.images.split import DataSplit
 from vit_export.model.artifact import Artifact
 from vit_export.model.labels import check_labels
-from vit_export.model.names import LABELS_NAME, REPORT_NAME, SAVED_MODEL_NAME
+from vit_export.model.names import HUB_NAME, LABELS_NAME, REPORT_NAME, SAVED_MODEL_NAME
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import ModelRecord, assumptions_told, read_record
 from vit_export.model.saved_model import describe_saved_model
 from vit_export.model.spec import ViTSpec
+from vit_export.pipeline import hub_folder
 from vit_export.pipeline.choice import choose_images
 from vit_export.pipeline.convert import convert
 from vit_export.pipeline.folder import at_folder, leftover_data, outdated, staging, write_reports
@@ -127,6 +128,8 @@ def _make(
         _check_labels(stated.labels, spec)
     existing = checkpoint.saved_model if checkpoint else None
     files = plan_files(request, spec, existing, labelled=stated.labels is not None)
+    if request.hf_layout:
+        hub_folder.require_possible(stated, request.input, files)
     with staging(request.output) as stage:
         data = choose_images(request, spec, stated.preprocessing, files, say)
         saved_model, spot_check = _save(request, stated, checkpoint, data, stage, say)
@@ -136,6 +139,9 @@ def _make(
                 request, record, Path(saved_model.path), files, data.representative if data else None, stage, say
             )
             moved = [stage / Path(p).name for a in artifacts for p in (a.path, *a.extra_files)]
+            if request.hf_layout:
+                hub_folder.write_hub_folder(stage / HUB_NAME, record, request.input, artifacts)
+                moved.append(stage / HUB_NAME)
             if not reuses_saved_model(request, existing):
                 moved.append(stage / SAVED_MODEL_NAME)
                 if record.labels is not None:
@@ -166,6 +172,8 @@ def _outdated(request: ExportRequest, moved: Sequence[Path], stage: Path) -> tup
         return [], []
     found = [p.name for p in outdated(request.output, stage / SAVED_MODEL_NAME, {p.name for p in moved})]
     gone = as_told(request.output, found)
+    if HUB_NAME in found and hub_folder.is_untouched(request.output / HUB_NAME):
+        gone.add(HUB_NAME)
     return [name for name in found if name in gone], [name for name in found if name not in gone]
 
 
