@@ -324,6 +324,5 @@ def refuse(file: TensorFile, prefix: str, unsupported: Mapping[str, str], excuse
         for part, what in unsupported.items():
             if part in key.removeprefix(prefix):
                 raise InputError(
-                    f"{file.path} has {what} ({key}), expected a plain Vision Transformer with a class token: "
-                    "vit-export does not build that part."
+                    f"{file.path} has {what} ({key}), which vit-export does not build: expected a model without it."
                 )
