@@ -323,6 +323,4 @@ def refuse(file: TensorFile, prefix: str, unsupported: Mapping[str, str], excuse
     for key in (key for key in file.tensors if key not in excused):
         for part, what in unsupported.items():
             if part in key.removeprefix(prefix):
-                raise InputError(
-                    f"{file.path} has {what} ({key}), which vit-export does not build: expected a model without it."
-                )
+                raise InputError(f"{file.path} has {what} ({key}): vit-export does not build that part.")
