@@ -203,7 +203,7 @@ def test_defaults_of_a_towers_config(changed):
     silent = {"model_type": "siglip_vision_model", "image_size": 18, "num_attention_heads": 2}
     folder = changed("siglip", {"vision_config": silent, "text_config": None})
     assert open_checkpoint(folder).spec == open_checkpoint(FAMILIES / "siglip").spec
-    assert not {"arithmetic", "heads"} & open_checkpoint(folder).record.assumed.keys()
+    assert not open_checkpoint(folder).record.assumed
     del silent["num_attention_heads"]
     with pytest.raises(InputError, match="12 attention heads do not divide the width 16"):
         open_checkpoint(changed("siglip", {**config, "vision_config": silent}))
@@ -240,6 +240,11 @@ def test_keys_alone_tell_the_family(name, tmp_path):
     assert found.spec == told.with_(gelu=gelu)
     assert found.record.assumed["arithmetic"].startswith("transformers' ")
     assert found.notes[: len(open_checkpoint(FAMILIES / name).notes)] == open_checkpoint(FAMILIES / name).notes
+
+
+def test_a_config_without_an_image_size_means_224(changed):
+    folder = changed("dinov3", {"image_size": None}, preprocessor={"size": None})
+    assert open_checkpoint(folder).spec.image_size == 224
 
 
 def test_keys_of_dinov3_do_not_tell_the_size_of_its_images(tmp_path):
@@ -326,6 +331,8 @@ def test_buffers_of_older_versions_are_left_out(changed):
     [
         ("dinov2", {"use_swiglu_ffn": True}, r"use_swiglu_ffn True, expected False: DINOv2 with a gated MLP"),
         ("dinov2", {"mlp_ratio": 4}, "mlp_ratio 4, expected 2, as the tensors have it"),
+        ("dinov2", {"mlp_ratio": 1e308}, r"mlp_ratio 1e\+308, expected 2"),
+        ("deit", {"head_dim": 4}, "head_dim 4, but the tensors have 8"),
         ("dinov2", {"layer_norm_eps": 2}, "layer_norm_eps 2, expected a small positive number"),
         ("dinov2_registers", {"num_register_tokens": 4}, "num_register_tokens 4, but the tensors have 3"),
         ("dinov3", {"use_gated_mlp": True}, "use_gated_mlp True, expected False: DINOv3 with a gated MLP"),

@@ -43,6 +43,9 @@ UNSUPPORTED = {
     "decoder.": "a decoder (masked image modelling)",
 }
 
+IMAGE_SIZE = 224
+"""What a config of any family that leaves it out means."""
+
 TOLD_GELU = {
     "erf": "exact GELU",
     "tanh": "tanh GELU",
@@ -126,7 +129,7 @@ def _sizes(
     found: dict[str, ImageSize] = {"hidden_size": width, "patch_size": patch, "num_hidden_layers": layers}
     found |= {"num_channels": channels, "intermediate_size": mlp}
     ratio = config.get("mlp_ratio")
-    if ratio is not None and (not is_number(ratio) or int(width * ratio) != mlp):
+    if ratio is not None and not (is_number(ratio) and 0 < ratio <= mlp and int(width * ratio) == mlp):
         raise config.problem("mlp_ratio", f"{mlp / width:g}, as the tensors have it", why=NOT_TOGETHER)
     registers = file.tensors.get(f"{prefix}{names.register_tokens}") if names.register_tokens else None
     if registers is not None and len(registers.shape) == 3:
@@ -137,7 +140,8 @@ def _sizes(
         rank = 2 if names.position_embedding.endswith(".weight") else 3
         rows = shape_of(file, f"{prefix}{names.position_embedding}", rank)[-2]
         patches = rows - arithmetic.get("class_token", True) - (family is DEIT)
-    heads, assumed = config.whole("num_attention_heads") or (family.num_heads if said else None), {}
+    heads, assumed = config.whole("num_attention_heads") or (family.num_heads if said else None), dict[str, str]()
+    config.agree({} if heads is None else {"head_dim": width // heads})
     if not said:
         gelu, epsilon = arithmetic["gelu"], arithmetic["layer_norm_epsilon"]
         assumed["arithmetic"] = f"transformers' {TOLD_GELU[gelu]} and epsilon {epsilon:g}"
@@ -145,7 +149,7 @@ def _sizes(
             heads = width // family.head_size
             assumed["heads"] = f"{heads} attention heads of {family.head_size}, as every {family.title} has"
     stated = {
-        "config.json": size_of(config.get("image_size")),
+        "config.json": size_of(config.get("image_size", IMAGE_SIZE if said else None)),
         "preprocessor_config.json": processors.size(hints.preprocessor),
     }
     sizes = Sizes(

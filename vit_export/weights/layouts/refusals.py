@@ -43,7 +43,6 @@ _KEYS = {
         "config.json (hf:openai/clip-vit-base-patch32, hf:laion/CLIP-…)"
     ),
     "visual.conv1.weight": "CLIP as OpenAI and open_clip store it, expected as transformers or timm do",
-    "visual.trunk.": "a timm model as open_clip wraps it, expected its image tower alone, as timm stores it",
     "rel_pos_h": "SAM or ViTDet, with attention in windows and relative positions, which are not built",
     "relative_position_bias_table": "BEiT or Swin, with relative positions, which are not built",
     "token_mixer": "MobileCLIP or FastViT, a convolutional network, which is not built",

@@ -26,8 +26,8 @@ from vit_export.weights.containers.tensors import StoredTensor, TensorFile
 USUAL_HEAD_SIZE = 64
 """Width of an attention head in every variant of the paper below H."""
 
-OTHER_HEADS = {384: "12 in MoCo v3's ViT-S"}
-"""By width: published models of a variant's sizes with other heads than the variant (facebookresearch/moco-v3)."""
+OTHER_HEADS = {384: "12 in MoCo v3's ViT-S", 1152: "16 in SigLIP's so400m"}
+"""By width: published models with other heads than a variant of the same sizes, or than is usual."""
 
 
 @dataclass(frozen=True)
