@@ -246,6 +246,11 @@ def test_the_table_of_architectures_is_timms(tmp_path):
         ("distilled", {"dist_token": None}, "no distillation token .dist_token., but its config.json means distilled"),
         ("dinov2", {"blocks.0.extra": zeros(2)}, r"unexpected blocks.0.extra \[2\]"),
         ("gap", {"fc_norm.bias": None}, r"missing fc_norm.bias \[32\]"),
+        (
+            "gap",
+            {f"blocks.1.{n}.weight": None for n in ("norm1", "norm2", "attn.proj", "mlp.fc1", "mlp.fc2")},
+            "and 1 more",
+        ),
         ("distilled", {"head_dist.weight": None, "head_dist.bias": None}, r"missing head_dist.weight \[7, 32\]"),
         ("distilled", {"head_dist.weight": zeros(5, 32)}, r"head_dist.weight is \[5, 32\], expected \[7, 32\]"),
         ("siglip", {"attn_pool.q.bias": None}, r"missing attn_pool.q.bias \[32\]"),
@@ -287,6 +292,11 @@ def test_every_key_of_a_family_is_used_or_refused(name, tensors, message, change
         ("gap", {"global_pool": "token"}, "no class token .cls_token., by which"),
         ("distilled", {"global_pool": "avg"}, "distillation token, but does not classify by it"),
         ("siglip", {"global_pool": "avgmax"}, "global_pool 'avgmax'"),
+        ("dinov2", {"depth": 3}, "depth 3, but the tensors have 2"),
+        ("dinov2", {"reg_tokens": 3}, "reg_tokens 3, but the tensors have 4"),
+        ("dinov3", {"num_reg_tokens": 1}, "reg_tokens 1, but the tensors have 4"),
+        ("mae", {"patch_size": 8}, "patch_size 8, but the tensors have 4"),
+        ("mae", {"embed_dim": 64}, "embed_dim 64, but the tensors have 32"),
         ("clip", {"act_layer": "silu"}, "act_layer 'silu', expected 'gelu' or 'gelu_tanh' or 'quick_gelu'"),
     ],
 )
