@@ -125,7 +125,7 @@ def golden_timm():
         ("distilled", "timm's exact GELU, epsilon 1e-06 and mean of the two classifiers"),
         ("siglip", "timm's exact GELU, epsilon 1e-06 and attention pooling"),
         ("clip_quickgelu", "timm's exact GELU, epsilon 1e-05 and class token"),
-        ("dinov3", "timm's exact GELU, epsilon 1e-05 and class token"),
+        ("dinov3", "timm's exact GELU, epsilon 1e-05 and mean of the patches"),
     ],
 )
 def test_what_a_file_alone_does_not_say_is_assumed_aloud(name, told, tmp_path):

@@ -278,7 +278,7 @@ def _pooling(file: TensorFile, prefix: str, model: Described, before: int, rotar
     class_token = f"{prefix}cls_token" in tensors
     pool = told.get("global_pool")
     if not pool:
-        pool = "map" if attention else "avg" if norm_after or not class_token else "token"
+        pool = "map" if attention else "avg" if norm_after or rotary or not class_token else "token"
     if f"{prefix}dist_token" in tensors:
         pool = "distilled" if pool == "token" else pool
     wrong = None
