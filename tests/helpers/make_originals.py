@@ -20,6 +20,7 @@ EXPECTED = ORIGINALS / "expected.npz"
 IMAGENET = TESTS.parent / "vit_export" / "data" / "imagenet_1k.txt"
 
 GRIDS = ((4, 6), (6, 4), (7, 7), (14, 24), (24, 14), (5, 1), (1, 3), (3, 2))
+SHAPES = ((4, (3, 6)), (14, (14, 24)), (7, (12, 4)), (4, (2, 8)))  # of squares, to (rows, columns)
 SCIPY_ZEROS = (16, 30)  # a pair of grids for which SciPy leaves the last row and column zero
 
 PATCH, WIDTH, HEADS, LAYERS, MLP, CLASSES = 8, 32, 4, 2, 64, 7
@@ -37,11 +38,18 @@ def make_positions() -> None:
         arrays[f"{name}/embedding"] = embedding
         for rule, function in _RULES.items():
             if (old, new) != SCIPY_ZEROS or rule == "bilinear_aligned":
-                arrays[f"{name}/{rule}"] = function(embedding, new)
+                arrays[f"{name}/{rule}"] = function(embedding, new, new)
+    random = np.random.default_rng(21)
+    for old, (rows, columns) in SHAPES:  # which the functions of the other two packages do not make
+        embedding = random.standard_normal((1, 1 + old * old, 4)).astype(np.float32)
+        name = f"{old}_{rows}x{columns}"
+        arrays[f"{name}/embedding"] = embedding
+        for rule in ("bicubic_antialiased", "bicubic", "bilinear"):
+            arrays[f"{name}/{rule}"] = _RULES[rule](embedding, rows, columns)
     np.savez_compressed(POSITIONS, **arrays)
 
 
-def _by_scipy(embedding, grid):
+def _by_scipy(embedding, grid, _):
     import scipy.ndimage
 
     old = int((embedding.shape[1] - 1) ** 0.5)
@@ -50,22 +58,22 @@ def _by_scipy(embedding, grid):
     return np.concatenate([embedding[:, :1], zoomed.reshape(1, grid * grid, -1)], axis=1)
 
 
-def _by_timm(embedding, grid):
+def _by_timm(embedding, rows, columns):
     import torch
     from timm.layers.pos_embed import resample_abs_pos_embed
 
-    return resample_abs_pos_embed(torch.from_numpy(embedding), [grid, grid]).numpy()
+    return resample_abs_pos_embed(torch.from_numpy(embedding), [rows, columns]).numpy()
 
 
-def _by_timm_for_flexivit(embedding, grid):
+def _by_timm_for_flexivit(embedding, rows, columns):
     import torch
     from timm.layers.pos_embed import resample_abs_pos_embed
 
     options = {"interpolation": "bilinear", "antialias": False}  # _create_vision_transformer's for FlexiViT
-    return resample_abs_pos_embed(torch.from_numpy(embedding), [grid, grid], **options).numpy()
+    return resample_abs_pos_embed(torch.from_numpy(embedding), [rows, columns], **options).numpy()
 
 
-def _by_transformers(embedding, grid):
+def _by_transformers(embedding, rows, columns):
     import torch
     from transformers import ViTConfig
     from transformers.models.vit.modeling_vit import ViTEmbeddings
@@ -76,11 +84,11 @@ def _by_transformers(embedding, grid):
         ViTConfig(hidden_size=width, num_attention_heads=1, image_size=PATCH * old, patch_size=PATCH)
     )
     module.position_embeddings.data = torch.from_numpy(embedding)
-    tokens = torch.zeros(1, 1 + grid * grid, width)
-    return module.interpolate_pos_encoding(tokens, PATCH * grid, PATCH * grid).detach().numpy()
+    tokens = torch.zeros(1, 1 + rows * columns, width)
+    return module.interpolate_pos_encoding(tokens, PATCH * rows, PATCH * columns).detach().numpy()
 
 
-def _by_torchvision(embedding, grid):
+def _by_torchvision(embedding, grid, _):
     import torch
     from torchvision.models.vision_transformer import interpolate_embeddings
 
