@@ -44,7 +44,7 @@ def make_positions() -> None:
         embedding = random.standard_normal((1, 1 + old * old, 4)).astype(np.float32)
         name = f"{old}_{rows}x{columns}"
         arrays[f"{name}/embedding"] = embedding
-        for rule in ("bicubic_antialiased", "bicubic"):
+        for rule in ("bicubic_antialiased", "bicubic", "bilinear"):
             arrays[f"{name}/{rule}"] = _RULES[rule](embedding, rows, columns)
     np.savez_compressed(POSITIONS, **arrays)
 

@@ -68,7 +68,7 @@ def make() -> None:
         sides = size if isinstance(size, tuple) else (size, size)
         model = timm.create_model(architecture, **{"img_size": size, "num_classes": 7, **SIZES, **changes}).eval()
         randomize(model, seed=seed)
-        model.to(torch.bfloat16 if name == "dinov3" else torch.float16)
+        model.to(torch.bfloat16 if name == "flexivit" else torch.float16)
         save_for_hf(model, FOLDER / name, safe_serialization=True)
         for parameter in model.parameters():  # buffers of DINOv3's positions are made in float32
             parameter.data = parameter.data.float()

@@ -125,7 +125,7 @@ def golden_timm():
         ("distilled", "timm's exact GELU, epsilon 1e-06 and mean of the two classifiers"),
         ("siglip", "timm's exact GELU, epsilon 1e-06 and attention pooling"),
         ("clip_quickgelu", "timm's exact GELU, epsilon 1e-05 and class token"),
-        ("dinov3", "timm's exact GELU, epsilon 1e-05 and class token"),
+        ("dinov3", "timm's exact GELU, epsilon 1e-05 and mean of the patches"),
     ],
 )
 def test_what_a_file_alone_does_not_say_is_assumed_aloud(name, told, tmp_path):
@@ -223,7 +223,7 @@ def test_the_table_of_architectures_is_timms(tmp_path):
         names = ("num_heads", "epsilon", "act_layer", "global_pool", "class_token", "no_embed_class")
         assert [*(told[key] for key in names), registers] == said, name
     assert unknown == set()
-    assert len(known) - len(refused) == 156
+    assert len(known) - len(refused) == 155
     assert not any(name.startswith(("deit", "flexivit", "eva_")) for name in refused)
 
 
@@ -246,6 +246,11 @@ def test_the_table_of_architectures_is_timms(tmp_path):
         ("distilled", {"dist_token": None}, "no distillation token .dist_token., but its config.json means distilled"),
         ("dinov2", {"blocks.0.extra": zeros(2)}, r"unexpected blocks.0.extra \[2\]"),
         ("gap", {"fc_norm.bias": None}, r"missing fc_norm.bias \[32\]"),
+        (
+            "gap",
+            {f"blocks.1.{n}.weight": None for n in ("norm1", "norm2", "attn.proj", "mlp.fc1", "mlp.fc2")},
+            "and 1 more",
+        ),
         ("distilled", {"head_dist.weight": None, "head_dist.bias": None}, r"missing head_dist.weight \[7, 32\]"),
         ("distilled", {"head_dist.weight": zeros(5, 32)}, r"head_dist.weight is \[5, 32\], expected \[7, 32\]"),
         ("siglip", {"attn_pool.q.bias": None}, r"missing attn_pool.q.bias \[32\]"),
@@ -287,6 +292,11 @@ def test_every_key_of_a_family_is_used_or_refused(name, tensors, message, change
         ("gap", {"global_pool": "token"}, "no class token .cls_token., by which"),
         ("distilled", {"global_pool": "avg"}, "distillation token, but does not classify by it"),
         ("siglip", {"global_pool": "avgmax"}, "global_pool 'avgmax'"),
+        ("dinov2", {"depth": 3}, "depth 3, but the tensors have 2"),
+        ("dinov2", {"reg_tokens": 3}, "reg_tokens 3, but the tensors have 4"),
+        ("dinov3", {"num_reg_tokens": 1}, "reg_tokens 1, but the tensors have 4"),
+        ("mae", {"patch_size": 8}, "patch_size 8, but the tensors have 4"),
+        ("mae", {"embed_dim": 64}, "embed_dim 64, but the tensors have 32"),
         ("clip", {"act_layer": "silu"}, "act_layer 'silu', expected 'gelu' or 'gelu_tanh' or 'quick_gelu'"),
     ],
 )
@@ -320,6 +330,7 @@ def test_arguments_that_make_another_model_of_a_family(name, arguments, message,
         ("vit_small_patch16_18x2_224", "parallel blocks"),
         ("vit_dwee_patch16_reg1_gap_256", "differential attention"),
         ("vit_intern300m_patch14_448", "InternViT"),
+        ("vit_so150m_patch16_reg4_map_256", "attention pooling leaves out its registers"),
         ("aimv2_large_patch14_224", "RMSNorm"),
         ("cait_xxs24_224", "another kind of Transformer"),
         ("pvt_v2_b0", "another kind of Transformer"),

@@ -15,7 +15,16 @@ from vit_export.model.spec import ImageSize, sides_of
 from vit_export.weights.containers.tensors import TensorFile
 from vit_export.weights.layouts.mapping import Layout
 from vit_export.weights.layouts.sizes import Hints, Sizes, layer_count, shape_of, spec_of
-from vit_export.weights.layouts.timm_config import EPSILON, GELU, ROTARY, Described, described, pretrained
+from vit_export.weights.layouts.timm_config import (
+    EPSILON,
+    GELU,
+    ROTARY,
+    Described,
+    described,
+    pretrained,
+    require_told_numbers,
+    require_told_parts,
+)
 from vit_export.weights.layouts.torch_layouts import (
     Distillation,
     Head,
@@ -105,7 +114,7 @@ def layout(file: TensorFile, hints: Hints) -> Layout:
     width, _, patch, _ = shape_of(file, f"{prefix}{ANCHOR}", 4)
     model = described(file.path, config, width)
     refuse(file, prefix, UNSUPPORTED)
-    _require_told_parts(file, prefix, model)
+    require_told_parts(file, prefix, model)
 
     def has(end: str) -> bool:
         return any(key.startswith(prefix) and key.endswith(end) for key in tensors)
@@ -139,11 +148,13 @@ def layout(file: TensorFile, hints: Hints) -> Layout:
         assumed["pooling"] = f"{_POOLING_SHOWN[pooling]}, where timm returns all tokens (global_pool '')"
     if distilled and head is None:
         assumed["features"] = "the class token, where timm takes the mean of class and distillation token"
+    layers = layer_count(tensors, f"{prefix}{NAMES.layers}")
+    require_told_numbers(file, model, patch_size=patch, embed_dim=width, depth=layers, reg_tokens=registers - distilled)
     pre = f"{prefix}{NAMES.pre_logits}.weight"
     heads = model.arguments.get("num_heads")
     sizes = Sizes(
         patch_size=patch,
-        num_layers=layer_count(tensors, f"{prefix}{NAMES.layers}"),
+        num_layers=layers,
         hidden_size=width,
         mlp_size=mlp,
         num_patches=patches,
@@ -176,26 +187,6 @@ def layout(file: TensorFile, hints: Hints) -> Layout:
     rule: Rule | None = "bilinear" if (model.architecture or "").startswith("flexivit") else None
     made = torch_layout(file, spec, names, prefix, parts, excused, found | assumed, rule)
     return replace(made, notes=_notes(model, head))
-
-
-def _require_told_parts(file: TensorFile, prefix: str, model: Described) -> None:
-    """Raise InputError where a part that leaves no trace when it is missing is there or not, against the config."""
-    for key, what, names in (
-        ("cls_token", "class token", ("class_token",)),
-        ("reg_token", "row of register tokens", ("reg_tokens", "num_reg_tokens")),
-        ("dist_token", "distillation token", ("distilled",)),
-        ("norm_pre.weight", "LayerNorm before the blocks", ("pre_norm", "use_pre_transformer_norm")),
-    ):
-        found = f"{prefix}{key}" in file.tensors
-        told = {name: model.arguments[name] for name in names if name in model.arguments}
-        if not told and model.architecture is not None:
-            told = {names[0]: key == "cls_token"}  # the defaults of timm's classes
-        for name, value in told.items():
-            if bool(value) != found:
-                raise InputError(
-                    f"{file.path} has {'a' if found else 'no'} {what} ({prefix}{key}), but its config.json means "
-                    f"{name} {value!r:.60}: it is incomplete, or the config is another model's."
-                )
 
 
 def _excused(file: TensorFile, prefix: str, model: Described, pooling: str) -> dict[str, str]:
@@ -287,7 +278,7 @@ def _pooling(file: TensorFile, prefix: str, model: Described, before: int, rotar
     class_token = f"{prefix}cls_token" in tensors
     pool = told.get("global_pool")
     if not pool:
-        pool = "map" if attention else "avg" if norm_after or not class_token else "token"
+        pool = "map" if attention else "avg" if norm_after or rotary or not class_token else "token"
     if f"{prefix}dist_token" in tensors:
         pool = "distilled" if pool == "token" else pool
     wrong = None

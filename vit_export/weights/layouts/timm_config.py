@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vit_export.base.checks import is_whole
 from vit_export.base.errors import InputError
+from vit_export.weights.containers.tensors import TensorFile
 from vit_export.weights.layouts.sizes import Hints
 
 EPSILON = 1e-6
@@ -77,7 +79,6 @@ _FUNCTIONS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     (r"vit_(so400m|giantopt)_patch16_siglip_gap_\d+", {**_MEAN_AFTER_NORM, **_TANH}),
     (r"vit_SIZE_patch\d+_siglip_gap_\d+", _MEAN_AFTER_NORM),
     (r"vit_(so150m)_patch16_reg4_gap_\d+", _MEAN_AFTER_NORM),
-    (r"vit_(so150m)_patch16_reg4_map_\d+", _ATTENTION),
     (r"vit_(so150m2)_patch16_reg1_gap_\d+", _MEAN),
     (r"vit_SIZE_patch16_reg\d_gap_\d+", {**_MEAN, **_PATCHES_ALONE}),
     (r"eva_(large)_patch14_\d+|eva_(giant)_patch14_\d+", _EVA),
@@ -109,6 +110,7 @@ _OTHERS = (
     (r"vit_\w+_rpn_.*", "a Vision Transformer with LayerNorms behind its blocks"),
     (r"vit_\w+_(18x2|xp)_.*|vit_d?p(wee|little)_.*", "a Vision Transformer with parallel blocks"),
     (r"vit_d(wee|little)_.*", "a Vision Transformer with differential attention"),
+    (r"vit_so150m_patch16_reg4_map_.*", "a Vision Transformer whose attention pooling leaves out its registers"),
     (r"vit_intern300m_.*|vit_\w+_radio_.*", "InternViT or RADIO (no LayerNorm behind the last block)"),
     (r"aimv2_.*|vit_\w+_sapiens2|test_vit4", "a Vision Transformer with RMSNorm"),
     (r"vitamin_.*", "ViTamin (with convolutions)"),
@@ -210,6 +212,37 @@ def refuse_others(path: Path, config: Mapping[str, Any] | None) -> None:
         if isinstance(name, str) and re.fullmatch(pattern, name):
             raise InputError(
                 f"{path} is {what}: its config.json says architecture {name!r:.80}, which vit-export does not build."
+            )
+
+
+def require_told_parts(file: TensorFile, prefix: str, model: Described) -> None:
+    """Raise InputError where a part that leaves no trace when it is missing is there or not, against the config."""
+    for key, what, names in (
+        ("cls_token", "class token", ("class_token",)),
+        ("reg_token", "row of register tokens", ("reg_tokens", "num_reg_tokens")),
+        ("dist_token", "distillation token", ("distilled",)),
+        ("norm_pre.weight", "LayerNorm before the blocks", ("pre_norm", "use_pre_transformer_norm")),
+    ):
+        found = f"{prefix}{key}" in file.tensors
+        told = {name: model.arguments[name] for name in names if name in model.arguments}
+        if not told and model.architecture is not None:
+            told = {names[0]: key == "cls_token"}  # the defaults of timm's classes
+        for name, value in told.items():
+            if bool(value) != found:
+                raise InputError(
+                    f"{file.path} has {'a' if found else 'no'} {what} ({prefix}{key}), but its config.json means "
+                    f"{name} {value!r:.60}: it is incomplete, or the config is another model's."
+                )
+
+
+def require_told_numbers(file: TensorFile, model: Described, **found: int) -> None:
+    """Raise InputError where the config says another number than is `found`, by the names of timm's arguments."""
+    for name, number in found.items():
+        told = model.arguments.get(name, model.arguments.get(f"num_{name}"))  # Eva's num_reg_tokens
+        if is_whole(told, 0) and told != number:
+            raise InputError(
+                f"The config.json of {file.path} says {name} {told}, but the tensors have {number}: the file is "
+                "incomplete, or the config is another model's."
             )
 
 
