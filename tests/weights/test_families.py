@@ -309,10 +309,19 @@ def test_every_key_is_used_or_excused_or_refused(name, tensors, message, changed
     assert "\n" not in str(refused.value)
 
 
-def test_images_of_one_channel_are_refused(changed):
-    grey = {"embeddings.patch_embedding.weight": np.zeros((16, 1, 4, 4), "f4")}
-    with pytest.raises(InputError, match=r"for images of 1 channels, expected 3 \(red, green and blue\)"):
-        open_checkpoint(changed("clip_vision", {"num_channels": 1}, **grey))
+def test_a_model_of_grey_images_takes_the_colours_they_are_made_of(changed):
+    key = "embeddings.patch_embedding.weight"
+    one = np.ascontiguousarray(load_file(FAMILIES / "clip_vision" / "model.safetensors")[key][:, :1])
+    scaled = {"image_mean": [0.5], "image_std": [0.25]}
+    checkpoint = open_checkpoint(changed("clip_vision", {"num_channels": 1}, preprocessor=scaled, **{key: one}))
+    assert (checkpoint.preprocessing.mean, checkpoint.preprocessing.std) == ((0.5,) * 3, (0.25,) * 3)
+    assert "takes grey images" in " ".join(checkpoint.notes)
+    kernel = checkpoint.read("patch_embedding/kernel")
+    np.testing.assert_allclose(kernel.sum(axis=2), one[:, 0].transpose(1, 2, 0), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(kernel[:, :, 1] * 0.299, kernel[:, :, 0] * 0.587, rtol=1e-5)
+    coloured = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.25] * 3}
+    with pytest.raises(InputError, match="give those of grey three times"):
+        open_checkpoint(changed("clip_vision", {"num_channels": 1}, preprocessor=coloured, **{key: one}))
 
 
 def test_a_dinov3_without_registers(changed):

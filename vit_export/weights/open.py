@@ -244,6 +244,8 @@ def _foreign(file: TensorFile, hints: Hints, origin: dict[str, str], notes: tupl
     spec, said = parameters.spec, [*notes, *layout.notes]
     preprocessing, assumed, overridden = _pixels(source, layout, hints)
     assumed = {**layout.assumed, **assumed}
+    if layout.grey:
+        said.append("The checkpoint takes grey images: the files take colours and make the grey of them themselves.")
     labels, problem, guess = _labels(hints, spec.num_classes)
     if guess is not None:
         assumed["labels"] = guess
@@ -303,7 +305,13 @@ def _pixels(source: Source, layout: Layout, hints: Hints) -> tuple[Preprocessing
         overridden |= any(name in given and given[name] != value for name, value in known.items())
         if stated is None and not _said(topic, given):
             assumed[topic] = f"{topic} as {source.title} does it ({_told(topic, known)})"
-    return Preprocessing(spec.image_size, **{**fields, **given}), assumed, overridden
+    made = Preprocessing(spec.image_size, **{**fields, **given})
+    if layout.grey and (len({*made.mean}) > 1 or len({*made.std}) > 1):
+        raise InputError(
+            "The checkpoint takes grey images, and its pixels are scaled by another mean or deviation for each colour: "
+            "give those of grey three times (--mean 0.5,0.5,0.5 --std 0.5,0.5,0.5)."
+        )
+    return made, assumed, overridden
 
 
 def _said(topic: str, pixels: Mapping[str, Any]) -> bool:

@@ -41,7 +41,8 @@ class Layout:
 
     `assumed` is what neither the tensors nor a config say of the model (see `ModelRecord.assumed`). `positions` is the
     rule of this family for another image size, and `pixels` are fields of `Preprocessing` that hold where no file says
-    them, both where they are not its package's usual ones. `notes` are for the user.
+    them, both where they are not its package's usual ones. `notes` are for the user. `grey` tells that the checkpoint
+    takes images of one channel (see `grey_patches`).
     """
 
     spec: ViTSpec
@@ -51,6 +52,7 @@ class Layout:
     positions: Rule | None = None
     pixels: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    grey: bool = False
 
 
 def same(key: str, shape: Shape) -> Piece:
@@ -72,6 +74,19 @@ def torch_patches(key: str, shape: Shape) -> Piece:
     """The patch embedding's kernel [height, width, channel, out], in PyTorch [out, channel, height, width]."""
     height, width, channels, out = shape
     return Piece((key,), ((out, channels, height, width),), lambda values: values.transpose(2, 3, 1, 0))
+
+
+def grey_patches(key: str, shape: Shape) -> Piece:
+    """The kernel of a patch embedding of grey images [out, 1, height, width], for the colours that grey is made of.
+
+    Grey is 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601, as Pillow makes it). With one mean and one standard deviation for
+    all channels, normalizing commutes with that sum, because the weights sum to 1: the same answer to rounding.
+    """
+    height, width, _, out = shape
+    weights = np.array([0.299, 0.587, 0.114], np.float32)
+    return Piece(
+        (key,), ((out, 1, height, width),), lambda values: values.transpose(2, 3, 1, 0) * weights[:, np.newaxis]
+    )
 
 
 def torch_third(key: str, part: int, shape: Shape) -> Piece:

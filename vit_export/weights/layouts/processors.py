@@ -185,6 +185,8 @@ def _channels(known: Mapping[str, Any], name: str) -> list[float]:
     values = known[name]
     if is_number(values):
         values = [values] * 3
+    elif isinstance(values, list) and len(values) == 1:  # of grey images
+        values = values * 3
     if not isinstance(values, list | tuple) or len(values) != 3 or not all(is_number(value) for value in values):
         raise _unclear(name, values, "three numbers", _SCALING)
     return [float(value) for value in values]

@@ -262,7 +262,10 @@ def _function(name: Any) -> dict[str, Any] | None:
 def scaling(hints: Hints) -> dict[str, Any] | None:
     """`mean` and `std` of `pretrained_cfg` in timm's config.json, None without them."""
     known = pretrained(hints.config)
-    return {"mean": known["mean"], "std": known["std"]} if "mean" in known and "std" in known else None
+    if "mean" not in known or "std" not in known:
+        return None
+    # One number stands for all channels, as timm's own resolve_data_config takes it.
+    return {n: list(v) * 3 if isinstance(v := known[n], list) and len(v) == 1 else v for n in ("mean", "std")}
 
 
 def resizing(hints: Hints) -> dict[str, Any] | None:

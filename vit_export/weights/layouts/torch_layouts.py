@@ -17,6 +17,7 @@ from vit_export.weights.layouts.mapping import (
     Layout,
     Piece,
     Shape,
+    grey_patches,
     reshaped,
     same,
     scaled_by,
@@ -136,14 +137,10 @@ def torch_layout(
     """Where every canonical parameter of `spec` is; `prefix` comes before every key but the classifier's.
 
     Raises:
-        InputError: images of another number of channels than 3.
+        InputError: images of another number of channels than 3 or 1.
     """
-    stored = file.tensors.get(f"{prefix}{names.patch_embedding}.weight")
-    if stored is not None and len(stored.shape) == 4 and stored.shape[1] != 3:
-        raise InputError(
-            f"{file.path} is for images of {stored.shape[1]} channels, expected 3 (red, green and blue): vit-export "
-            "builds models of colour images alone."
-        )
+    patches = f"{prefix}{names.patch_embedding}.weight"
+    grey = _channels(file, patches) == 1
     pieces: dict[str, Piece] = {}
     width, mlp = spec.hidden_size, spec.mlp_size
 
@@ -157,9 +154,9 @@ def torch_layout(
         pieces[f"{name}/scale"] = same(f"{prefix}{key}.weight", (width,))
         pieces[f"{name}/bias"] = same(f"{prefix}{key}.bias", (width,))
 
-    patches = (spec.patch_size, spec.patch_size, 3, width)
     bias = f"{prefix}{names.patch_embedding}.bias"
-    pieces["patch_embedding/kernel"] = torch_patches(f"{prefix}{names.patch_embedding}.weight", patches)
+    cut = grey_patches if grey else torch_patches
+    pieces["patch_embedding/kernel"] = cut(patches, (spec.patch_size, spec.patch_size, 3, width))
     pieces["patch_embedding/bias"] = same(bias, (width,)) if parts.patch_bias else zeros((width,))
     pieces |= _tokens(file, spec, names, prefix, parts)
     if spec.embedding_norm:
@@ -199,7 +196,23 @@ def torch_layout(
         pieces["pre_logits/bias"] = same(f"{own}.bias", shape[1:]) if parts.pre_logits_bias else zeros(shape[1:])
     if parts.head is not None:
         pieces |= _classifier(spec, parts.head, parts.distillation)
-    return Layout(spec, pieces, excused, assumed, positions)
+    return Layout(spec, pieces, excused, assumed, positions, grey=grey)
+
+
+def _channels(file: TensorFile, key: str) -> int:
+    """The channels of the images that a patch embedding takes, 3 or 1.
+
+    Raises:
+        InputError: another number.
+    """
+    stored = file.tensors.get(key)
+    channels = stored.shape[1] if stored is not None and len(stored.shape) == 4 else 3
+    if channels not in (1, 3):
+        raise InputError(
+            f"{file.path} is for images of {channels} channels, expected 3 (red, green and blue) or 1 (grey): "
+            "vit-export builds models of pictures alone."
+        )
+    return channels
 
 
 def _tokens(file: TensorFile, spec: ViTSpec, names: TorchNames, prefix: str, parts: Parts) -> dict[str, Piece]:
