@@ -149,7 +149,7 @@ def _image_size(file: TensorFile, sizes: Sizes, hints: Hints) -> tuple[ImageSize
         InputError: the patches make no square, and nobody stated a size of so many; or nothing tells of any size.
     """
     patch, patches = sizes.patch_size, sizes.num_patches
-    stated = [size for size in (hints.image_size, *sizes.image_sizes.values()) if size is not None]
+    stated = [size for size in (*sizes.image_sizes.values(), hints.image_size) if size is not None]
     size = next((size for size in stated if patches in (None, _patches(size, patch))), None)
     if size is None and patches is None:
         raise InputError(
