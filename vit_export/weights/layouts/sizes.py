@@ -150,13 +150,14 @@ def _image_size(file: TensorFile, sizes: Sizes, hints: Hints) -> tuple[ImageSize
         InputError: the patches make no square, and nobody stated a size of so many; or nothing tells of any size.
     """
     patch, patches = sizes.patch_size, sizes.num_patches
-    grid = math.isqrt(patches or 0)
-    given, told = hints.image_size, list(sizes.image_sizes.values())
-    fitting = [size for size in told if patches in (None, _patches(size, patch))]
-    # The user's own says which pixels of the border there are, too, where it is of the grid that files state.
-    grids = [_grid(size, patch) for size in fitting] or ([(grid, grid)] if grid * grid == patches else [])
-    if given is not None and (_grid(given, patch) in grids or not grids) and patches in (None, _patches(given, patch)):
-        fitting = [given]
+    grid, given = math.isqrt(patches or 0), hints.image_size
+    fitting = [size for size in sizes.image_sizes.values() if patches in (None, _patches(size, patch))]
+    # Images whose border fills no patch are SigLIP's alone; of others such a size is a slip.
+    borders = (
+        sizes.arithmetic.get("pooling") == "attention" and given is not None and _grid(given, patch) == (grid, grid)
+    )
+    if not fitting and given is not None and (patches is None or grid * grid != patches or borders):
+        fitting = [given] if patches in (None, _patches(given, patch)) else []
     size = next(iter(fitting), None)
     if size is None and patches is None:
         raise InputError(
