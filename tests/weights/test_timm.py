@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from vit_export.base.errors import InputError
-from vit_export.weights.layouts.timm_config import described
+from vit_export.weights.layouts.timm_config import _function, described
 from vit_export.weights.open import open_checkpoint
 
 LIMIT = 3e-6
@@ -223,6 +223,7 @@ def test_the_table_of_architectures_is_timms(tmp_path):
         names = ("num_heads", "epsilon", "act_layer", "global_pool", "class_token", "no_embed_class")
         assert [*(told[key] for key in names), registers] == said, name
     assert unknown == set()
+    assert not any(_function(name) for name in refused)
     assert len(known) - len(refused) == 155
     assert not any(name.startswith(("deit", "flexivit", "eva_")) for name in refused)
 

@@ -70,8 +70,8 @@ _FUNCTIONS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     (r"vit_SIZE_patch\d+_gap_\d+", _MEAN_AFTER_NORM),
     (r"vit_SIZE_patch\d+_clip_\d+|vit_base_patch\d+_(plus)_clip_\d+", _CLIP),
     (r"vit_SIZE_patch\d+_clip_quickgelu_\d+", {**_CLIP, "act_layer": "quick_gelu"}),
-    (r"vit_SIZE_patch14_dinov2", {}),
-    (r"vit_SIZE_patch14_reg\d_(dinov2|tipsv2)", _PATCHES_ALONE),
+    (r"vit_(small|base|large)_patch14_dinov2", {}),
+    (r"vit_(small|base|large|so400m)_patch14_reg\d_(dinov2|tipsv2)", _PATCHES_ALONE),
     (r"vit_SIZE_patch32_siglip_256|vit_(large)_patch16_siglip_512", {**_ATTENTION, **_TANH}),
     (r"vit_(so400m|giantopt)_patch16_siglip_\d+", {**_ATTENTION, **_TANH}),
     (r"vit_SIZE_patch\d+_siglip_\d+", _ATTENTION),
@@ -115,7 +115,7 @@ _OTHERS = (
     (r"aimv2_.*|vit_\w+_sapiens2|test_vit4", "a Vision Transformer with RMSNorm"),
     (r"vitamin_.*", "ViTamin (with convolutions)"),
     (
-        r"(cait|coat|convit|crossvit|davit|gcvit|levit|maxx?vit|mobilevit|mvitv2|nest|nextvit|pit|pvt|shvit|tiny_vit|tnt"
+        r"(cait|coat|gemma4|convit|crossvit|davit|gcvit|levit|maxx?vit|mobilevit|mvitv2|nest|nextvit|pit|pvt|shvit|tiny_vit|tnt"
         r"|twins|visformer|volo|xcit)(v\d|net)?_.*",
         "another kind of Transformer",
     ),
