@@ -161,7 +161,11 @@ class VisionTransformer(keras.Model):
 
     def exported_output(self, images: Any) -> Any:
         """What the exported files return: logits [batch, classes], or without classifier what it would have read."""
-        representation = self._representation(self._encoded(images, training=False))
+        return self.output_of(self._encoded(images, training=False))
+
+    def output_of(self, encoded: Any) -> Any:
+        """`exported_output` of the tokens [batch, tokens, width] that leave the last encoder layer."""
+        representation = self._representation(encoded)
         return representation if self.head is None else self.head(representation)
 
     def predict_output(self, images: Any) -> Any:

@@ -108,14 +108,8 @@ def sites(graph: "onnx.GraphProto", spec: ViTSpec) -> dict[str, str]:
         raise StructureError(f"ONNX qdq: the graph has {len(found)} Dense layers, expected {dense_layers(spec)}.")
     for index in range(spec.num_layers):
         attention = f"{layer_name(index)}/attention"
-        operands = [_operand(editor, f"{attention}/{name}") for name in ("query", "key", "value")]
-        found.update(zip((f"{attention}/query", f"{attention}/key", f"{attention}/value"), operands, strict=True))
-        softmax = next(v for v in editor.only_consumer(operands[2]).input if v != operands[2])
-        scores = editor.producer(softmax)
-        product = None if scores is None else editor.producer(scores.input[0])
-        if product is None or list(product.input) != operands[:2]:
-            raise StructureError(f"ONNX qdq: {attention} is not softmax(QKᵀ)V.")
-        found[f"{attention}/scores/softmax"] = softmax
+        operands = _operands(editor, attention)
+        found.update({f"{attention}/{name}": value for name, value in operands.items()})
     outputs = {name: str(gemms[name].output[0]) for name in names if name not in found}
     answer = {value.name for value in graph.output}
     return found | {name: value for name, value in outputs.items() if value not in answer}
@@ -129,7 +123,7 @@ def fold_query_scale(graph: "onnx.GraphProto", spec: ViTSpec) -> None:
     """
     editor = Editor(graph)
     for index in range(spec.num_layers):
-        scaled = _operand(editor, f"{layer_name(index)}/attention/query")
+        scaled = _operands(editor, f"{layer_name(index)}/attention")["query"]
         node = editor.producer(scaled)
         factors = [] if node is None or node.op_type != "Mul" else [editor.constant(v) for v in node.input]
         if node is None or not any(f is not None and np.allclose(f, spec.head_size**-0.5) for f in factors):
@@ -346,14 +340,36 @@ def _quantized(
     return [values, scale, kernel_zero, shift, steps, bias_zero]
 
 
-def _operand(editor: Editor, projection: str) -> str:
-    """What a product of attention reads of the Dense `projection`: its output, moved about."""
-    value = str(editor.only_consumer(f"{projection}/kernel").output[0])
-    while (node := editor.only_consumer(value)).op_type in ("Reshape", "Transpose", "Mul"):
+def _operands(editor: Editor, attention: str) -> dict[str, str]:
+    """What the products of `attention` read, by what it comes from: query, key, value, scores/softmax.
+
+    Raises:
+        StructureError: it is not softmax(QKᵀ)V of the Dense layers of those names.
+    """
+    value = str(editor.only_consumer(f"{attention}/value/kernel").output[0])
+    while (node := editor.only_consumer(value)).op_type in ("Reshape", "Transpose"):
         value = str(node.output[0])
-    if node.op_type != "MatMul":
-        raise StructureError(f"ONNX qdq: {projection} goes into {node.op_type}, expected a product of attention.")
-    return value
+    softmax = str(node.input[0])
+    scores = editor.producer(softmax)
+    product = None if scores is None else editor.producer(scores.input[0])
+    if node.op_type != "MatMul" or product is None or product.op_type != "MatMul":
+        raise StructureError(f"ONNX qdq: {attention} is not softmax(QKᵀ)V.")
+    query, key = (str(name) for name in product.input)
+    for name, operand in (("query", query), ("key", key)):
+        if _origin(editor, operand) != f"{attention}/{name}/kernel":
+            raise StructureError(f"ONNX qdq: {operand} is not the {name} of {attention}.")
+    return {"query": query, "key": key, "value": value, "scores/softmax": softmax}
+
+
+def _origin(editor: Editor, value: str) -> str | None:
+    """The kernel of the Dense that `value` comes from, moved about, scaled and turned; None without one."""
+    node = editor.producer(value)
+    while node is not None and node.op_type != "Gemm":
+        if node.op_type not in ("Reshape", "Transpose", "Mul", "Add", "Concat", "Slice", "Split"):
+            return None
+        # Constants have no producer; what is turned is the same Dense's in all inputs.
+        node = next((found for name in node.input if (found := editor.producer(name)) is not None), None)
+    return None if node is None else str(node.input[1])
 
 
 def _constant_prefix(site: str) -> str:

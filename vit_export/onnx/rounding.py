@@ -45,7 +45,7 @@ def rounded_kernels(
         if progress:
             progress(index, spec.num_layers)
         prefix = layer_name(index)
-        layer = {name: tensor.read() for name, tensor in exact.items() if name.startswith(f"{prefix}/")}
+        layer = {name: tensor.read() for name, tensor in exact.items() if name.startswith((f"{prefix}/", "rotary/"))}
         seen = Grams(spec, layer, len(shown), ONNX)
         middle = tokens + seen.attention_branch(tokens, prefix, last=False)
         tokens = middle + seen.mlp_branch(middle, prefix)

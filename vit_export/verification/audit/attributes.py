@@ -17,6 +17,8 @@ from vit_export.model.spec import ViTSpec
 from vit_export.verification.audit.wiring import Read, misread
 from vit_export.verification.checks import Check, check
 
+QUICK = 1.702
+"""The factor of `ViTSpec.gelu` "quick"."""
 _PART = 1e-3
 """How far an epsilon may be off in parts: w8a16 keeps it in 16 bits, with a scale of its own."""
 
@@ -80,6 +82,13 @@ def _of_tflite(path: Path, spec: ViTSpec) -> Iterator[str]:
         elif kind == "MEAN":
             axes = [constants[names[i]].load().reshape(-1) for i in operator.inputs[1:] if names[i] in constants]
             yield from _unlike_axis(kind, [int(axis) for part in axes for axis in part])
+        elif kind == "LOGISTIC":
+            scaled = made.get(operator.inputs[0])
+            scaled = made.get(scaled.inputs[0]) if scaled and scaled.kind in ("QUANTIZE", "DEQUANTIZE") else scaled
+            numbers = [names[i] for i in (scaled.inputs if scaled else ()) if names[i] in constants]
+            yield from _unlike_quick([float(constants[name].values().max()) for name in numbers], spec)
+        elif kind == "GELU" and spec.gelu == "quick":
+            yield "there is a GELU, expected x·sigmoid(1.702 x)"
         elif kind == "GELU" and bool(options and options.Approximate()) != (spec.gelu == "tanh"):
             yield f"GELU is {'approximate' if options and options.Approximate() else 'exact'}, expected {spec.gelu}"
         elif kind == "SOFTMAX" and options and options.Beta() != 1:
@@ -138,7 +147,7 @@ def _axes(given: Mapping[str, Any]) -> list[int]:
 
 def _unlike_numbers(constants: Mapping[str, Constant], spec: ViTSpec) -> Iterator[str]:
     """The single numbers of an .onnx file: epsilon, 1/√d, and those of GELU where it is decomposed."""
-    gelu = (0.5, 3, 0.044715, (2 / np.pi) ** 0.5) if spec.gelu == "tanh" else (0.5, 0.5**0.5)
+    gelu = {"erf": (0.5, 0.5**0.5), "tanh": (0.5, 3, 0.044715, (2 / np.pi) ** 0.5), "quick": (QUICK,)}[spec.gelu]
     known = np.array([spec.layer_norm_epsilon, spec.head_size**-0.5, 1, *gelu])
     for name, constant in constants.items():
         if constant.shape == () and constant.dtype in ("float32", "float16") and not name.endswith("_scale"):
@@ -146,6 +155,14 @@ def _unlike_numbers(constants: Mapping[str, Constant], spec: ViTSpec) -> Iterato
             if not np.isclose(constant.values(), known, rtol=part, atol=0).any():
                 number = float(constant.values())
                 yield f"the number {shortened(repr(name))} is {number:.6g}, which no operator of this model needs"
+
+
+def _unlike_quick(found: list[float], spec: ViTSpec) -> Iterator[str]:
+    if spec.gelu != "quick" or not found:
+        yield f"there is a sigmoid, expected GELU of the form {spec.gelu}"
+    for number in found:
+        if not np.isclose(number, QUICK, rtol=_PART, atol=0):
+            yield f"a sigmoid reads {number:.6g} x, expected {QUICK:g} x"
 
 
 def _unlike_epsilon(found: list[float], spec: ViTSpec) -> Iterator[str]:

@@ -4,6 +4,7 @@ The parameters are made anew, by the rewrites that made the file (`deployment.re
 moved between them read off the file (`undo`). One tensor is in memory at a time.
 """
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from vit_export.deployment.rewrites import FoldedInput, folded_parameters, plain
 from vit_export.int8.equalize import EqualizedParameters, Factors, norm_groups
 from vit_export.int8.told import told
 from vit_export.model.artifact import Artifact
-from vit_export.model.parameters import ParameterSource, layer_name, parameter_specs
+from vit_export.model.parameters import ParameterSource, layer_name
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.verification.audit.held import Held, HeldParameters
 from vit_export.verification.audit.undo import Undone, undo
@@ -49,10 +50,10 @@ class Difference:
 def constants(artifact: Artifact, facts: FileFacts, reference: ParameterSource, preprocessing: Preprocessing) -> Check:
     """Whether the file of ours holds the parameters of `reference`, and all of them."""
     held = HeldParameters(Path(facts.path), facts.format)
-    for known in parameter_specs(reference.spec):
-        if known.name in held and held.size(known.name) != known.size:
-            sizes = f"{held.size(known.name)} numbers, expected {known.size}"
-            return Check("constants", False, detail=f"{known.name} has {sizes}")
+    for name, known in plain_parameters(reference).items():
+        if name in held and held.size(name) != math.prod(known.shape):
+            sizes = f"{held.size(name)} numbers, expected {math.prod(known.shape)}"
+            return Check("constants", False, detail=f"{name} has {sizes}")
     expected, uncertain = _expected(artifact, facts, held, reference, preprocessing)
     wrong, compared = [], 0
     for name, parameter in expected.items():

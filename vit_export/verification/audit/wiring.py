@@ -9,7 +9,16 @@ from vit_export.model.spec import ViTSpec
 _LAYER = "encoder/layer_"
 _BLOCKS = ("attention_norm", "attention/", "attention/output", "mlp_norm", "mlp/dense_1", "mlp/hidden", "mlp/dense_2")
 """The parts of a layer in the order in which data passes them; query, key and value share one."""
-_LAST = ("encoder/norm", "pre_logits", "head")
+_LAST = (
+    ("encoder/norm",),
+    ("pooling/scores", "pooling/value"),
+    ("pooling/output",),
+    ("pooling/norm",),
+    ("pooling/mlp/dense_1",),
+    ("pooling/mlp/dense_2",),
+    ("pre_logits",),
+    ("head",),
+)
 _STORED = ("/float16", "_quantized", "_scale", "_zero_point")
 _STEPS = ("DequantizeLinear", "DEQUANTIZE")
 _PASSED_ON = ("Cast", "Mul")
@@ -28,6 +37,7 @@ class Read:
 def misread(operators: Iterable[Read], spec: ViTSpec) -> Iterator[str]:
     """What is read by another part of the network than its own, in a sentence each."""
     known = {parameter.name for parameter in parameter_specs(spec)}
+    known |= {f"pooling/scores/{part}" for part in ("kernel", "bias")} if spec.pooling == "attention" else set()
     place, stands_for, owners = (-1, 0), dict[str, str](), dict[str, str]()
     for operator in operators:
         names = [stands_for.get(value, _parameter(value)) for value in operator.inputs]
@@ -65,5 +75,6 @@ def _place(name: str, spec: ViTSpec) -> tuple[int, int]:
         index, _, rest = name.removeprefix(_LAYER).partition("/")
         found = [number for number, block in enumerate(_BLOCKS) if rest.startswith(block)]
         return int(index), max(found, default=0)
-    last = [number for number, owner in enumerate(_LAST) if name.startswith(f"{owner}/")]
-    return (spec.num_layers, last[0]) if last else (-1, 0)
+    owner = name.rpartition("/")[0]
+    last = [number for number, owners in enumerate(_LAST) if owner in owners]
+    return (spec.num_layers, last[0]) if last else (-1, int(owner == "embedding_norm"))

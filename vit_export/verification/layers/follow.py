@@ -113,8 +113,10 @@ class _Trail:
         reference, interior = self._reference, self._interior
         stream = reference.stream(image)
         reference.require_output(stream[-1], wanted)
-        rows, width = stream[0].shape
-        matches = self._matches or match(reference, stream, interior.candidates(own, {rows * width, width}))
+        (rows, width), kept = stream[0].shape, reference.spec.kept_tokens
+        matches = self._matches or match(
+            reference, stream, interior.candidates(own, {rows * width, kept * width, width})
+        )
         values = interior.read(own, [m.tensor for m in matches if m])
         self.outputs.append(values[interior.output])
         points = {
@@ -148,7 +150,7 @@ class _Trail:
             elif before is not None and point <= reference.last:
                 start = points[before].found
                 follows = reference.after(before, point, start)
-                if len(follows) >= len(pair.found):  # from the class token's row alone no others follow
+                if len(follows) >= len(pair.found):  # from the kept rows alone no others follow
                     rows = slice(len(pair.found))
                     figures.compare_added(start[rows], Pair(follows[rows], pair.found))
             elif before == reference.last:

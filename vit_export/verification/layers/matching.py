@@ -14,9 +14,9 @@ SAMPLES = 4096
 CERTAIN_DB = 80.0
 """SQNR from which on a tensor is the one looked for beyond doubt: more is no better."""
 
-Form = Literal["tokens", "transposed", "class token", "unscaled"]
-"""How a file holds a point: [tokens, width], [width, tokens], or of the class token alone; unscaled is the final norm
-without its scale and shift."""
+Form = Literal["tokens", "transposed", "kept", "unscaled"]
+"""How a file holds a point: [tokens, width], [width, tokens], or of those tokens alone that are read in the end (mostly
+the class token); unscaled is the final norm without its scale and shift."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ def forms(reference: ReferenceStream, stream: Sequence[np.ndarray], point: int) 
     """What `point` is, as tokens [rows, width], in every form that a file may hold it in; `stream` the reference's."""
     if point > reference.last:
         tokens = stream[reference.last]
-        return {"class token": reference.normed(tokens), "unscaled": reference.unscaled(tokens)}
+        return {"kept": reference.normed(tokens), "unscaled": reference.unscaled(tokens)}
     found: dict[Form, np.ndarray] = {"tokens": stream[point], "transposed": stream[point]}
     if point > reference.last - 2:  # a file may leave out the rows that are not read behind the last layer
-        found["class token"] = stream[point][:1]
+        found["kept"] = stream[point][: reference.spec.kept_tokens]
     return found
 
 
@@ -91,19 +91,19 @@ class _Table:
 
 def _tables(reference: ReferenceStream, stream: Sequence[np.ndarray]) -> list[_Table]:
     rows, width = stream[0].shape
-    sampled = np.random.default_rng(0).integers(0, rows * width, min(SAMPLES, rows * width))
-    row, column = np.divmod(sampled, width)
-    of_form: dict[Form, list[tuple[int, np.ndarray]]] = {}
+    of_form: dict[tuple[Form, int], list[tuple[int, np.ndarray]]] = {}
     for point in range(reference.last + 2):
         for form, tokens in forms(reference, stream, point).items():
-            elements = tokens.reshape(-1) if len(tokens) == 1 else tokens.reshape(-1)[sampled]
-            of_form.setdefault(form, []).append((point, elements.astype(np.float64)))
+            of_form.setdefault((form, len(tokens)), []).append((point, tokens))
     found = []
-    for form, entries in of_form.items():
-        whole = form in ("tokens", "transposed")
-        where = {"tokens": sampled, "transposed": column * rows + row}.get(form, np.arange(width))
-        points, truth = [point for point, _ in entries], np.stack([elements for _, elements in entries])
-        found.append(_Table(form, rows * width if whole else width, where, points, truth))
+    for (form, count), entries in of_form.items():
+        size = count * width
+        where = sampled = np.random.default_rng(0).integers(0, size, SAMPLES) if size > SAMPLES else np.arange(size)
+        if form == "transposed":
+            row, column = np.divmod(sampled, width)
+            where = column * rows + row
+        truth = np.stack([tokens.reshape(-1)[sampled].astype(np.float64) for _, tokens in entries])
+        found.append(_Table(form, size, where, [point for point, _ in entries], truth))
     return found
 
 

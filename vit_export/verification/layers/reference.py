@@ -19,8 +19,8 @@ def point_names(num_layers: int) -> tuple[str, ...]:
 class ReferenceStream:
     """The Keras model of a SavedModel, run branch by branch.
 
-    Points are counted as in `point_names`; `last` is the last mlp, behind which only the class token matters. Tokens
-    are float32 [rows, width], one image's.
+    Points are counted as in `point_names`; `last` is the last mlp, behind which only the first `ViTSpec.kept_tokens`
+    matter. Tokens are float32 [rows, width], one image's.
 
     Raises:
         InputError: on construction, when the SavedModel is not one of this package or is damaged.
@@ -38,7 +38,8 @@ class ReferenceStream:
 
     def stream(self, image: np.ndarray) -> list[np.ndarray]:
         """The tokens [tokens, width] of `image`, normalized float32 [s, s, 3], at every point up to `last`."""
-        found = [_numpy(self._model.embedding(image[np.newaxis]))]
+        tokens, norm = self._model.embedding(image[np.newaxis]), self._model.embedding_norm
+        found = [_numpy(tokens if norm is None else norm(tokens))]
         for point in range(1, self.last + 1):
             found.append(self.after(point - 1, point, found[-1]))
         return found
@@ -54,26 +55,29 @@ class ReferenceStream:
             if is_mlp:
                 added = layer.dense_2(layer.activation(layer.dense_1(layer.mlp_norm(x))))
             else:
-                added = layer.attention(layer.attention_norm(x))
+                added = layer.attention(layer.attention_norm(x), rotary=self._model.rotary)
             tokens = tokens + _numpy(added)
         return tokens
 
     def normed(self, tokens: np.ndarray) -> np.ndarray:
-        """The class token [1, width] after the final norm, from the tokens at `last`."""
-        return _numpy(self._model.norm(tokens[np.newaxis, :1]))
+        """What leaves the final norm [rows, width], from the tokens at `last`: the kept ones, or their mean's."""
+        return _numpy(self._model.norm(self._before_norm(tokens)[np.newaxis]))
 
     def unscaled(self, tokens: np.ndarray) -> np.ndarray:
         """`normed` before its scale and shift, which a file may hold in the weights that follow."""
-        row = tokens[:1].astype(np.float64)
-        centred = row - row.mean()
-        return (centred / np.sqrt((centred**2).mean() + self.spec.layer_norm_epsilon)).astype(np.float32)
+        rows = self._before_norm(tokens).astype(np.float64)
+        centred = rows - rows.mean(axis=1, keepdims=True)
+        variance = (centred**2).mean(axis=1, keepdims=True)
+        return (centred / np.sqrt(variance + self.spec.layer_norm_epsilon)).astype(np.float32)
 
     def output(self, tokens: np.ndarray) -> np.ndarray:
         """The model's output [outputs], from the tokens at `last`."""
-        model, found = self._model, self.normed(tokens)
-        if model.pre_logits is not None:
-            found = model.pre_logits(found)
-        return np.asarray(found if model.head is None else model.head(found), np.float32)[0]
+        return np.asarray(self._model.output_of(tokens[np.newaxis]), np.float32)[0]
+
+    def _before_norm(self, tokens: np.ndarray) -> np.ndarray:
+        if self.spec.pooled_by == "mean_norm":
+            return tokens[self.spec.num_prefix_tokens :].mean(axis=0, keepdims=True)
+        return tokens[: self.spec.kept_tokens]
 
     def require_output(self, tokens: np.ndarray, wanted: np.ndarray) -> None:
         """Raise StructureError unless `tokens` at `last` lead to `wanted` [outputs], the SavedModel's own output."""

@@ -82,7 +82,7 @@ def strangers(points: Mapping[int, Pair]) -> list[int]:
     """Those of `points` whose tensors only happen to be the most alike, because the file lacks the right ones.
 
     What is once in the residual stream stays in it, errors too: a tensor with a far larger error than a later one was
-    not of it. Whole streams and the class token's row are compared among themselves. And where a file lacks attention's
+    not of it. Whole streams and the kept rows are compared among themselves. And where a file lacks attention's
     sums (or mlp's) in all layers so far, because operators are fused, it will not have the next one.
     """
     found = []
