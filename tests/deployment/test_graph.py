@@ -22,6 +22,7 @@ CASES = {
     "epsilon": {"layer_norm_epsilon": 1e-2},
     "one_layer": {},
     "size": {"image_size": 40},
+    "wide": {"image_size": (24, 40)},
     "pre_logits": {"pre_logits_size": 20},
     "pooled": {"pre_logits_size": 20, "num_classes": None},
 }
@@ -40,7 +41,7 @@ def test_equals_the_reference(dialect, make, case, batch, images):
     if case == "one_layer":
         spec = spec.with_(num_layers=1)
     source = RandomParameters(spec)
-    images = np.resize(images, (batch, spec.image_size, spec.image_size, 3))
+    images = np.resize(images, (batch, *spec.image_sides, 3))
     expected = build(source).predict_output(images)
     weights = {name: tf.constant(p.read()) for name, p in make(source).items()}
     found = deployment_graph(spec, tf.constant(images), weights, dialect).numpy()

@@ -73,8 +73,8 @@ def test_rotary_positions_tell_rows_from_columns_and_leave_the_prefix_alone():
         ({"pooling": "class_and_distillation"}, "has 0 registers, expected 1"),
         ({"num_registers": 65}, "num_registers"),
         ({"positions": "rotary", "hidden_size": 36}, "Heads of 18 channels cannot be rotated"),
-        ({"image_size": (16, 18)}, "Image size 18 is not a multiple of toy's patch size 4: use 16 or 20"),
-        ({"image_size": (16, 16, 3)}, "has 3 numbers, expected one, or height and width"),
+        ({"image_size": (16, 18)}, "its width 18 is not a multiple of toy's patch size 4: use 16x16 or 16x20"),
+        ({"image_size": (16, 16, 3)}, "expected one number of pixels, or height and width"),
         ({"class_token": 1}, "class_token is 1, expected true or false"),
     ],
 )

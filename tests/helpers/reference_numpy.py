@@ -11,10 +11,10 @@ _erf = np.vectorize(math.erf)
 
 def forward(read, spec, images: np.ndarray) -> np.ndarray:
     """Token sequence after the final LayerNorm, float64 [n, tokens, width]."""
-    p, grid = spec.patch_size, spec.grid[0]
+    p, (rows, columns) = spec.patch_size, spec.grid
     get = lambda name: read(name).astype(np.float64)  # noqa: E731
-    patches = images.reshape(len(images), grid, p, grid, p, 3).transpose(0, 1, 3, 2, 4, 5)
-    patches = patches.reshape(len(images), grid * grid, p * p * 3)
+    patches = images.reshape(len(images), rows, p, columns, p, 3).transpose(0, 1, 3, 2, 4, 5)
+    patches = patches.reshape(len(images), rows * columns, p * p * 3)
     embedded = patches @ get("patch_embedding/kernel").reshape(p * p * 3, -1) + get("patch_embedding/bias")
     first = np.broadcast_to(get("class_token"), (len(images), 1, spec.hidden_size))
     x = np.concatenate([first, embedded], 1) + get("position_embedding")

@@ -20,13 +20,20 @@ from vit_export.model.keras_model import build_model  # noqa: E402
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"gelu": "tanh"}, {"layer_norm_epsilon": 0.1}, {"image_size": 48, "num_classes": 3}, {"pre_logits_size": 20}],
+    [
+        {},
+        {"gelu": "tanh"},
+        {"layer_norm_epsilon": 0.1},
+        {"image_size": 48, "num_classes": 3},
+        {"image_size": (24, 40)},
+        {"pre_logits_size": 20},
+    ],
     ids=str,
 )
 def test_equals_the_paper_in_numpy(changes, images):
     spec = toy_spec(**changes)
     source = RandomParameters(spec)
-    images = np.resize(images, (3, spec.image_size, spec.image_size, 3))
+    images = np.resize(images, (3, *spec.image_sides, 3))
     model = build(source)
     tokens = reference_numpy.forward(source.read, spec, images)
     expected = reference_numpy.logits(source.read, spec, images)

@@ -78,6 +78,7 @@ CASES = {
     "tanh": ({"gelu": "tanh"}, 1),
     "epsilon": ({"layer_norm_epsilon": 1e-12}, 1),
     "size": ({"image_size": 48}, 1),
+    "wide": ({"image_size": (24, 40)}, 1),
     "pre_logits": ({"pre_logits_size": 24}, 2),
     "pooled": ({"pre_logits_size": 24, "num_classes": None}, 1),
 }
@@ -89,11 +90,11 @@ def test_float32_equals_the_reference(case, images, tmp_path):
     # Three layers are converted all over this file: here the last one and another are enough.
     spec = toy_spec(**changes).with_(num_layers=2)
     source = RandomParameters(spec)
-    images = np.resize(images, (6, spec.image_size, spec.image_size, 3))
+    images = np.resize(images, (6, *spec.image_sides, 3))
     artifact = write_tflite(source, record_of(spec), tmp_path / "toy.tflite", batch=batch)
     expected = build(source).predict_output(images)
     assert relative(expected, run(tmp_path / "toy.tflite", images)) < 1e-5
-    assert artifact.inputs[0].shape == (batch, spec.image_size, spec.image_size, 3)
+    assert artifact.inputs[0].shape == (batch, *spec.image_sides, 3)
     assert (artifact.outputs[0].name, artifact.outputs[0].shape) == (spec.output_name, (batch, spec.output_size))
     assert operators(tmp_path / "toy.tflite")["GELU"] == spec.num_layers
 

@@ -187,7 +187,7 @@ class ViTSpec:
     def _check_image_size(self) -> None:
         size, patch = self.image_size, self.patch_size
         sides = _two_sides("Image size", size)
-        square = sides[0] == sides[1]
+        square = not isinstance(size, list | tuple) or sides[0] == sides[1]
         for place, side in enumerate(sides):
             # Of a square the size is wrong, of another shape one of its sides.
             which = "Image size" if square else f"Image size {sides[0]!r:.30}x{sides[1]!r:.30}: its {_SIDES[place]}"

@@ -39,13 +39,18 @@ _LAYER_PARTS = {
     "mlp/dense_2": "dense_2",
 }
 
+_POOLING_PARTS = {
+    **{f"pooling/{part}": part for part in ("query", "key", "value", "norm")},
+    "pooling/output": "output_projection",
+    "pooling/mlp/dense_1": "dense_1",
+    "pooling/mlp/dense_2": "dense_2",
+}
+
 _TOP_PARTS = {
     "patch_embedding/kernel": "embedding/patch_embedding/vars/0",
     "patch_embedding/bias": "embedding/patch_embedding/vars/1",
     "class_token": "embedding/vars/0",
     "position_embedding": "embedding/vars/1",
-    "encoder/norm/scale": "layers/layer_normalization/vars/0",
-    "encoder/norm/bias": "layers/layer_normalization/vars/1",
     "pre_logits/kernel": "layers/dense/vars/0",
     "pre_logits/bias": "layers/dense/vars/1",
     "head/kernel": "head/vars/0",
@@ -60,7 +65,18 @@ def group_of_layer(index: int) -> str:
 
 def layout(file: TensorFile, spec: ViTSpec) -> Layout:
     """Where every canonical parameter of `spec` is; optimizers' and dropouts' states are left out."""
-    keys = {name: key for name, key in _TOP_PARTS.items()}
+    keys = {**_TOP_PARTS, "pooling/probe": "layers/attention_pooling/vars/0"}
+    # A layer's own weights are numbered in the order in which it makes them; what is not there has no number.
+    names = {parameter.name for parameter in parameter_specs(spec)}
+    tokens = (name for name in ("class_token", "register_tokens", "position_embedding") if name in names)
+    keys |= {name: f"embedding/vars/{number}" for number, name in enumerate(tokens)}
+    # Groups are numbered by class, and a layer that is stored elsewhere, by its attribute, counts.
+    norm = "layers/layer_normalization" + ("_1" if spec.embedding_norm else "")
+    pairs = {"embedding_norm": "embedding_norm", "encoder/norm": norm}
+    pairs |= {own: f"layers/attention_pooling/{theirs}" for own, theirs in _POOLING_PARTS.items()}
+    for own, theirs in pairs.items():
+        first = "scale" if own.endswith("norm") else "kernel"
+        keys |= {f"{own}/{first}": f"{theirs}/vars/0", f"{own}/bias": f"{theirs}/vars/1"}
     for index in range(spec.num_layers):
         for own, theirs in _LAYER_PARTS.items():
             first, second = ("scale", "bias") if own.endswith("_norm") else ("kernel", "bias")
@@ -91,7 +107,7 @@ def open_keras(path: Path, kind: str, hints: Hints, origin: Mapping[str, Any]) -
         file = open_weights_h5(path)
         spec, assumed = spec_of(file, _sizes(file), hints)
         assumed |= {
-            "arithmetic": f"exact GELU and epsilon {spec.layer_norm_epsilon:g}",
+            "arithmetic": f"exact GELU and epsilon {spec.layer_norm_epsilon:g}, the class token pooled",
             "scaling": "scaling to -1..1",
             "resizing": "resizing straight to that size",
         }
