@@ -90,7 +90,9 @@ def subject_of(path: Path) -> Subject:
 def _check(name: str, artifact: Artifact, record: ModelRecord) -> None:
     spec = record.spec
     if artifact.inputs and artifact.inputs[0].layout == "NCHW":
-        raise InputError(f"{name} takes NCHW images, the code of a bundle feeds NHWC: export with --layout NHWC.")
+        raise InputError(
+            f"{name} takes NCHW images, the code of a bundle feeds NHWC: export without --layout nchw or --hf-layout."
+        )
     wanted = "features" if spec.num_classes is None else "logits"
     if [entry.name for entry in artifact.inputs] != [INPUT_NAME] or [e.name for e in artifact.outputs] != [wanted]:
         raise InputError(
