@@ -91,7 +91,9 @@ def subject_of(path: Path) -> Subject:
 def _check(name: str, artifact: Artifact, record: ModelRecord) -> None:
     spec = record.spec
     if artifact.inputs and artifact.inputs[0].layout == "NCHW":
-        raise InputError(f"{name} takes NCHW images, the code of a bundle feeds NHWC: export with --layout NHWC.")
+        raise InputError(
+            f"{name} takes NCHW images, the code of a bundle feeds NHWC: export without --layout nchw or --hf-layout."
+        )
     wanted = list(spec.outputs)
     found = [entry.name for entry in artifact.outputs]
     if found == ["features"] and wanted == ["pooled"]:  # as earlier releases called it

@@ -22,7 +22,6 @@ from vit_export.model.names import (
     file_name,
 )
 from vit_export.model.spec import ViTSpec
-from vit_export.pipeline import hub_folder
 from vit_export.pipeline.request import ExportRequest
 from vit_export.report.earlier import is_ours
 
@@ -53,6 +52,8 @@ def plan_files(
             data = file.path.with_name(f"{file.path.name}.data")
             refuse_existing(data, overwrite=request.overwrite, folder=False)
     if request.hf_layout:
+        from vit_export.pipeline import hub_folder  # which imports numpy
+
         refuse_existing(request.output / HUB_NAME, overwrite=request.overwrite, folder=True)
         hub_folder.require_untouched(request.output / HUB_NAME)
     if not reuses_saved_model(request, saved_model):
