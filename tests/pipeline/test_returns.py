@@ -185,3 +185,17 @@ def test_a_file_of_an_earlier_release_calls_a_pooled_embedding_features(photos, 
     )
     assert found.passed, found.verification.failures
     assert subject_of(tmp_path / "earlier.onnx").output.name == "features"
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("opset", [13, 23])
+def test_lengths_are_computed_in_float32(opset, tmp_path):
+    """The squares of these embeddings are far beyond what float16 holds."""
+    spec = toy_spec(num_classes=None, pre_logits_size=20, pre_logits_activation="linear", l2_normalize=True)
+    source = RandomParameters(spec)
+    source = source.replaced("pre_logits/kernel", 500 * source.read("pre_logits/kernel"))
+    images = np.random.default_rng(1).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
+    write_onnx(source, record_of(spec), tmp_path / "x.onnx", precision="float16", opset=opset)
+    found = open_runner(tmp_path / "x.onnx", "onnx").run(images)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=2e-3)
+    assert np.abs(found - build(source).predict_output(images)).max() < 5e-3
