@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 from conftest import RandomParameters, build, record_of, toy_spec, write_pictures
-from helpers.returning import CASES, spec_of
+from helpers.returning import ALL_OF_A_CLASSIFIER, CASES, spec_of
 
 from vit_export.artifacts.read import artifact_of, read_facts
 from vit_export.artifacts.tflite_metadata import read_tflite_metadata
 from vit_export.base.quiet import import_tensorflow
+from vit_export.bundles.source import subject_of
 from vit_export.images.split import find_images
 from vit_export.model.saved_model import write_saved_model
 from vit_export.onnx.write import write_onnx
@@ -135,3 +136,66 @@ def test_a_fault_in_any_output_fails(output, exported, photos, tmp_path):
     assert {f"worst_difference ({output})", f"cosine ({output})", f"sqnr ({output})"} <= failed
     assert not {name for name in failed if "(" not in name} & {"cosine", "sqnr", "worst_difference"}
     assert any(failure.startswith(f"onnx float32: {output}: cosine -1") for failure in file.failures)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("format", "scheme"),
+    [
+        *(("tflite", scheme) for scheme in ("dynamic", "static", "full", "w8a16")),
+        *(("onnx", scheme) for scheme in ("dynamic", "qdq", "symmetric", "w8a16")),
+    ],
+)
+def test_every_int8_scheme_has_every_output(format, scheme, photos, tmp_path):
+    """Those, too, that are read inside the file: pooled by the classifier, features by the pre-logits layer."""
+    request = ExportRequest(
+        spec_of(ALL_OF_A_CLASSIFIER), tmp_path / "out", (format,), ("int8",), int8_scheme=scheme, calibration=photos
+    )
+    result = export(request)
+    assert result.passed, result.verification.failures
+    (artifact,) = result.artifacts
+    assert [entry.name for entry in artifact.outputs] == ["logits", "pooled", "features", "tokens"]
+    whole = "int8" if scheme == "full" else "float32"
+    assert {entry.dtype for entry in artifact.outputs} == {whole}
+
+
+@pytest.mark.thorough
+def test_a_file_of_an_earlier_release_calls_a_pooled_embedding_features(photos, tmp_path):
+    import onnx
+
+    spec = toy_spec(pre_logits_size=20, num_classes=None)
+    source, record = RandomParameters(spec), record_of(spec)
+    write_saved_model(build(source), tmp_path / "saved_model", record)
+    write_onnx(source, record, tmp_path / "x.onnx")
+    model = onnx.load(tmp_path / "x.onnx")
+    assert [value.name for value in model.graph.output] == ["pooled"]
+    for node in model.graph.node:
+        node.output[:] = ["features" if value == "pooled" else value for value in node.output]
+    model.graph.output[0].name = "features"
+    for entry in model.metadata_props:
+        if entry.key == "output":
+            entry.value = "features"
+        if entry.key == "vit_export":
+            values = json.loads(entry.value)
+            del values["spec"]["returns"], values["spec"]["l2_normalize"]
+            entry.value = json.dumps(values)
+    onnx.save(model, tmp_path / "earlier.onnx")
+    found = verify_files(
+        VerifyRequest((tmp_path / "earlier.onnx",), tmp_path / "saved_model", photos, images=4, latency=False)
+    )
+    assert found.passed, found.verification.failures
+    assert subject_of(tmp_path / "earlier.onnx").output.name == "features"
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("opset", [13, 23])
+def test_lengths_are_computed_in_float32(opset, tmp_path):
+    """The squares of these embeddings are far beyond what float16 holds."""
+    spec = toy_spec(num_classes=None, pre_logits_size=20, pre_logits_activation="linear", l2_normalize=True)
+    source = RandomParameters(spec)
+    source = source.replaced("pre_logits/kernel", 500 * source.read("pre_logits/kernel"))
+    images = np.random.default_rng(1).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
+    write_onnx(source, record_of(spec), tmp_path / "x.onnx", precision="float16", opset=opset)
+    found = open_runner(tmp_path / "x.onnx", "onnx").run(images)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=2e-3)
+    assert np.abs(found - build(source).predict_output(images)).max() < 5e-3

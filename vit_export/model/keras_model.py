@@ -184,12 +184,13 @@ class VisionTransformer(keras.Model):
 
     def predict_outputs(self, images: Any) -> dict[str, Any]:
         """`exported_outputs` of all `images`, each a float32 numpy array [n, …]."""
-        found = self.exported_outputs(images)
-        return {name: keras.ops.convert_to_numpy(values).astype("float32") for name, values in found.items()}
+        if len(self.spec.outputs) == 1:
+            return {self.spec.output_name: self.predict_output(images)}
+        return {name: _numpy(values) for name, values in self.exported_outputs(images).items()}
 
     def predict_output(self, images: Any) -> Any:
         """`exported_output` of all `images` as one float32 numpy array."""
-        return self.predict_outputs(images)[self.spec.output_name]
+        return _numpy(self.exported_output(images))
 
     def _encoded(self, images: Any, training: bool | None) -> Any:
         """Tokens before the final LayerNorm."""
@@ -301,6 +302,10 @@ class VisionTransformer(keras.Model):
         if config.get("record") is not None:
             config["record"] = ModelRecord.from_dict(config["record"])
         return cls(**config)
+
+
+def _numpy(values: Any) -> Any:
+    return keras.ops.convert_to_numpy(values).astype("float32")
 
 
 def build_model(spec: ViTSpec, *, seed: int | None = None, **kwargs: Any) -> VisionTransformer:
