@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vit_export.base.errors import InputError
-from vit_export.base.machine import usable_cores
+from vit_export.base.machine import release_memory, usable_cores
 from vit_export.base.scratch import owned_folder
 from vit_export.deployment.graph import INPUT_NAME
 from vit_export.deployment.rewrites import FoldedInput
@@ -70,6 +70,7 @@ def observe(
         write_model(model, parameters.values(), path, single_file=False)
         shape = (batch, *spec.image_sides, 3)
         found = _run(path, images, total, shape, np.dtype(kind.dtype), threads, progress)
+    release_memory()  # ONNX Runtime's packed weights
     mean, std = (np.array(three) for three in left_to_do(input, preprocessing))
     low, high = float((-mean / std).min()), float(((1 - mean) / std).max())
     pixels = Extremes(np.full((1, 1), low, np.float32), np.full((1, 1), high, np.float32))
