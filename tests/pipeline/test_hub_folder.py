@@ -52,7 +52,7 @@ def test_the_processor_says_what_ours_does(pixels):
         assert said["size"] == {"height": 224, "width": 384}
         return
     read = processors.scaling(said) | processors.resizing(said)
-    assert Preprocessing(processors.side(said), **read) == pixels
+    assert Preprocessing(processors.size(said), **read) == pixels
 
 
 @pytest.mark.parametrize(("input", "last"), [("0..1", 1.0), ("0..255", 255.0), ("normalized", 1.0)])
