@@ -89,3 +89,28 @@ def test_every_output_is_the_librarys(maker, tmp_path, monkeypatch):
                 distance = float(np.abs(values - expected).max() / np.ptp(expected))
                 print(path.name, name, f"{distance:.1e}")
                 assert distance < LIMIT, (path.name, name)
+
+
+@pytest.mark.slow
+def test_zero_shot_classification_as_the_docs_do_it(tmp_path):
+    """Image embeddings of our file and text embeddings of transformers make the logits of the whole model."""
+    torch = pytest.importorskip("torch")
+    hf = pytest.importorskip("transformers")
+    folder = Path(helpers.__file__).parents[1] / "fixtures" / "transformers" / "clip"
+    out = tmp_path / "out"
+    options = ["--onnx", "--l2-normalize", "--no-verify", "--output", str(out)]
+    result = CliRunner().invoke(main, ["--weights", str(folder), *options])
+    assert result.exit_code == 0, result.output
+    model = hf.CLIPModel.from_pretrained(folder).eval()
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 16, 16, 3)).astype(np.float32)
+    ids = torch.tensor([[1, 3, 4, 2], [1, 5, 6, 2]])
+    with torch.no_grad():
+        texts = model.get_text_features(input_ids=ids)
+        texts = getattr(texts, "pooler_output", texts).numpy()
+        shown = torch.from_numpy(images).permute(0, 3, 1, 2)
+        expected = model(input_ids=ids, pixel_values=shown).logits_per_image.numpy()
+        texts = float(model.logit_scale.exp()) * texts / np.linalg.norm(texts, axis=1, keepdims=True)
+    (path,) = out.glob("*.onnx")
+    embedded = open_runner(path, "onnx").run(images)
+    np.testing.assert_allclose(np.linalg.norm(embedded, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(embedded @ texts.T, expected, rtol=1e-4, atol=1e-4)
