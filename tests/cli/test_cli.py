@@ -113,7 +113,6 @@ def test_list():
         (["vit_s32", "--tflite", "--batch", "dynamic"], "A dynamic batch is for ONNX, TFLite files have none"),
         (["vit_s32", "--tflite", "--layout", "nchw"], "The layout NCHW is for ONNX, TFLite files have none"),
         (["vit_s32", "--tflite", "--hf-layout"], "The folder of --hf-layout is for ONNX"),
-        (["vit_s32", "--onnx", "--hf-layout", "--features"], "--hf-layout is for classifiers"),
         (["vit_s32", "--onnx", "--hf-layout", "--input", "uint8"], "--hf-layout is for float32 input"),
         (["vit_s32", "--onnx", "--hf-layout", "--batch", "2"], "--batch is 2, and the files of hf_layout take any"),
         (["vit_s32", "--threads", "-1"], "--threads is -1"),
