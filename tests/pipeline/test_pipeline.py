@@ -224,13 +224,13 @@ class Broken(Exception):
 
 @pytest.mark.parametrize("step", ["convert_structure", "calibrate_each", "move_into"])
 def test_failure_leaves_nothing(step, small_saved_model, photos, tmp_path, monkeypatch):
-    from vit_export.tflite import int8
+    from vit_export.tflite import auto
     from vit_export.tflite import write as convert
 
     def fail(*args, **kwargs):
         raise Broken
 
-    home = {"convert_structure": convert, "calibrate_each": int8, "move_into": pipeline}[step]
+    home = {"convert_structure": convert, "calibrate_each": auto, "move_into": pipeline}[step]
     monkeypatch.setattr(home, step, fail)
     options = {"weights": small_saved_model, "formats": ("tflite",), "precisions": ("float32", "int8")}
     with pytest.raises(Broken):

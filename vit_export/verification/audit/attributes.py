@@ -13,14 +13,14 @@ from vit_export.artifacts.onnx_file import load_structure
 from vit_export.artifacts.tflite_file import Reader
 from vit_export.base.adapters.litert import integers, schema
 from vit_export.base.files import shortened
-from vit_export.model.spec import ViTSpec
+from vit_export.model.spec import UNIT_EPSILON, ViTSpec
 from vit_export.verification.audit.wiring import Read, misread
 from vit_export.verification.checks import Check, check
 
 QUICK = 1.702
 """The factor of `ViTSpec.gelu` "quick"."""
-_PART = 1e-3
-"""How far an epsilon may be off in parts: w8a16 keeps it in 16 bits, with a scale of its own."""
+_PART = 0.02
+"""How far an epsilon may be off in parts: w8a16 keeps it in 16 bits, with a scale of its own (1e-12 as 1.007e-12)."""
 
 
 def attributes(path: Path, format: str, spec: ViTSpec) -> Check:
@@ -148,7 +148,8 @@ def _axes(given: Mapping[str, Any]) -> list[int]:
 def _unlike_numbers(constants: Mapping[str, Constant], spec: ViTSpec) -> Iterator[str]:
     """The single numbers of an .onnx file: epsilon, 1/√d, and those of GELU where it is decomposed."""
     gelu = {"erf": (0.5, 0.5**0.5), "tanh": (0.5, 3, 0.044715, (2 / np.pi) ** 0.5), "quick": (QUICK,)}[spec.gelu]
-    known = np.array([spec.layer_norm_epsilon, spec.head_size**-0.5, 1, *gelu])
+    lengths = [size**-0.5 for size in _unit_sizes(spec)]
+    known = np.array([*_epsilons(spec), spec.head_size**-0.5, 1, *gelu, *lengths])
     for name, constant in constants.items():
         if constant.shape == () and constant.dtype in ("float32", "float16") and not name.endswith("_scale"):
             part = 1e-3 if constant.dtype == "float16" else 1e-5
@@ -161,14 +162,24 @@ def _unlike_quick(found: list[float], spec: ViTSpec) -> Iterator[str]:
     if spec.gelu != "quick" or not found:
         yield f"there is a sigmoid, expected GELU of the form {spec.gelu}"
     for number in found:
-        if not np.isclose(number, QUICK, rtol=_PART, atol=0):
+        if not np.isclose(number, QUICK, rtol=1e-3, atol=0):
             yield f"a sigmoid reads {number:.6g} x, expected {QUICK:g} x"
 
 
 def _unlike_epsilon(found: list[float], spec: ViTSpec) -> Iterator[str]:
     for epsilon in found:
-        if not np.isclose(epsilon, spec.layer_norm_epsilon, rtol=_PART, atol=0):
+        if not np.isclose(epsilon, _epsilons(spec), rtol=_PART, atol=0).any():
             yield f"a LayerNorm has epsilon {epsilon:.4g}, expected {spec.layer_norm_epsilon:.4g}"
+
+
+def _epsilons(spec: ViTSpec) -> list[float]:
+    """That of LayerNorms, and those by which embeddings are divided by their length."""
+    return [spec.layer_norm_epsilon, *(UNIT_EPSILON / size for size in _unit_sizes(spec))]
+
+
+def _unit_sizes(spec: ViTSpec) -> list[int]:
+    """The sizes of the embeddings that are divided by their length."""
+    return [spec.outputs[name][0] for name in ("pooled", "features") if spec.l2_normalize and name in spec.outputs]
 
 
 def _unlike_pair(first: Any, second: Any, constants: Mapping[str, Constant]) -> Iterator[str]:

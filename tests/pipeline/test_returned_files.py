@@ -199,3 +199,15 @@ def test_lengths_are_computed_in_float32(opset, tmp_path):
     found = open_runner(tmp_path / "x.onnx", "onnx").run(images)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=2e-3)
     assert np.abs(found - build(source).predict_output(images)).max() < 5e-3
+
+
+@pytest.mark.thorough
+def test_embeddings_of_length_1_pass_in_every_precision(photos, tmp_path):
+    """What divides them is no operator of a LayerNorm's epsilon, and yet the reference's."""
+    spec = toy_spec(num_classes=None, pre_logits_size=20, l2_normalize=True, returns=("features", "pooled"))
+    request = ExportRequest(
+        spec, tmp_path / "out", ("tflite", "onnx"), ("float32", "float16", "int8"), calibration=photos, opset=13
+    )
+    result = export(request)
+    assert result.passed, result.verification.failures
+    assert all(output.neighbours for file in result.verification.files for output in file.outputs)
