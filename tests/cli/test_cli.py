@@ -244,6 +244,19 @@ def test_what_the_system_refuses_is_one_line(error, code, words, tmp_path, monke
     assert len(line) < 300
 
 
+@pytest.mark.parametrize(("option", "names"), [((), ()), (("--features",), ("features",))])
+def test_the_request_knows_which_outputs_were_asked_for(option, names, tmp_path, monkeypatch):
+    """The usual one that is named is more than the usual one: nothing is put beside it."""
+
+    def kept(request, *arguments, **options):
+        assert request.returns == names
+        raise InputError("seen")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vit_export.pipeline.steps.export", kept)
+    assert "seen" in invoke("vit_s32", "--onnx", "--hf-layout", *option).stderr
+
+
 def test_a_bug_is_not_taken_for_a_refusal(tmp_path, monkeypatch):
     def buggy(*arguments, **options):
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", "what/we/forgot")

@@ -25,9 +25,10 @@ from vit_export.model.saved_model import write_saved_model
 from vit_export.onnx import interface
 from vit_export.pipeline import hub_folder
 from vit_export.pipeline.request import ExportRequest
-from vit_export.pipeline.steps import export
+from vit_export.pipeline.steps import _returning, export
 from vit_export.pipeline.verify_files import VerifyRequest, verify_files
 from vit_export.weights.layouts import processors
+from vit_export.weights.open import open_checkpoint
 
 SMALL = toy_spec(num_classes=3).with_(num_layers=1)
 LABELS = ("cat", "dog", "bird")
@@ -36,6 +37,7 @@ ONNX = PlannedFile(Path("toy.onnx"), "onnx", "float32")
 
 PACKAGE, RELEASE = "@huggingface/transformers", "4.3.1"
 CACHE = Path(__file__).parents[2] / ".cache" / "npm"
+TRANSFORMERS = Path(__file__).parents[1] / "fixtures" / "transformers"
 SCRIPT = Path(__file__).with_name("transformers_js.mjs")
 
 
@@ -97,6 +99,13 @@ BARE = SMALL.with_(num_classes=None)
 PROJECTED = {"pre_logits_size": 20, "pre_logits_activation": "linear"}
 """CLIP's embedding."""
 
+FAMILIES = [
+    {},
+    {"embedding_norm": True, **PROJECTED},
+    {"class_token": False, "pooling": "attention"},
+    {"num_registers": 2},
+]
+
 
 @pytest.mark.parametrize(
     ("parts", "told", "kind", "architecture", "called"),
@@ -129,6 +138,36 @@ def test_a_model_without_classifier_by_its_family(parts, told, kind, architectur
     assert not {"id2label", "label2id", "problem_type"} & set(config)
     assert list(transformers_names(spec).values()) == (called or ["pooler_output", "last_hidden_state"])
     assert "last_hidden_state" in hub_folder.notes_on(spec, asked=False)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(("dinov2", "dinov2"), ("dinov2_registers", "dinov2_with_registers"), ("dinov3", "dinov3_vit")),
+        *(("clip", "clip_vision_model"), ("clip_projected", "clip_vision_model"), ("clip_vision", "clip_vision_model")),
+        *(("siglip", "siglip_vision_model"), ("siglip_vision", "siglip_vision_model")),
+        *(("deit", "deit"), ("deit_distilled", "deit"), ("vit_mae", "vit"), ("vit_msn", "vit_msn")),
+    ],
+)
+def test_the_family_of_a_checkpoint(name, kind):
+    checkpoint = open_checkpoint(TRANSFORMERS / name)
+    adapted = checkpoint.adapted(hub_folder.returning_tokens(checkpoint.returning(["features"])))
+    assert hub_folder.family_of(adapted.record)[0] == kind
+
+
+def test_what_is_asked_for_is_what_is_returned():
+    """Tokens come along only where nobody said what to return."""
+
+    def returned(spec=BARE, **asked):
+        request = ExportRequest(spec, Path("out"), formats=("onnx",), **{"hf_layout": True, **asked})
+        return list(_returning(request, spec).outputs)
+
+    assert returned() == ["features", "tokens"]
+    assert returned(l2_normalize=True) == ["features", "tokens"]
+    assert returned(returns=("features",)) == ["features"]
+    assert returned(BARE.with_(returns=("tokens",))) == ["tokens"]
+    assert returned(hf_layout=False) == ["features"]
+    assert returned(SMALL) == ["logits"]
 
 
 def test_names_are_each_given_once():
@@ -315,7 +354,7 @@ def test_transformers_js_answers_as_we_do(pixels, package, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parts", [{}, {"embedding_norm": True, **PROJECTED}, {"num_registers": 2}])
+@pytest.mark.parametrize("parts", FAMILIES)
 def test_transformers_js_embeds_as_we_do(parts, photos, package, tmp_path):
     """`AutoModel` and the pipeline of a model without classifier, beside the reference on the same pixels."""
     source = RandomParameters(BARE.with_(**parts))

@@ -132,12 +132,14 @@ def notes_on(spec: ViTSpec, *, asked: bool) -> list[str]:
 
 
 def family_of(record: ModelRecord) -> tuple[str, str]:
-    """`model_type` and class in transformers of a model without classifier: as its parts tell, else as its source did.
+    """`model_type` and class in transformers of a model without classifier: as its source told, else by its parts.
 
     What neither tells apart from a plain ViT is called one: to these tools a family is a name.
     """
-    spec, told = record.spec, record.weights.get("model_type")
-    if spec.pooling == "attention":
+    spec, told = record.spec, str(record.weights.get("model_type"))
+    if told in _ENCODERS:
+        kind = told
+    elif spec.pooling == "attention":
         kind = "siglip_vision_model"
     elif spec.embedding_norm:
         kind = "clip_vision_model"
@@ -148,7 +150,7 @@ def family_of(record: ModelRecord) -> tuple[str, str]:
     elif spec.num_registers:
         kind = "dinov2_with_registers"
     else:
-        kind = told if told in ("dinov2", "vit_msn", "deit") else "vit"
+        kind = "vit"
     projects = kind == "clip_vision_model" and PROJECTION in transformers_names(spec).values()
     return kind, "CLIPVisionModelWithProjection" if projects else _ENCODERS[kind]
 
