@@ -113,7 +113,6 @@ def test_list():
         (["vit_s32", "--tflite", "--batch", "dynamic"], "A dynamic batch is for ONNX, TFLite files have none"),
         (["vit_s32", "--tflite", "--layout", "nchw"], "The layout NCHW is for ONNX, TFLite files have none"),
         (["vit_s32", "--tflite", "--hf-layout"], "The folder of --hf-layout is for ONNX"),
-        (["vit_s32", "--onnx", "--hf-layout", "--features"], "--hf-layout is for classifiers"),
         (["vit_s32", "--onnx", "--hf-layout", "--input", "uint8"], "--hf-layout is for float32 input"),
         (["vit_s32", "--onnx", "--hf-layout", "--batch", "2"], "--batch is 2, and the files of hf_layout take any"),
         (["vit_s32", "--threads", "-1"], "--threads is -1"),
@@ -243,6 +242,19 @@ def test_what_the_system_refuses_is_one_line(error, code, words, tmp_path, monke
     assert (result.exit_code, result.stdout) == (code, "")
     assert words in line
     assert len(line) < 300
+
+
+@pytest.mark.parametrize(("option", "names"), [((), ()), (("--features",), ("features",))])
+def test_the_request_knows_which_outputs_were_asked_for(option, names, tmp_path, monkeypatch):
+    """The usual one that is named is more than the usual one: nothing is put beside it."""
+
+    def kept(request, *arguments, **options):
+        assert request.returns == names
+        raise InputError("seen")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vit_export.pipeline.steps.export", kept)
+    assert "seen" in invoke("vit_s32", "--onnx", "--hf-layout", *option).stderr
 
 
 def test_a_bug_is_not_taken_for_a_refusal(tmp_path, monkeypatch):

@@ -243,6 +243,8 @@ def _request(
         precisions=precisions,
         weights=checkpoint,
         preprocessing=preprocessing,
+        returns=names,
+        l2_normalize=l2_normalize,
         labels=None if labels is None else read_labels(labels),
         verify=not no_verify,
         **options,

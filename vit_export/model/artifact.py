@@ -23,13 +23,15 @@ class FileOptions:
     """What all files of one export have in common: their static `batch` and the kind of their `input`.
 
     The rest is ONNX's alone: the `layout` of the input, whether it takes any number of images (`dynamic_batch`; the
-    batch is 1 then), and the `opset`, None for the default of each precision and scheme.
+    batch is 1 then), whether outputs are called by their `transformers_names` (`model.outputs`), and the `opset`, None
+    for the default of each precision and scheme.
     """
 
     batch: int = 1
     input: InputKind = "normalized"
     layout: Layout = "NHWC"
     dynamic_batch: bool = False
+    transformers_names: bool = False
     opset: int | None = None
 
 

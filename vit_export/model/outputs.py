@@ -1,5 +1,6 @@
 """What a model can return, and which of it a spec's own sizes allow."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from vit_export.base.errors import InputError, nearest
@@ -12,6 +13,10 @@ RETURNS = {
     "tokens": "All tokens after the final LayerNorm: class token, registers, patches.",
 }
 """What a model can return, by the name of the output, in the order in which files have them."""
+
+PROJECTION = "image_embeds"
+TRANSFORMERS = {"tokens": "last_hidden_state", "pooled": "pooler_output", "features": "pooler_output"}
+"""What transformers' models, and the tools that load their files, call outputs; a projection is `PROJECTION` there."""
 
 
 def usual(spec: Any) -> str:
@@ -30,6 +35,29 @@ def shapes_of(spec: Any) -> dict[str, tuple[int, ...]]:
         "tokens": (spec.num_tokens, spec.hidden_size),
     }
     return {name: shapes[name] for name in spec.returns or (usual(spec),)}
+
+
+def transformers_names(spec: Any) -> dict[str, str]:
+    """What the outputs of `spec` are called in transformers, by our names, each once.
+
+    `pooled` is the family's own embedding: where it is the `pooler_output`, features beside it keep their name.
+    """
+    names = {name: TRANSFORMERS.get(name, name) for name in spec.outputs}
+    if "pooled" in names and spec.pre_logits_size is not None and spec.pre_logits_activation == "linear":
+        names["pooled"] = PROJECTION
+    elif {"pooled", "features"} <= set(names):
+        names["features"] = "features"
+    return names
+
+
+def names_in_file(spec: Any, found: Iterable[str]) -> dict[str, str]:
+    """What a file of `spec`, whose outputs are called as `found`, is to call each: transformers' names, or ours.
+
+    One of transformers' is enough: then all have to be.
+    """
+    theirs = transformers_names(spec)
+    foreign = {PROJECTION, *TRANSFORMERS.values()}
+    return theirs if foreign.intersection(found) else {name: name for name in theirs}
 
 
 def checked(spec: Any) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ def convert(
             batch=batch,
             input=options.input,
             layout=options.layout,
+            transformers_names=options.transformers_names,
         )
     assert pictures is not None, "int8 is calibrated on images: see pipeline.choice"
     scheme, tuning = file.scheme or "dynamic", None
@@ -62,5 +63,6 @@ def convert(
         batch=batch,
         input=options.input,
         layout=options.layout,
+        transformers_names=options.transformers_names,
         progress=reporter.progress,
     )

@@ -34,6 +34,7 @@ def write_int8_onnx(
     batch: int | None = 1,
     input: InputKind = "normalized",
     layout: Layout = "NHWC",
+    transformers_names: bool = False,
     progress: Callable[[int, int], None] | None = None,
     overwrite: bool = False,
 ) -> Artifact:
@@ -87,6 +88,7 @@ def write_int8_onnx(
         batch=batch,
         input=input,
         layout=layout,
+        transformers_names=transformers_names,
         ranges=ranges,
         smoothing=smoothing,
         factors=tuning.factors,

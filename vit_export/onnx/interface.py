@@ -4,6 +4,7 @@ The graph is made, fused and quantized for a fixed batch of NHWC images, whateve
 `fusion` and the ranges of `qdq` are one form, and files that differ in nothing else hold the same weights.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,6 +47,16 @@ def take_channels_first(graph: "onnx.GraphProto") -> None:
         dimension.dim_value = sizes[axis]
     images.name = INPUT_NAMES["NCHW"]
     graph.node.insert(0, helper.make_node("Transpose", [images.name], [nhwc], perm=_NCHW_TO_NHWC))
+
+
+def rename_outputs(graph: "onnx.GraphProto", names: Mapping[str, str]) -> None:
+    """Call the outputs of `graph` by other `names`, in place; what reads them inside reads them by these."""
+    for value in graph.output:
+        value.name = names[value.name]
+    for node in graph.node:
+        for values in (node.input, node.output):
+            for index, value in enumerate(values):
+                values[index] = names.get(value, value)
 
 
 def open_batch(graph: "onnx.GraphProto") -> None:

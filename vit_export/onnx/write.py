@@ -16,6 +16,7 @@ from vit_export.base.versions import versions
 from vit_export.deployment.rewrites import FoldedInput, Rounding, plain_parameters, through_float16
 from vit_export.int8.equalize import Factors
 from vit_export.int8.told import KEY, tell
+from vit_export.model import outputs
 from vit_export.model.artifact import Artifact, InputKind, Layout, Precision, TensorSpec
 from vit_export.model.input_kinds import kind_of, left_to_do, notes_on
 from vit_export.model.parameters import ParameterSource
@@ -23,7 +24,7 @@ from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec, shown_sides, shown_size
 from vit_export.onnx.fusion import ATTENTION, fuse
 from vit_export.onnx.half import NOTE, to_float16
-from vit_export.onnx.interface import INPUT_NAMES, open_batch, take_channels_first
+from vit_export.onnx.interface import INPUT_NAMES, open_batch, rename_outputs, take_channels_first
 from vit_export.onnx.qdq import NUMBERS, Ranges, qdq_int8
 from vit_export.onnx.quantize import dynamic_int8, through_int8
 from vit_export.onnx.smoothing import SmoothedParameters, Smoothing
@@ -122,6 +123,7 @@ def write_onnx(
     batch: int | None = 1,
     input: InputKind = "normalized",
     layout: Layout = "NHWC",
+    transformers_names: bool = False,
     ranges: Ranges | None = None,
     smoothing: Smoothing | None = None,
     factors: Factors | None = None,
@@ -131,13 +133,13 @@ def write_onnx(
 
     Input `images`, [batch, height, width, 3] of the kind `input` (`input_kinds.KINDS`: float32, or uint8 for "uint8"),
     or with the `layout` "NCHW" `pixel_values`, [batch, 3, height, width]; the `batch` is static, None for any number;
-    outputs `spec.outputs`, in float32 whatever the precision. LayerNormalization
-    (opset 17), Gelu (20) and Attention (23) are single operators where `opset` has them, and decomposed below; None is
-    20 for "qdq" and "symmetric", 21 for "w8a16" and 23 for all others. `scheme` belongs to int8 only: "dynamic", or
-    those of `onnx.qdq`, which leave Attention decomposed and need `ranges`. What images showed of channels and weights
-    may be given to int8 as `smoothing` (`onnx.calibration`, `onnx.smoothing`, `onnx.rounding`; `onnx.int8` does all of
-    it). `factors` are those that `source` was equalized with: an int8 file's record tells what nobody could read off
-    its weights.
+    outputs `spec.outputs`, in float32 whatever the precision, called by their `transformers_names` (`model.outputs`)
+    where that is asked for. LayerNormalization (opset 17), Gelu (20) and Attention (23) are single operators where
+    `opset` has them, and decomposed below; None is 20 for "qdq" and "symmetric", 21 for "w8a16" and 23 for all others.
+    `scheme` belongs to int8 only: "dynamic", or those of `onnx.qdq`, which leave Attention decomposed and need
+    `ranges`. What images showed of channels and weights may be given to int8 as `smoothing` (`onnx.calibration`,
+    `onnx.smoothing`, `onnx.rounding`; `onnx.int8` does all of it). `factors` are those that `source` was equalized
+    with: an int8 file's record tells what nobody could read off its weights.
 
     Raises:
         InputError: an opset, batch, precision, scheme or input that does not exist; ranges that are missing or belong
@@ -184,12 +186,15 @@ def write_onnx(
     weights = form.apply(model, source, ranges or {})
     if layout == "NCHW":
         take_channels_first(model.graph)
+    names = outputs.transformers_names(spec) if transformers_names else {name: name for name in spec.outputs}
+    rename_outputs(model.graph, names)
     if batch is None:
         open_batch(model.graph)
     name_nodes(model.graph)
     more = {KEY: tell(factors or Factors())} if precision == "int8" else {}
-    _describe(model, record, form, input, layout, more)
-    _check(model, spec, batch)
+    _describe(model, record, form, input, layout, list(names.values()), more)
+    shapes = {names[name]: (batch, *shape) for name, shape in spec.outputs.items()}
+    _check(model, shapes, batch)
     _denote_dimensions(model.graph, layout)
     extra_files = write_model(model, weights, path, overwrite=overwrite)
     files = (path, *extra_files)
@@ -199,7 +204,7 @@ def write_onnx(
         precision=precision,
         scheme=form.scheme,
         inputs=(TensorSpec(INPUT_NAMES[layout], _image_shape(spec, batch, layout), dtype, layout, values=input),),
-        outputs=tuple(TensorSpec(name, (batch, *shape), "float32") for name, shape in spec.outputs.items()),
+        outputs=tuple(TensorSpec(name, shape, "float32") for name, shape in shapes.items()),
         bytes=sum(file.stat().st_size for file in files),
         # The model file holds the checksum of its data file, so this digest stands for both.
         sha256=digest_of_file(path),
@@ -236,6 +241,7 @@ def _describe(
     form: _Form,
     input: InputKind,
     layout: Layout,
+    names: list[str],
     more: dict[str, Any],
 ) -> None:
     """Write into the model what it is: for people a name and a text, for programs the record, with `more`, and facts.
@@ -258,7 +264,7 @@ def _describe(
             {**record.to_dict(), "precision": form.precision, "scheme": form.scheme, "input": input, **more}
         ),
         "input": input,
-        "output": spec.output_name,
+        "output": names[0],
         "image_size": shown_size(spec.image_size),
         "mean": json.dumps(mean),
         "std": json.dumps(std),
@@ -266,8 +272,8 @@ def _describe(
         "layout": layout,
         "producer": f"{PRODUCER} {model.producer_version}",
     }
-    if len(spec.outputs) > 1:
-        facts["outputs"] = json.dumps(list(spec.outputs))
+    if len(names) > 1:
+        facts["outputs"] = json.dumps(names)
     if record.labels is not None:
         facts["labels"] = json.dumps(list(record.labels), ensure_ascii=False)
     del model.metadata_props[:]
@@ -279,7 +285,7 @@ def _image_shape(spec: ViTSpec, batch: int | None, layout: Layout) -> tuple[int 
     return (batch, *spec.image_sides, 3) if layout == "NHWC" else (batch, 3, *spec.image_sides)
 
 
-def _check(model: "onnx.ModelProto", spec: ViTSpec, batch: int | None) -> None:
+def _check(model: "onnx.ModelProto", wanted: dict[str, tuple[int | None, ...]], batch: int | None) -> None:
     """Every operator valid in its opset, every type and shape known; costs nothing while the weights are still inputs.
 
     Where the `batch` is open, so is the first size of a shape, and no other.
@@ -287,7 +293,7 @@ def _check(model: "onnx.ModelProto", spec: ViTSpec, batch: int | None) -> None:
     Leaves the shape of every value in the model, for runtimes and viewers that do not infer them.
 
     Raises:
-        StructureError: the structure is not valid ONNX, or its output has another shape than the spec's.
+        StructureError: the structure is not valid ONNX, or its outputs are not those `wanted`, by name and shape.
     """
     import onnx
 
@@ -305,7 +311,6 @@ def _check(model: "onnx.ModelProto", spec: ViTSpec, batch: int | None) -> None:
     unknown = [value for value in values if value not in shapes or None in shapes[value][first:]]
     if unknown:
         raise StructureError(f"ONNX check: the shape of {unknown[0]} (and {len(unknown) - 1} more) is not static.")
-    wanted: dict[str, tuple[int | None, ...]] = {name: (batch, *shape) for name, shape in spec.outputs.items()}
     found = {value.name: shapes[value.name] for value in model.graph.output}
     if [*found.items()] != [*wanted.items()]:
         raise StructureError(f"ONNX check: the outputs are {found}, expected {wanted}.")

@@ -18,7 +18,9 @@ from vit_export.base.versions import versions
 from vit_export.model.artifact import Artifact, InputKind, PlannedFile, Precision
 from vit_export.model.input_kinds import kind_of, left_to_do
 from vit_export.model.names import PRECISIONS
+from vit_export.model.outputs import PROJECTION, transformers_names
 from vit_export.model.record import ModelRecord
+from vit_export.model.spec import ViTSpec
 
 MODELS: dict[Precision, tuple[str, str]] = {
     "float32": ("model.onnx", "fp32"),
@@ -32,6 +34,19 @@ LARGEST = 1_900_000_000
 
 _ACTIVATIONS = {"erf": "gelu", "tanh": "gelu_pytorch_tanh", "quick": "quick_gelu"}
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers
+
+_ENCODERS = {
+    "vit": "ViTModel",
+    "vit_msn": "ViTMSNModel",
+    "deit": "DeiTModel",
+    "dinov2": "Dinov2Model",
+    "dinov2_with_registers": "Dinov2WithRegistersModel",
+    "dinov3_vit": "DINOv3ViTModel",
+    "clip_vision_model": "CLIPVisionModel",
+    "siglip_vision_model": "SiglipVisionModel",
+}
+"""transformers' class of a model without classifier, by `model_type`."""
+
 _CONFIG, _PREPROCESSOR, _ONNX = "config.json", "preprocessor_config.json", "onnx"
 _EXPORTED_BY = "exported_by"
 
@@ -39,11 +54,6 @@ _EXPORTED_BY = "exported_by"
 def require_possible(record: ModelRecord, input: InputKind, files: Sequence[PlannedFile]) -> None:
     """Raise InputError where such a folder cannot say, or those tools cannot do, what the model wants."""
     spec, pixels = record.spec, record.preprocessing
-    if spec.num_classes is None:
-        raise InputError(
-            "--hf-layout is for classifiers: optimum and transformers.js read logits, or the last layer's tokens, "
-            "which this model does not give; leave it out."
-        )
     if kind_of(input).dtype != "float32":
         raise InputError(
             f"--hf-layout is for float32 input, which is all that optimum and transformers.js feed, not {input}: "
@@ -99,16 +109,63 @@ def require_untouched(folder: Path) -> None:
             )
 
 
+def returning_tokens(spec: ViTSpec) -> ViTSpec:
+    """`spec`, of which nobody said what it returns, with the tokens beside an embedding.
+
+    optimum's feature extraction, and that of transformers.js before all else, reads `last_hidden_state`.
+    """
+    if spec.num_classes is not None or spec.returns:
+        return spec
+    return spec.with_(returns=(*spec.outputs, "tokens"))
+
+
+def notes_on(spec: ViTSpec, *, asked: bool) -> list[str]:
+    """What the user is to know of the outputs of `spec`, which were `asked` for or are those of `returning_tokens`."""
+    if spec.num_classes is not None:
+        return []
+    names = transformers_names(spec)
+    called = " and ".join(names.values())
+    if "tokens" not in names:
+        return [f"The .onnx files return {called} alone, and optimum reads last_hidden_state: add tokens to --returns."]
+    why = "" if asked else " (tokens, because optimum and transformers.js look for them)"
+    return [f"The files return {' and '.join(names)}{why}; the .onnx files call them {called}."]
+
+
+def family_of(record: ModelRecord) -> tuple[str, str]:
+    """`model_type` and class in transformers of a model without classifier: as its source told, else by its parts.
+
+    What neither tells apart from a plain ViT is called one: to these tools a family is a name.
+    """
+    spec, told = record.spec, str(record.weights.get("model_type"))
+    if told in _ENCODERS:
+        kind = told
+    elif spec.pooling == "attention":
+        kind = "siglip_vision_model"
+    elif spec.embedding_norm:
+        kind = "clip_vision_model"
+    elif spec.positions == "rotary":
+        kind = "dinov3_vit"
+    elif spec.pooling == "class_and_distillation":
+        kind = "deit"
+    elif spec.num_registers:
+        kind = "dinov2_with_registers"
+    else:
+        kind = "vit"
+    projects = kind == "clip_vision_model" and PROJECTION in transformers_names(spec).values()
+    return kind, "CLIPVisionModelWithProjection" if projects else _ENCODERS[kind]
+
+
 def config_of(record: ModelRecord, precisions: Sequence[Precision]) -> dict[str, Any]:
-    """config.json: what transformers calls the sizes of a ViT classifier, and its classes.
+    """config.json: what transformers calls the sizes of a ViT, and its classes or, without a classifier, its family.
 
     Where there is no float32 file, it says which one transformers.js is to take.
     """
     spec = record.spec
-    labels = record.labels or tuple(f"LABEL_{index}" for index in range(spec.num_classes or 0))
+    classified = ("vit", "ViTForImageClassification")
+    kind, architecture = family_of(record) if spec.num_classes is None else classified
     config: dict[str, Any] = {
-        "architectures": ["ViTForImageClassification"],
-        "model_type": "vit",
+        "architectures": [architecture],
+        "model_type": kind,
         "hidden_size": spec.hidden_size,
         "num_hidden_layers": spec.num_layers,
         "num_attention_heads": spec.num_heads,
@@ -118,10 +175,16 @@ def config_of(record: ModelRecord, precisions: Sequence[Precision]) -> dict[str,
         "image_size": spec.image_size if isinstance(spec.image_size, int) else list(spec.image_size),
         "patch_size": spec.patch_size,
         "num_channels": 3,
-        "id2label": {str(index): label for index, label in enumerate(labels)},
-        "label2id": {label: index for index, label in enumerate(labels)},
         _EXPORTED_BY: f"{PRODUCER} {versions(PRODUCER)[PRODUCER]}",
     }
+    if spec.num_classes is not None:
+        labels = record.labels or tuple(f"LABEL_{index}" for index in range(spec.num_classes))
+        config["id2label"] = {str(index): label for index, label in enumerate(labels)}
+        config["label2id"] = {label: index for index, label in enumerate(labels)}
+    if spec.num_registers:
+        config["num_register_tokens"] = spec.num_registers
+    if PROJECTION in transformers_names(spec).values():
+        config["projection_dim"] = spec.pre_logits_size
     if record.answers is not None:
         config["problem_type"] = record.answers
     if "float32" not in precisions:

@@ -130,8 +130,8 @@ class ExportRequest:
         """What all files have in common."""
         batch = 1 if self.batch == DYNAMIC else int(self.batch)
         if self.hf_layout:
-            return FileOptions(batch, self.input, "NCHW", True, self.opset)
-        return FileOptions(batch, self.input, self.layout, self.batch == DYNAMIC, self.opset)
+            return FileOptions(batch, self.input, "NCHW", True, True, self.opset)
+        return FileOptions(batch, self.input, self.layout, self.batch == DYNAMIC, opset=self.opset)
 
 
 def _path(name: str, value: object) -> Path:

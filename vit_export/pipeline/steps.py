@@ -73,6 +73,9 @@ def export(request: ExportRequest, reporter: Reporter | None = None, *, commands
     say = _checked(reporter)
     checkpoint = _checkpoint(request, say)
     spec = checkpoint.spec if checkpoint else request.spec and _returning(request, request.spec)
+    if spec is not None and request.hf_layout:
+        for text in hub_folder.notes_on(spec, asked=bool(request.returns)):
+            say.note(text)
     if spec is None:
         raise InputError("There is nothing to export: name a variant, or give --weights.")
     if checkpoint is None and request.trained:
@@ -242,10 +245,10 @@ def _checkpoint(request: ExportRequest, say: Reporter) -> Checkpoint | None:
 
 
 def _returning(request: ExportRequest, spec: ViTSpec) -> ViTSpec:
-    """`spec` with the outputs that the request names, where it does."""
-    if not (request.returns or request.l2_normalize):
-        return spec
-    return spec.returning(request.returns or tuple(spec.outputs), l2_normalize=request.l2_normalize)
+    """`spec` with the outputs that the request names, where it does; else with those that its folder is read for."""
+    if request.returns or request.l2_normalize:
+        spec = spec.returning(request.returns or tuple(spec.outputs), l2_normalize=request.l2_normalize)
+    return hub_folder.returning_tokens(spec) if request.hf_layout and not request.returns else spec
 
 
 def _of_size(preprocessing: Preprocessing | None, spec: ViTSpec) -> Preprocessing | None:

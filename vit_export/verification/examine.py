@@ -11,6 +11,7 @@ from vit_export.base.errors import InputError
 from vit_export.base.files import size_of_folder
 from vit_export.images.pictures import Pictures
 from vit_export.model.artifact import Artifact
+from vit_export.model.outputs import names_in_file
 from vit_export.model.record import ModelRecord
 from vit_export.runtimes.process import RunnerProcess
 from vit_export.runtimes.runner import ProcessKilled, RunnerError
@@ -134,6 +135,9 @@ def examine(trial: Trial) -> FileResult:
         wanted = [trial.output, *(spec for spec, _ in trial.others)]
         if facts is not None and called_features(facts.record):
             wanted = [replace(spec, name="features") for spec in wanted]
+        elif facts is not None and not foreign and trial.record is not None:
+            names = names_in_file(trial.record.spec, [spec.name for spec in facts.outputs])
+            wanted = [replace(spec, name=names.get(spec.name, spec.name)) for spec in wanted]
         checks += described(artifact, process, wanted, foreign=foreign)
         if len(process.inputs) == 1 and len(process.outputs) == len(wanted):
             checks += _judged(trial)

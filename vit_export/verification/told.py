@@ -6,7 +6,7 @@ MediaPipe, ML Kit and an app's own few lines go by. Answers cannot show a fault 
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from vit_export.base.files import shortened
 from vit_export.base.json_file import parse_json
 from vit_export.model.artifact import Artifact
 from vit_export.model.input_kinds import left_to_do
+from vit_export.model.outputs import names_in_file
 from vit_export.model.record import ModelRecord
 from vit_export.model.spec import shown_size
 from vit_export.verification.checks import Check, check
@@ -68,6 +69,7 @@ def read_told(artifact: Artifact, facts: FileFacts, reference: ModelRecord) -> T
         return Told(unreadable=str(error).rstrip("."), ours=ours)
     if said is None:
         return Told(first=first, unreadable="it has no TFLite Metadata" if ours else "", ours=ours)
+    artifact = replace(artifact, outputs=facts.outputs)  # all of them, also where one alone is compared
     wanted = _wanted_of_metadata if facts.format == "tflite" else _wanted_of_properties
     own = wanted(artifact, ModelRecord.from_dict({**facts.record})) if facts.record is not None else {}
     wants = wanted(artifact, reference)
@@ -213,13 +215,14 @@ def _parsed(text: str, factor: float | None) -> Any:
 
 def _wanted_of_properties(artifact: Artifact, record: ModelRecord) -> dict[str, Any]:
     mean, std = _left(artifact, record)
+    names = list(names_in_file(record.spec, [entry.name for entry in artifact.outputs]).values())
     return {
         "colors": "RGB",
         "layout": (artifact.inputs[0].layout if artifact.inputs else "") or "NHWC",
         "size": shown_size(record.spec.image_size),
         "input": _kind(artifact),
-        "output": record.spec.output_name,
-        "outputs": None if len(record.spec.outputs) == 1 else json.dumps(list(record.spec.outputs)),
+        "output": names[0],
+        "outputs": None if len(names) == 1 else json.dumps(names),
         "mean": list(mean),
         "std": list(std),
         "labels": record.labels,

@@ -15,6 +15,7 @@ from vit_export.base.quiet import import_tensorflow
 from vit_export.base.reporting import Reporter, Silent
 from vit_export.images.pictures import Pictures
 from vit_export.model.artifact import Artifact, Format, TensorSpec
+from vit_export.model.outputs import transformers_names
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import RECORD_FILE, ModelRecord, read_record
 from vit_export.model.saved_model import SavedModelParameters
@@ -87,7 +88,7 @@ def verify(
                 files.append(unasked(artifact))
                 continue
             step(f"running {Path(artifact.path).name} on {len(images)} images")
-            (output, wanted), *further = _asked(answers, options.read.get(artifact.path))
+            (output, wanted), *further = _asked(answers, options.read.get(artifact.path), record)
             trial = Trial(
                 artifact=artifact,
                 process=processes.of_file(artifact),
@@ -150,11 +151,12 @@ def _answers(truth: Reference, expected: Mapping[str, np.ndarray] | None, option
     return [(found[0][0], metrics.softmax(found[0][1])), *found[1:]] if options.probabilities else found
 
 
-def _asked(answers: _Answers, read: str | None) -> _Answers:
+def _asked(answers: _Answers, read: str | None, record: ModelRecord | None) -> _Answers:
     """Those of `answers` that a file is asked for, of which one output alone is to be `read` where one is named."""
     if read is None:
         return answers
-    return [answer for answer in answers if answer[0].name == read] or answers[:1]
+    names = {} if record is None else transformers_names(record.spec)
+    return [a for a in answers if read in (a[0].name, names.get(a[0].name))] or answers[:1]
 
 
 class _Processes:

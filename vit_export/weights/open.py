@@ -257,7 +257,9 @@ def _foreign(file: TensorFile, hints: Hints, origin: dict[str, str], notes: tupl
             f"The classifier of {spec.num_classes} classes{kind} is all zeros, so every image gets the same answer: "
             "use --features, or --num-classes and fine-tune."
         )
-    weights = {"source": source.name, "trained": True, **origin}
+    weights: dict[str, Any] = {"source": source.name, "trained": True, **origin}
+    if source.name == "huggingface" and isinstance(family := (hints.config or {}).get("model_type"), str):
+        weights["model_type"] = family
     if overridden:
         weights["overridden"] = ["preprocessing"]
     answers = huggingface_config.problem_type(hints.config) if spec.num_classes is not None else None

@@ -11,7 +11,8 @@ from vit_export.base.errors import InputError, VitExportError, first_line
 from vit_export.base.machine import release_memory, usable_cores
 from vit_export.base.quiet import import_tensorflow
 from vit_export.model.artifact import Artifact, Precision
-from vit_export.model.outputs import RETURNS
+from vit_export.model.outputs import RETURNS, transformers_names
+from vit_export.model.record import read_record
 from vit_export.runtimes.runner import Runner, RunnerError, open_runner
 from vit_export.verification import metrics
 from vit_export.verification.checks import LIMITS, Limits, figures, limits_of
@@ -74,7 +75,10 @@ def locate(
         with _reading(path):
             require_own_data(path)
     truth = open_runner(saved_model, "saved_model")
-    if truth.output.name == "tokens" or (output in RETURNS and output != truth.output.name):
+    first = truth.output.name
+    names = transformers_names(read_record(saved_model).spec)
+    others = {*RETURNS, *names.values()} - {first, names.get(first)}
+    if first == "tokens" or output in others:
         raise InputError("Layers are compared by the vector that a model returns, which is not what was compared.")
     wanted = _outputs(truth, images)
     runner = open_runner(path, artifact.format, usable_cores(), output)
