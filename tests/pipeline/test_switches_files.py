@@ -16,16 +16,20 @@ def photographs(tmp_path_factory):
 
 
 FLOATS = ("float32", "float16")
-JOBS = [(format, None) for format in ("tflite", "onnx")]
-JOBS += [(format, scheme) for format in ("tflite", "onnx") for scheme in INT8_SCHEMES[format]]
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("name", SWITCHES)
-@pytest.mark.parametrize(("format", "scheme"), JOBS)
+def jobs():
+    """Every switch in every format and scheme; what CI has time for is thorough, the rest slow."""
+    for name in SWITCHES:
+        for format, schemes in INT8_SCHEMES.items():
+            for scheme in (None, *schemes):
+                usual = scheme in (None, schemes[0]) and "," not in name
+                mark = pytest.mark.thorough if usual else pytest.mark.slow
+                yield pytest.param(name, format, scheme, marks=mark)
+
+
+@pytest.mark.parametrize(("name", "format", "scheme"), jobs())
 def test_files_pass(name, format, scheme, photographs, tmp_path):
-    if scheme not in (None, INT8_SCHEMES[format][0]) and "," in name:
-        pytest.skip("the classifier or features of the same layers have every scheme")
     result = vit_export.export(
         model_of(name),
         output=tmp_path / "out",
