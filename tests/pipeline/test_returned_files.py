@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from conftest import RandomParameters, build, record_of, toy_spec, write_pictures
+from helpers import switches
 from helpers.returning import ALL_OF_A_CLASSIFIER, CASES, spec_of
 
 from vit_export.artifacts.read import artifact_of, read_facts
@@ -62,6 +63,16 @@ def test_every_format_has_every_output(case, images, tmp_path):
     assert {entry.dtype for entry in half.outputs} == {"float32"}
     for name, wanted in expected.items():
         assert np.abs(found[name] - wanted[:1]).max() < 0.01 * np.ptp(wanted), name
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["rotary, features", "registers, features", "siglip", "mean_norm, registers alone"])
+def test_the_saved_model_says_how_many_tokens_there_are(name, tmp_path):
+    usual = "pooled" if name == "siglip" else "features"
+    spec = switches.spec_of(name).returning((usual, "tokens"))
+    write_saved_model(build(RandomParameters(spec)), tmp_path / "saved_model", record_of(spec))
+    found = open_runner(tmp_path / "saved_model", "saved_model").outputs
+    assert {entry.name: entry.shape for entry in found} == {n: (None, *shape) for n, shape in spec.outputs.items()}
 
 
 @pytest.fixture(scope="module")

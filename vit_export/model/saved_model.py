@@ -70,7 +70,11 @@ def write_saved_model(
 
     @tf.function(input_signature=[images], autograph=False)
     def serve(images: Any) -> dict[str, Any]:
-        return {name: tf.cast(values, tf.float32) for name, values in model.exported_outputs(images).items()}
+        # Keras' concatenations lose the number of tokens, which readers of the signature compare with a file's.
+        return {
+            name: tf.ensure_shape(tf.cast(values, tf.float32), (None, *spec.outputs[name]))
+            for name, values in model.exported_outputs(images).items()
+        }
 
     module.__call__ = serve
 
