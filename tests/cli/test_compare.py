@@ -273,10 +273,10 @@ def test_signals_clean_up(scratch, number):
     [
         (["vit_s31"], "Unknown variant 'vit_s31': did you mean 'vit_s32'?"),
         (["vit_s32", "xyz"], "choose one of vit_ti16, "),
-        (["--image-size", "0"], "--image-size is 0, expected a whole number from 1 to 4096"),
+        (["--image-size", "0"], "--image-size is 0, expected a whole number of pixels from 1 to 4096"),
         (["--image-size", "-5"], "--image-size is -5"),
         (["--image-size", "4096", "vit_h14"], "Image size 4102 is out of range for vit_h14"),
-        (["--image-size", "big"], "'big' is not a valid integer"),
+        (["--image-size", "big"], "'big' is no size: give pixels (224)"),
         (["--threads", "0"], "--threads is 0, expected a whole number from 1 to 256"),
         (["--seed", "-1"], "--seed is -1, expected a whole number from 0"),
         (["--precisions", "flaot32"], "Unknown precision 'flaot32': did you mean 'float32'?"),
