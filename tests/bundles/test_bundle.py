@@ -147,9 +147,12 @@ def test_what_is_in_a_bundle(files, tmp_path):
     licence = tmp_path / "terms.txt"
     licence.write_bytes(b"Terms\xff\n")
     made = bundle(files["plain.onnx"], TARGETS, licence=licence, output=tmp_path / "a" / "b")
-    common = {"model.onnx", "labels.txt", "metadata.json", "LICENCE", "SHA256SUMS", "MODEL_CARD.md", "README.md"}
+    common = {"metadata.json", "LICENCE", "SHA256SUMS", "MODEL_CARD.md", "README.md"}
     own = {
-        "android": {"Classifier.kt", "Pixels.kt", "Camera.kt"},
+        "android": {
+            *(f"src/main/kotlin/vit/{name}.kt" for name in ("Classifier", "Pixels", "Camera")),
+            *("build.gradle.kts", "consumer-rules.pro", "src/main/AndroidManifest.xml"),
+        },
         "ios": {"Classifier.swift", "Pixels.swift", "Camera.swift"},
         "linux": {"classify.py", "classifier.py", "pixels.py", "camera.py"},
         "web": {"classify.mjs", "pixels.mjs", "index.html"},
@@ -158,24 +161,27 @@ def test_what_is_in_a_bundle(files, tmp_path):
         assert Path(entry.path).name == f"plain_onnx_{entry.target}.zip"
         assert digest_of_file(Path(entry.path)) == entry.sha256
         folder = unpacked(entry.path, tmp_path / entry.target)
-        assert {path.name for path in folder.iterdir()} == set(entry.files) == common | own[entry.target]
+        assets = "src/main/assets/" if entry.target == "android" else ""
+        own[entry.target] |= {f"{assets}model.onnx", f"{assets}labels.txt"}
+        contents = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        assert set(contents) == set(entry.files) == common | own[entry.target]
         assert (folder / "LICENCE").read_bytes() == b"Terms\xff\n"
-        assert (folder / "model.onnx").read_bytes() == files["plain.onnx"].read_bytes()
-        assert (folder / "labels.txt").read_text(encoding="utf-8").splitlines() == list(LABELS)
+        assert contents[f"{assets}model.onnx"].read_bytes() == files["plain.onnx"].read_bytes()
+        assert contents[f"{assets}labels.txt"].read_text(encoding="utf-8").splitlines() == list(LABELS)
         sums = dict(reversed(line.split("  ")) for line in (folder / "SHA256SUMS").read_text().splitlines())
         assert sums == {
-            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in folder.iterdir()
-            if path.name != "SHA256SUMS"
+            name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for name, path in contents.items()
+            if name != "SHA256SUMS"
         }
         told = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
-        assert told["model"]["sha256"] == sums["model.onnx"]
+        assert told["model"]["sha256"] == sums[told["model"]["file"]]
         assert told["runtime"]["minimum"] == "1.23"
         assert told["input"]["mean"] == [0.5, 0.5, 0.5]
-        assert told["labels"] == "labels.txt"
+        assert told["labels"] == f"{assets}labels.txt"
         # The instructions name every file that is used, and none that is not there.
         readme = (folder / "README.md").read_text(encoding="utf-8")
-        assert all(name in readme for name in (own[entry.target] | {"model.onnx", "labels.txt"}))
+        assert all(name in readme for name in own[entry.target])
         assert not re.findall(r"[{}]{2}|\bNone\b|\bTrue\b|\{%", readme)
 
 
@@ -184,8 +190,8 @@ def test_names_that_anybody_chose_are_in_no_code(files, tmp_path):
     shutil.copy(files["plain.onnx"], model)
     for entry in bundle(model, TARGETS):
         folder = unpacked(entry.path, tmp_path / entry.target)
-        for path in folder.iterdir():
-            if path.suffix in (".kt", ".swift", ".py", ".mjs"):
+        for path in folder.rglob("*"):
+            if path.suffix in (".kt", ".kts", ".pro", ".xml", ".swift", ".py", ".mjs"):
                 code = path.read_text(encoding="utf-8")
                 assert not [text for text in (*LABELS[1:], model.stem, "img") if text in code]
         for name in ("README.md", "MODEL_CARD.md"):

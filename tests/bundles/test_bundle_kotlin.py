@@ -7,6 +7,7 @@ stand in for them (tests/stand_ins/java): an app's build may still fail on what 
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,7 +136,11 @@ def compiled(folder, compiler, cases):
         check = CHECK.replace("$name", name).replace("$runtime", RUNTIMES[subject.artifact.format])
         check = check.replace("$call", "classify" if subject.classifies else "features")
         for file, text in {**code, "check.kt": check}.items():
-            (sources / name / file).write_text(text.replace("package vit\n", f"package {name}\n"), encoding="utf-8")
+            if file == "build.gradle.kts":
+                text = f"package {name}\n\nfun build(project: gradle.Project) = with(project) {{\n{text}\n}}\n"
+            if file.endswith((".kt", ".kts")):
+                path = sources / name / Path(file).name.replace(".kts", ".kt")
+                path.write_text(text.replace("package vit\n", f"package {name}\n"), encoding="utf-8")
     for number, text in enumerate(shown_files(cases)):
         (sources / f"shown{number}.kt").write_text(text, encoding="utf-8")
     command = [

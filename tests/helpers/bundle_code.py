@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -28,6 +29,7 @@ GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 STAND_INS = Path(__file__).parents[1] / "stand_ins"
 
 
+@cache
 def variants(target):
     """Files described alone and their code: every text that a template can become is in one of them at least."""
     seen, found = set(), []
@@ -42,7 +44,7 @@ def variants(target):
         if not seen.issuperset(code.values()):
             seen.update(code.values())
             found.append((subject, code))
-    return found
+    return tuple(found)
 
 
 def pictures():

@@ -32,6 +32,9 @@ _PURPOSES = {
     "Pixels.swift": "makes the model's input of an image",
     "Camera.kt": "looks at camera frames; leave it out where there is no camera",
     "Camera.swift": "looks at camera frames; leave it out where there is no camera",
+    "build.gradle.kts": "makes the folder a module of an app: what it needs, and from which Android on",
+    "consumer-rules.pro": "what R8 must leave alone in an app that is shrunk",
+    "AndroidManifest.xml": "asks for the camera",
     "pixels.mjs": "makes the model's input of an image",
     "classify.py": "the command: from a photograph or a camera to answers",
     "classifier.py": "loads the model and runs it",
@@ -71,21 +74,24 @@ def code_files(subject: Subject, row: Row, model: str) -> dict[str, str]:
 def readme(subject: Subject, row: Row, target: str, model: str, names: list[str]) -> str:
     """README.md of a bundle that holds the files `names`."""
     values = _values(subject, row, model)
-    release = release_of(row)
     values |= {
         "name": markdown(subject.path.name),
         "platform": PLATFORMS[target],
         "what": what(subject),
-        "contents": [(f"`{name}`" if name in _PURPOSES else markdown(name), _PURPOSES.get(name, "weights of the model"))
-                     for name in names if name != "README.md"],
+        "contents": [_content(name) for name in names if name != "README.md"],
         "instructions": f"{target}.md.j2",
         "preprocessing": preprocessing(subject),
-        "release": release,
-        "least": minimum_of(subject) or release,
+        "least": minimum_of(subject) or values["release"],
         "ort": model.endswith(".ort"),
         "extras": [markdown(name) for name in subject.artifact.extra_files],
     }  # fmt: skip
     return templates().get_template("README.md.j2").render(values)
+
+
+def _content(name: str) -> tuple[str, str]:
+    """A file of a bundle and what it is for, as the table of its README has them."""
+    purpose = _PURPOSES.get(name.rpartition("/")[2])
+    return (markdown(name), "weights of the model") if purpose is None else (f"`{name}`", purpose)
 
 
 def what(subject: Subject) -> str:
@@ -139,6 +145,7 @@ def _values(subject: Subject, row: Row, model: str) -> dict[str, Any]:
     mean, std = left_to_do(entry.values, done)
     return {
         "runtime": row.runtime,
+        "release": release_of(row),
         "format": subject.artifact.format,
         "model": model,
         "height": done.image_sides[0],

@@ -73,7 +73,7 @@ def metadata(subject: Subject, row: Row, model: dict[str, Any]) -> dict[str, Any
             "scale": output.scale,
             "zero_point": output.zero_point,
         },
-        "labels": None if record.labels is None else LABELS_NAME,
+        "labels": None if record.labels is None else row.assets + LABELS_NAME,
         "trained": record.trained,
         "fingerprint": record.fingerprint,
     }

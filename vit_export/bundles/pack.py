@@ -123,9 +123,10 @@ def _write(
     """Write the zip of one target to `path`; the names in it."""
     artifact = subject.artifact
     model, file = (subject.model_name, subject.path) if converted is None else (MODEL_NAME, converted.model)
-    told: dict[str, Any] = {"file": model, "bytes": file.stat().st_size, "sha256": artifact.sha256}
+    placed = row.assets + model
+    told: dict[str, Any] = {"file": placed, "bytes": file.stat().st_size, "sha256": artifact.sha256}
     conversion = None
-    contents: dict[str, bytes | Path] = {model: file}
+    contents: dict[str, bytes | Path] = {placed: file}
     if converted is not None:
         told = {**told, "sha256": digest_of_file(converted.model), "converted_from": artifact.sha256}
         contents[OPERATORS_NAME] = converted.operators
@@ -135,7 +136,7 @@ def _write(
         )
     texts = code_files(subject, row, model)
     if subject.record.labels is not None:
-        texts[LABELS_NAME] = "\n".join(map(visible, subject.record.labels)) + "\n"
+        texts[row.assets + LABELS_NAME] = "\n".join(map(visible, subject.record.labels)) + "\n"
     texts["metadata.json"] = json_text(metadata(subject, row, told)) + "\n"
     texts["MODEL_CARD.md"] = model_card(subject, conversion)
     texts["LICENCE"] = licence_missing(subject)
@@ -147,7 +148,7 @@ def _write(
         contents["LICENCE"] = terms
     with input_errors(subject.path):
         digests = write_zip(path, contents)
-    if digests[model] != told["sha256"]:
+    if digests[placed] != told["sha256"]:
         raise InputError(f"{subject.path.name} changed while it was being bundled: do it again when it is complete.")
     return tuple(names)
 

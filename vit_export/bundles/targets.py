@@ -17,31 +17,45 @@ TARGETS: tuple[Name, ...] = get_args(Name)
 class Row:
     """How files of one format run on one target: the runtime's package there, and templates by the files they make.
 
-    `beside` says whether weights in a file of their own can be read there, `dtypes` which numbers the runtime's package
+    `assets` is the folder of the model and its labels in the bundle, with a slash at its end. `beside` says whether weights in a file of their own can be read there, `dtypes` which numbers the runtime's package
     takes and gives where it is not all of them, `largest` how many bytes of a model it can hold where that is known.
     """
 
     runtime: str
     files: dict[str, str]
     release: str = ""
+    assets: str = ""
     beside: bool = True
     dtypes: tuple[str, ...] = ()
     largest: int | None = None
 
 
-_ANDROID = {"Pixels.kt": "Pixels.kt", "Camera.kt": "Camera.kt"}
+_KOTLIN = "src/main/kotlin/vit/"
+_ANDROID = {
+    f"{_KOTLIN}Pixels.kt": "Pixels.kt",
+    f"{_KOTLIN}Camera.kt": "Camera.kt",
+    "build.gradle.kts": "build.gradle.kts",
+    "consumer-rules.pro": "consumer-rules.pro",
+    "src/main/AndroidManifest.xml": "AndroidManifest.xml",
+}
+"""A Gradle module: what an app includes as it is."""
+_ASSETS = "src/main/assets/"
 _IOS = {"Pixels.swift": "Pixels.swift", "Camera.swift": "Camera.swift"}
 _WEB = {"pixels.mjs": "pixels.mjs", "index.html": "index.html"}
 _LINUX = {name: name for name in ("classify.py", "classifier.py", "pixels.py", "camera.py")}
 
 ROWS: dict[tuple[Name, Format], Row] = {
     ("android", "tflite"): Row(
-        "com.google.ai.edge.litert:litert", {"Classifier.kt": "tflite.kt", **_ANDROID}, release="2.1.6"
+        "com.google.ai.edge.litert:litert",
+        {f"{_KOTLIN}Classifier.kt": "tflite.kt", **_ANDROID},
+        release="2.3.0",
+        assets=_ASSETS,
     ),
     ("android", "onnx"): Row(
         "com.microsoft.onnxruntime:onnxruntime-android",
-        {"Classifier.kt": "onnx.kt", **_ANDROID},
+        {f"{_KOTLIN}Classifier.kt": "onnx.kt", **_ANDROID},
         release="1.30.0",
+        assets=_ASSETS,
         beside=False,
     ),
     ("ios", "tflite"): Row("TensorFlowLiteSwift", {"Classifier.swift": "tflite.swift", **_IOS}, release="2.17.0"),
@@ -57,7 +71,10 @@ ROWS: dict[tuple[Name, Format], Row] = {
     ),
     ("web", "onnx"): Row("onnxruntime-web", {"classify.mjs": "onnx.mjs", **_WEB}, release="1.30.0", beside=False),
 }
-"""`release` is what the instructions install; on Linux it is the release that this installation verifies with."""
+"""`release` is what the instructions install; on Linux it is the release that this installation verifies with.
+
+LiteRT's for Android is the one of `ai-edge-litert` too (tests/bundles/test_bundle_android.py holds the two together).
+"""
 
 
 def row_of(target: str, subject: Subject) -> Row:
