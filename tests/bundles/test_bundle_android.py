@@ -39,7 +39,9 @@ def test_the_module_brings_its_runtime_and_the_rules_that_keep_it(module):
     assert f'api("{row.runtime}:{row.release}")' in script
     assert 'consumerProguardFiles("consumer-rules.pro")' in script
     kept = re.findall(r"^-keep class ([\w.]+)\.\*\*", rules, re.MULTILINE)
-    packages = {name for text in code.values() for name in re.findall(r"^import ((?:ai|org|com)\.[\w.]+)", text, re.MULTILINE)}
+    packages = {
+        name for text in code.values() for name in re.findall(r"^import ((?:ai|org|com)\.[\w.]+)", text, re.MULTILINE)
+    }
     assert packages
     assert all(name.startswith(tuple(kept)) for name in packages), packages
     (namespace,) = re.findall(r'namespace = "(\w+)"', script)

@@ -92,6 +92,16 @@ fun check(folder: File) {
 """
 
 
+# A build script is the body of what Gradle does with a project.
+SCRIPT = """
+package {name}
+
+fun build(project: gradle.Project) = with(project) {{
+{text}
+}}
+"""
+
+
 def run(command, cwd, **options):
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, **options)
 
@@ -136,11 +146,10 @@ def compiled(folder, compiler, cases):
         check = CHECK.replace("$name", name).replace("$runtime", RUNTIMES[subject.artifact.format])
         check = check.replace("$call", "classify" if subject.classifies else "features")
         for file, text in {**code, "check.kt": check}.items():
-            if file == "build.gradle.kts":
-                text = f"package {name}\n\nfun build(project: gradle.Project) = with(project) {{\n{text}\n}}\n"
             if file.endswith((".kt", ".kts")):
                 path = sources / name / Path(file).name.replace(".kts", ".kt")
-                path.write_text(text.replace("package vit\n", f"package {name}\n"), encoding="utf-8")
+                whole = SCRIPT.format(name=name, text=text) if file == "build.gradle.kts" else text
+                path.write_text(whole.replace("package vit\n", f"package {name}\n"), encoding="utf-8")
     for number, text in enumerate(shown_files(cases)):
         (sources / f"shown{number}.kt").write_text(text, encoding="utf-8")
     command = [
@@ -164,8 +173,9 @@ import androidx.camera.core.CameraSelector
 import androidx.camera.lifecycle.ProcessCameraProvider
 import androidx.camera.lifecycle.awaitInstance
 import androidx.lifecycle.lifecycleScope
+import com.google.ai.edge.litert.Accelerator
+import com.google.ai.edge.litert.CompiledModel
 import kotlinx.coroutines.launch
-import org.tensorflow.lite.Interpreter
 
 @Suppress("UNUSED_VARIABLE", "UNUSED_PARAMETER")
 fun shown{number}(context: Context, activity: ComponentActivity, uri: Uri) {{

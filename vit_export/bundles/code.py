@@ -42,6 +42,7 @@ _PURPOSES = {
     "camera.py": "a camera's frames",
     "classify.mjs": "loads the model and runs it",
     "index.html": "a page to try it",
+    "check.json": "a photograph and what the model says of it: a GPU that says something else is left out",
     "MODEL_CARD.md": "what the model is, what was measured, what it cannot do",
     "LICENCE": "the terms of the weights",
     "SHA256SUMS": "digests of all files",
@@ -86,6 +87,12 @@ def readme(subject: Subject, row: Row, target: str, model: str, names: list[str]
         "extras": [markdown(name) for name in subject.artifact.extra_files],
     }  # fmt: skip
     return templates().get_template("README.md.j2").render(values)
+
+
+def uses_gpu(subject: Subject, row: Row) -> bool:
+    """Whether the code tries a GPU by itself: in pages, but for int8 in ONNX Runtime, which would go to and fro."""
+    pages = "index.html" in row.files
+    return pages and (subject.artifact.format == "tflite" or subject.artifact.precision != "int8")
 
 
 def _content(name: str) -> tuple[str, str]:
@@ -160,11 +167,13 @@ def _values(subject: Subject, row: Row, model: str) -> dict[str, Any]:
         "mean": list(mean),
         "std": list(std),
         "output": output.name,
+        "all_outputs": [entry.name for entry in subject.artifact.outputs],
         "outputs": subject.record.spec.output_size,
         "output_dtype": output.dtype,
         "output_scale": output.scale,
         "output_zero_point": output.zero_point,
         "classifies": subject.classifies,
+        "gpu": uses_gpu(subject, row),
         "labelled": subject.record.labels is not None,
         "name": visible(subject.path.name),
     }

@@ -21,7 +21,8 @@ from vit_export.base.scratch import owned_folder
 from vit_export.base.text import visible
 from vit_export.bundles.archive import SUMS_NAME, write_zip
 from vit_export.bundles.card import licence_missing, model_card
-from vit_export.bundles.code import code_files, readme
+from vit_export.bundles.check import CHECK_NAME, check
+from vit_export.bundles.code import code_files, readme, uses_gpu
 from vit_export.bundles.metadata import metadata
 from vit_export.bundles.ort_format import MODEL_NAME, OPERATORS_NAME, Converted, to_ort
 from vit_export.bundles.source import Subject, subject_of
@@ -137,6 +138,8 @@ def _write(
     texts = code_files(subject, row, model)
     if subject.record.labels is not None:
         texts[row.assets + LABELS_NAME] = "\n".join(map(visible, subject.record.labels)) + "\n"
+    if uses_gpu(subject, row):
+        texts[CHECK_NAME] = check(subject, file)
     texts["metadata.json"] = json_text(metadata(subject, row, told)) + "\n"
     texts["MODEL_CARD.md"] = model_card(subject, conversion)
     texts["LICENCE"] = licence_missing(subject)

@@ -17,8 +17,9 @@ TARGETS: tuple[Name, ...] = get_args(Name)
 class Row:
     """How files of one format run on one target: the runtime's package there, and templates by the files they make.
 
-    `assets` is the folder of the model and its labels in the bundle, with a slash at its end. `beside` says whether weights in a file of their own can be read there, `dtypes` which numbers the runtime's package
-    takes and gives where it is not all of them, `largest` how many bytes of a model it can hold where that is known.
+    `assets` is the folder of the model and its labels in the bundle, with a slash at its end. `beside` says whether
+    weights in a file of their own can be read there, `dtypes` which numbers the runtime's package takes and gives where
+    it is not all of them, `largest` how many bytes of a model it can hold where that is known.
     """
 
     runtime: str

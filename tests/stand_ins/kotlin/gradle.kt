@@ -11,7 +11,10 @@ interface LibraryExtension {
     var compileSdk: Int?
     fun defaultConfig(action: LibraryDefaultConfig.() -> Unit)
 }
-interface DependencyHandlerScope { fun api(dependencyNotation: Any): Any? }
+interface DependencyHandlerScope {
+    fun api(dependencyNotation: Any): Any?
+    fun runtimeOnly(dependencyNotation: Any): Any?
+}
 interface Project {
     fun plugins(block: PluginDependenciesSpec.() -> Unit)
     fun android(configure: LibraryExtension.() -> Unit)
