@@ -155,7 +155,7 @@ def test_what_is_in_a_bundle(files, tmp_path):
         },
         "ios": {"Classifier.swift", "Pixels.swift", "Camera.swift"},
         "linux": {"classify.py", "classifier.py", "pixels.py", "camera.py"},
-        "web": {"classify.mjs", "pixels.mjs", "index.html"},
+        "web": {"classify.mjs", "pixels.mjs", "index.html", "check.json"},
     }
     for entry in made:
         assert Path(entry.path).name == f"plain_onnx_{entry.target}.zip"

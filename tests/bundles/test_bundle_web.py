@@ -303,7 +303,7 @@ def test_the_gpu_answers_where_it_answers_alike(site, with_gpu, open_page):
     assert on_processor[0] == "WebAssembly, one thread"
     wanted = on_processor[0] if site.name in ("onnx int8", "onnx float16") else "WebGPU"
     assert on_gpu[0] == wanted
-    np.testing.assert_allclose(on_gpu[1], on_processor[1], atol=2e-2 if "int8" in site.name else 1e-3)
+    np.testing.assert_allclose(on_gpu[1], on_processor[1], atol=5e-2 if "int8" in site.name else 1e-3)
     assert wanted in page.inner_text("#runs")
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from vit_export.artifacts.read import artifact_of, read_facts
 from vit_export.base.errors import InputError
-from vit_export.base.files import input_errors, shortened
+from vit_export.base.files import shortened
 from vit_export.deployment.graph import INPUT_NAME
 from vit_export.model.artifact import Artifact, TensorSpec
 from vit_export.model.record import ModelRecord
 from vit_export.model.spec import shown_sides
-from vit_export.report.earlier import files_told
-from vit_export.report.view import File, Record, read_files
+from vit_export.report.earlier import verified
+from vit_export.report.view import File, Record
 
 _INPUTS = ("float32", "uint8", "int8")
 _OUTPUTS = ("float32", "int8")
@@ -84,7 +84,7 @@ def subject_of(path: Path) -> Subject:
     record = ModelRecord.from_dict(facts.record)
     artifact = artifact_of(path)
     _check(name, artifact, record)
-    report, result = _verified(path, artifact.sha256)
+    report, result = verified(path, artifact.sha256)
     return Subject(artifact, record, facts.schema, report, result)
 
 
@@ -132,14 +132,3 @@ def _check(name: str, artifact: Artifact, record: ModelRecord) -> None:
         raise InputError(f"{name}: its preprocessing is for another size of image than it takes; export it again.")
     if record.labels is not None and len(record.labels) != spec.num_classes:
         raise InputError(f"{name} names {len(record.labels)} classes, it has {spec.num_classes or 0}: export it again.")
-
-
-def _verified(path: Path, digest: str) -> tuple[Record, File | None]:
-    """The newest verification beside `path` of the file with this digest; nothing where there is none."""
-    with input_errors(path):
-        told = files_told(path.parent)
-    for entry in told:
-        for file in read_files(entry)[1]:
-            if file.entry and file.artifact.get("sha256") == digest:
-                return entry, file
-    return {}, None

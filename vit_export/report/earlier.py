@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from vit_export.base.errors import InputError
-from vit_export.base.files import digest_of_file, shortened
+from vit_export.base.files import digest_of_file, input_errors, shortened
 from vit_export.base.json_file import json_bytes, parse_json
 from vit_export.model.artifact import Artifact, Format, Precision, TensorSpec
 from vit_export.model.names import LABELS_NAME, REPORT_NAME
-from vit_export.report.view import EMPTY, Record, listed, read_files, record, records, text
+from vit_export.report.view import EMPTY, File, Record, listed, read_files, record, records, text
 
 _PAGES_POLICY = b'content="default-src &#39;none&#39;; style-src &#39;sha256-'
 """How the policy of every report.html begins (see `page`)."""
@@ -91,6 +91,17 @@ def recorded(path: Path) -> Artifact | None:
         if entry["files"][0] == path.name:
             return _artifact(record(entry.get("artifact")), path)
     return None
+
+
+def verified(path: Path, digest: str) -> tuple[Record, File | None]:
+    """The newest verification beside `path` of the file with the sha256 `digest`; nothing where there is none."""
+    with input_errors(path):
+        told = files_told(path.parent)
+    for entry in told:
+        for file in read_files(entry)[1]:
+            if file.entry and file.artifact.get("sha256") == digest:
+                return entry, file
+    return {}, None
 
 
 def _report(path: Path) -> Record:
