@@ -160,10 +160,16 @@ def test_list():
         ),
         (["vit_s32", "--returns", "pooled"], "--returns pooled belongs to a checkpoint: give --weights"),
         (["vit_s32", "--l2-normalize"], "A model that returns logits has no embedding to be divided by its length"),
-        (["google/vit-base"], "for a repository of the Hugging Face hub give --weights hf:google/vit-base."),
-        (["export", "google/vit-base"], "give --weights hf:google/vit-base."),
-        (["hf:google/vit-base"], "is no variant: give a checkpoint to --weights"),
-        (["https://user:secret@host/file"], "An address is no variant: give it to --weights."),
+        (["google/vit-base"], "for a repository of the Hugging Face hub give hf:google/vit-base."),
+        (["export", "google/vit-base"], "give hf:google/vit-base."),
+        (["./nowhere"], "'./nowhere' is no variant, and there is no such file."),
+        (["tuned.keras"], "'tuned.keras' is no variant, and there is no such file."),
+        (["export", "tuned.keras"], "'tuned.keras' is no variant, and there is no such file."),
+        (["ftp://user:secret@host/file"], "The weights have an address of a kind that is not supported"),
+        (["hf:google"], "'hf:google' names no hub repository"),
+        (["hf:o/a", "--weights", "hf:o/b"], "A checkpoint is given twice, by itself and to --weights"),
+        (["--tflite", "hf:o/a", "--weights", "hf:o/b"], "A checkpoint is given twice"),
+        (["vit_s32", "hf:o/a"], "unexpected extra argument"),
         (["export", "vit_s31"], "Unknown variant 'vit_s31': did you mean 'vit_s32'?"),
         (["list", "--image-size", "0"], "--image-size is 0, expected a whole number of pixels from 1 to 4096"),
         (["list", "--image-size", "-5"], "--image-size is -5"),
@@ -187,10 +193,30 @@ def test_bad_calls_get_one_sentence(arguments, message, tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_in_the_place_of_a_variant(tmp_path, monkeypatch):
+    """What is there, or an address, is opened; variants and commands win over files that are called like them."""
+    opened = []
+
+    def refused(location, *, variant, **said):
+        opened.append((location, variant))
+        raise InputError("seen")
+
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tuned.keras").write_text("")
-    for words in (["tuned.keras"], ["./tuned.keras"], ["export", str(tmp_path)]):
-        assert fails(*words) == f"Error: '{words[-1]}' is no variant: give a checkpoint to --weights."
+    monkeypatch.setattr("vit_export.weights.open.open_checkpoint", refused)
+    for name in ("tuned.keras", "vit_s32", "list"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "dino").mkdir()
+    places = ["tuned.keras", "./tuned.keras", "dino", str(tmp_path), "./vit_s32", "./list", "hf:o/n", "https://h/x.npz"]
+    for place in places:
+        for words in ([place], [place, "--tflite"], ["--tflite", place], ["export", place], ["--weights", place]):
+            opened.clear()
+            assert fails(*words) == "Error: seen"
+            assert opened == [(place, None)], words
+    assert json.loads(invoke("list", "--json").output)
+    monkeypatch.setattr("vit_export.pipeline.steps.export", lambda *arguments, **options: refused("x", variant=None))
+    note = "vit_s32 is the variant, with random weights: what this folder has by that name is ./vit_s32."
+    for words in (["vit_s32"], ["export", "vit_s32"]):
+        assert note in invoke(*words).stderr
+    assert "./" not in invoke("vit_s16").stderr
 
 
 def test_help_has_one_example_a_line():

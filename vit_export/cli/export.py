@@ -1,5 +1,6 @@
 """`vit-export <variant>` and `vit-export export`: one command per variant, all with the same options."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from vit_export.base.errors import InputError, unknown
 from vit_export.cli import options as shared
 from vit_export.cli.closing import closing, default_output
 from vit_export.cli.finish import finish, progress, say
-from vit_export.cli.framework import EXPORT, Command, typed, weights_hint
+from vit_export.cli.framework import EXPORT, Command, is_location, typed, weights_hint
 from vit_export.cli.options import AS_JSON, QUIET, TEXT, THREADS, choice, count, flag, pathname
 from vit_export.model.labels import read_labels
 from vit_export.model.names import (
@@ -25,7 +26,7 @@ from vit_export.model.names import (
     schemes_explained,
 )
 from vit_export.model.outputs import RETURNS
-from vit_export.model.spec import ImageSize, ViTSpec
+from vit_export.model.spec import ImageSize, ViTSpec, require_name
 from vit_export.model.variants import VARIANTS, Variant, get_variant
 from vit_export.pipeline.request import ExportRequest
 
@@ -97,7 +98,13 @@ _OPTIONS: tuple[shared.Option, ...] = (
     ),
     count("--calibration-images", None, 128),
     count("--held-out-images", "Images that verify.  [32, 8 for large models]"),
-    pathname("--output", "Folder for the files.  [default: exports/<variant>-<size>]", "DIR"),
+    click.option(
+        "--name",
+        type=TEXT,
+        metavar="NAME",
+        help="What the files and their folder are called.  [the checkpoint's own name, or the variant's]",
+    ),
+    pathname("--output", "Folder for the files.  [exports/<name>-<size>]", "DIR"),
     shared.overwrite("files that exist"),
     shared.batch_size(),
     shared.layout(),
@@ -137,14 +144,21 @@ def variant_command(variant: Variant) -> click.Command:
     return click.command(variant.name, cls=Command, help=text, short_help=f"{sizes}: {variant.use}")(_with_options(run))
 
 
-@click.command(EXPORT, cls=Command, short_help="Export a checkpoint of any sizes (--weights), or VARIANT.")
-@click.argument("variant", required=False)
+@click.command(EXPORT, cls=Command, short_help="Export the checkpoint at PATH, of any sizes.")
+@click.argument("subject", required=False, type=TEXT, metavar="[PATH|VARIANT]")
 @_with_options
-def export_command(variant: str | None, **options: Any) -> None:
-    """Export a checkpoint of any sizes (--weights), or VARIANT; the name of this command may be left out."""
-    if variant is not None and variant not in VARIANTS and (hint := weights_hint(variant)):
-        raise InputError(hint)
-    _export(None if variant is None else get_variant(variant), **options)
+def export_command(subject: str | None, weights: str | None, **options: Any) -> None:
+    """Export the checkpoint at PATH (as --weights takes it), or VARIANT; the name of this command may be left out."""
+    variant = None
+    if subject is not None and subject not in VARIANTS and is_location(subject):
+        if weights is not None:
+            raise InputError("A checkpoint is given twice, by itself and to --weights: give one of the two.")
+        weights = subject
+    elif subject is not None:
+        if subject not in VARIANTS and (hint := weights_hint(subject)):
+            raise InputError(hint)
+        variant = get_variant(subject)
+    _export(variant, weights=weights, **options)
 
 
 def _export(variant: Variant | None, *, as_json: bool, quiet: bool, **options: Any) -> None:
@@ -191,12 +205,15 @@ def _request(
     pooled: bool,
     l2_normalize: bool,
     labels: str | None,
+    name: str | None,
     output: Path | None,
     no_verify: bool,
     **options: Any,
 ) -> ExportRequest:
     """The request that the options of a command describe."""
     names = _returned(returns, features=features, pooled=pooled)
+    if name is not None:
+        require_name("name", name)
     if names and "logits" not in names and num_classes is not None:
         given = "--returns" if returns else "--features" if features else "--pooled"
         raise InputError(f"{given} makes a model without classifier, --num-classes sizes one: give one of the two.")
@@ -215,17 +232,24 @@ def _request(
     if weights is not None:
         checkpoint = _opened(
             weights, reporter, variant=variant, num_heads=num_heads, image_size=image_size, pixels=pixels
-        )
+        ).named(name)
         spec = checkpoint.returning(names, num_classes=num_classes, l2_normalize=l2_normalize)
         spec = spec if image_size is None else spec.with_(image_size=image_size)
         if checkpoint.projects and not names and "pooled" in spec.outputs and not checkpoint.own:
             checkpoint = replace(checkpoint, notes=(*checkpoint.notes, PROJECTED))
     elif variant is None:
-        raise InputError("There is nothing to export: name a variant ('vit-export list' shows them) or give --weights.")
+        raise InputError(
+            "There is nothing to export: give a checkpoint, or name a variant ('vit-export list' shows them)."
+        )
     elif "pooled" in names or num_heads is not None:
         given = ("--pooled" if pooled else "--returns pooled") if "pooled" in names else "--num-heads"
         raise InputError(f"{given} belongs to a checkpoint: give --weights, or leave it out.")
     else:
+        if reporter is not None and os.path.lexists(variant.name):
+            reporter.note(
+                f"{variant.name} is the variant, with random weights: what this folder has by that name is "
+                f"./{variant.name}."
+            )
         spec = ViTSpec.of(
             variant,
             image_size=224 if image_size is None else image_size,
@@ -236,6 +260,7 @@ def _request(
             from vit_export.model.preprocessing import Preprocessing
 
             preprocessing = Preprocessing(spec.image_size, **pixels)
+        spec = spec if name is None else spec.with_(name=name)
     return ExportRequest(
         spec=spec,
         output=output or default_output(spec),
@@ -245,6 +270,7 @@ def _request(
         preprocessing=preprocessing,
         returns=names,
         l2_normalize=l2_normalize,
+        name=name,
         labels=None if labels is None else read_labels(labels),
         verify=not no_verify,
         **options,

@@ -36,6 +36,7 @@ _REFUSALS = (
     errno.EFBIG,
 )
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+_SUFFIX = re.compile(r"\.[A-Za-z]\w*$")
 
 
 class Given(click.ParamType):
@@ -87,7 +88,7 @@ class Commands(click.Group):
         return super().main(*args, **options)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Options without a command in front of them are those of `export`: `vit-export --weights FILE --tflite`."""
+        """Options without a command in front of them are those of `export`: `vit-export --tflite PATH`."""
         ctx.meta[_TYPED] = list(args)
         own = {option for parameter in self.get_params(ctx) for option in parameter.opts}
         if args and args[0].startswith("-") and args[0].partition("=")[0] not in own:
@@ -98,9 +99,11 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command named by `args`, or a usage error that names the nearest."""
+        """The command named by `args`, `export` where they begin with a checkpoint; else a usage error."""
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
+            if is_location(name):
+                return super().resolve_command(ctx, [EXPORT, *args])
             text = weights_hint(name)
             if text is None:
                 guess = nearest(name, self.list_commands(ctx))
@@ -190,15 +193,18 @@ def typed() -> str:
     return shlex.join(["vit-export", *words])
 
 
+def is_location(word: str) -> bool:
+    """Whether `word`, in the place of a command or variant, says where a checkpoint is: something there, an address."""
+    return "://" in word or word.lower().startswith("hf:") or os.path.exists(word)
+
+
 def weights_hint(name: str) -> str | None:
-    """The sentence for a `name`, given as a variant, that is or looks like a checkpoint; None where it does not."""
-    if "://" in name:  # an address may hold a password: it is not repeated
-        return "An address is no variant: give it to --weights."
-    if name.lower().startswith("hf:") or os.path.isfile(name) or (os.sep in name and os.path.isdir(name)):
-        return f"'{shortened(name)}' is no variant: give a checkpoint to --weights."
+    """The sentence for a `name`, given as a variant, that looks like a checkpoint and is none; None for others."""
     if _HUB_ID.fullmatch(name):
-        return f"'{name}' is no variant and no file: for a repository of the Hugging Face hub give --weights hf:{name}."
-    return f"'{shortened(name)}' is no variant, and there is no such file." if os.sep in name else None
+        return f"'{name}' is no variant and no file: for a repository of the Hugging Face hub give hf:{name}."
+    if os.sep in name or _SUFFIX.search(name):
+        return f"'{shortened(name)}' is no variant, and there is no such file."
+    return None
 
 
 def _refusal(error: OSError) -> str:

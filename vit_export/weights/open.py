@@ -37,7 +37,8 @@ from vit_export.weights.layouts import (
     torchvision,
 )
 from vit_export.weights.layouts.mapping import Layout, MappedParameters
-from vit_export.weights.layouts.sizes import Hints, require_variant
+from vit_export.weights.layouts.sizes import Hints, name_of_sizes, require_variant
+from vit_export.weights.naming import own_name, says_something
 from vit_export.weights.provenance import digests_of
 from vit_export.weights.remote.fetch import fetch, is_remote
 
@@ -164,8 +165,10 @@ def open_checkpoint(
         configs.config_path,
         contents.path.name if is_here else origin["location"],
     )
+    called = own_name(str(location))
     if contents.kind == "saved_model":
-        return _with_pixels(_own(contents.path, hints), given)
+        checkpoint = _with_pixels(_own(contents.path, hints), given)
+        return replace(checkpoint, called=called if _has_usual_name(checkpoint.spec, contents.path) else None)
     origin = {"file": contents.path.name, **origin}
     if contents.kind in ("keras", "weights_h5"):
         checkpoint = _with_pixels(keras_file.open_keras(contents.path, contents.kind, hints, origin), given)
@@ -177,7 +180,7 @@ def open_checkpoint(
         beside = (*shards, configs.config_path, configs.preprocessor_path)
         read = tuple(other for other in beside if other is not None and other != contents.path)
     # A commit or the sha256 in its origin says what a file from elsewhere is.
-    return replace(checkpoint, digests=digests_of(contents.path, read)) if is_here else checkpoint
+    return replace(checkpoint, called=called, digests=digests_of(contents.path, read) if is_here else None)
 
 
 def _local(location: str | Path) -> Path:
@@ -222,6 +225,14 @@ def _own(path: Path, hints: Hints) -> Checkpoint:
     parameters = SavedModelParameters(path)
     require_variant(parameters.spec, hints, path)
     return checkpoint_of(parameters, parameters.record, str(path), saved_model=path)
+
+
+def _has_usual_name(spec: ViTSpec, path: Path) -> bool:
+    """Whether a SavedModel goes by its sizes alone, though its folder is not called like every one that exports make.
+
+    The others remember what they were called when they were exported.
+    """
+    return says_something(path.name) and spec.name == name_of_sizes(spec)
 
 
 def _with_pixels(checkpoint: Checkpoint, pixels: Mapping[str, Any]) -> Checkpoint:
