@@ -55,9 +55,9 @@ def test_the_place_of_a_checkpoint_names_it(location, name):
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\\b", "-x", "a b", "é", "x" * 101, "nul.1", "COM1.x"])
 def test_names_that_no_file_can_have_everywhere_are_refused(name):
-    with pytest.raises(InputError, match="^name is .* files are called by it"):
+    with pytest.raises(InputError, match=r"^name is .* files are called by it"):
         ExportRequest(None, Path("out"), name=name)
-    with pytest.raises(InputError, match="^A model's name is"):
+    with pytest.raises(InputError, match=r"^A model's name is"):
         toy_spec().with_(name=name)
 
 

@@ -10,6 +10,7 @@ from vit_export.cli.framework import CONTEXT, Commands
 from vit_export.cli.inspect import inspect_command
 from vit_export.cli.list import list_command
 from vit_export.cli.photographs import calibration_command
+from vit_export.cli.predict import predict_command
 from vit_export.cli.verify import verify_command
 from vit_export.model.variants import VARIANTS
 
@@ -52,6 +53,7 @@ for command in (
     *map(variant_command, VARIANTS.values()),
     export_command,
     list_command,
+    predict_command,
     verify_command,
     inspect_command,
     bundle_command,
