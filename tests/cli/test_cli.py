@@ -418,14 +418,14 @@ def test_the_next_command_works_as_it_is_printed(photos, tmp_path, monkeypatch):
     options = ("--input", "uint8", "--calibration", "my photos", "--calibration-images", "4", "--no-verify")
     first = invoke("--weights", str(ORIGINALS / "hf_model"), "--pooled", "--tflite", *options, "--output", "my out")
     assert first.exit_code == 0, first.output
-    names, line = [], first.stdout.splitlines()[-1]
-    while line.startswith("Next: vit-export "):
-        words = shlex.split(line)[2:]
+    names, lines = [], first.stdout.splitlines()[1:]
+    while " --weights " in lines[-1]:
+        words = shlex.split(lines[-1].removeprefix("Next:"))[1:]
         assert " ".join(words[-8:]) == " ".join(("--output", "my out", *options)[-8:])
         result = invoke(*words)
         assert result.exit_code == 0, (words, result.output)
         names.append(words[2:4])
-        line = result.stdout.splitlines()[-1]
+        lines = result.stdout.splitlines()[1:]
     assert names == [["--tflite", "--int8"], ["--onnx", "--int8"]]
     report = json.loads((tmp_path / "my out" / "report.json").read_text(encoding="utf-8"))
     assert report["spec"]["pre_logits_size"] == 32
@@ -438,8 +438,13 @@ def test_the_next_command_works_as_it_is_printed(photos, tmp_path, monkeypatch):
         ".tflite",
         ".tflite",
     ]
-    # Both small files are there: what is named last is one that exists.
-    assert Path(shlex.split(line)[-1].rstrip(".")).is_file()
+    # Both small files are there: what is left is to ask one of them, on an image that was looked at, and to pack it.
+    predict, bundle = (shlex.split(line.removeprefix("Next:"))[1:] for line in lines)
+    answer = invoke(*predict)
+    assert (answer.exit_code, predict[0]) == (0, "predict"), answer.output
+    assert answer.stdout.startswith("my photos/")
+    assert bundle[:2] == ["bundle", predict[1]]
+    assert invoke(*bundle).exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -471,14 +476,17 @@ def test_the_next_command_repeats_what_it_needs(there, asked, made, suggested, o
     folder.mkdir(parents=True)
     for name in there:
         (folder / name).write_text("")
-    artifacts = tuple(SimpleNamespace(format=f, precision=p, path=str(folder / "x y")) for f, p in made)
-    result = SimpleNamespace(passed=True, artifacts=artifacts, report_path=folder / "report.json")
+    artifacts = tuple(SimpleNamespace(format=f, precision=p, path=str(folder / "x y"), bytes=1) for f, p in made)
+    result = SimpleNamespace(passed=True, artifacts=artifacts, report={}, report_path=folder / "report.json")
     lines = closing(ExportRequest(toy_spec(), folder, **asked), result).splitlines()
     assert lines[0] == f"Files, report.html and report.json: {folder}/"
+    if made:
+        assert lines.pop(1) == f"Next: {shlex.join(['vit-export', 'predict', str(folder / 'x y'), 'IMAGE'])}"
     if suggested is None:
-        assert lines[1:] == [f"Next: run one of them, for example {shlex.quote(str(folder / 'x y'))}."]
+        assert lines[1:] == []
         return
-    words = shlex.split(lines[1])
+    assert lines[1].startswith(" " * 6 if made else "Next: ")
+    words = ["Next:", *shlex.split(lines[1].removeprefix("Next:"))]
     if output:
         at = words.index("--output")
         assert words[at : at + 2] == ["--output", output]
