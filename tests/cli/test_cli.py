@@ -1,5 +1,6 @@
 import errno
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from vit_export.cli.export import _returned
 from vit_export.cli.finish import finish
 from vit_export.cli.main import main
 from vit_export.cli.progress import ConsoleReporter
+from vit_export.cli.vocabulary import _MEANT, GROUPS, NOT_THERE
 from vit_export.model.listing import listing
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import ModelRecord
@@ -68,9 +70,58 @@ def test_help_names_every_variant_and_option():
 
 
 def test_every_export_has_the_same_options_in_the_same_order():
-    variant, export = (invoke(name, "--help").output.partition("Options:")[2] for name in ("vit_b16", "export"))
+    variant, export = (invoke(name, "--help").output.partition("What is made:")[2] for name in ("vit_b16", "export"))
     assert variant == export
     assert variant.index("--saved-model") < variant.index("--int8") < variant.index("--quiet")
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_options_are_in_groups_and_these_in_one_order(name):
+    told = re.findall(r"^  (--[\w-]+)", invoke(name, "--help").output, re.MULTILINE)
+    assert sorted(told) == sorted(max(p.opts, key=len) for p in main.commands[name].params if p.opts[0].startswith("-"))
+    assert told == [option for group in GROUPS.values() for option in group if option in told]
+
+
+def test_groups_and_hints_name_options_that_there_are():
+    known = {option for command in main.commands.values() for p in command.params for option in p.opts}
+    assert {option for group in GROUPS.values() for option in group} <= known
+    words = " ".join((*_MEANT, *NOT_THERE)).split()
+    assert len(words) == len(set(words))
+    assert not {f"--{word}" for word in words} & known - {"--precision"}
+    targets = {word for row in _MEANT.values() for word in row.split() if word.startswith("--")}
+    assert targets <= known
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["vit_s32", "--half"], "No such option '--half'. Did you mean '--float16'?"),
+        (["--fp16"], "Did you mean '--float16'?"),
+        (["vit_s32", "--FP32"], "Did you mean '--float32'?"),
+        (["hf:o/n", "--quant"], "Did you mean '--int8'?"),
+        (["--quantize"], "Did you mean '--int8'?"),
+        (["vit_s32", "--size", "384"], "Did you mean '--image-size'?"),
+        (["vit_s32", "--size=384"], "Did you mean '--image-size'?"),
+        (["vit_s32", "--classes", "3"], "Did you mean '--num-classes'?"),
+        (["--model", "x.npz"], "Did you mean '--weights'?"),
+        (["verify", "x.onnx", "--model", "x.npz"], "Did you mean '--reference'?"),
+        (["vit_s32", "--out", "x"], "Did you mean '--output'?"),
+        (["vit_s32", "--calib_data", "x"], "'--calibration'"),
+        (["vit_s32", "--format", "tflite"], "'--tflite'"),
+        (["vit_s32", "--nchw"], "Did you mean '--layout NCHW'?"),
+        (["predict", "x.onnx", "--top-k", "3"], "Did you mean '--top'?"),
+        (
+            ["vit_s32", "--device", "cuda"],
+            "No such option '--device'. Exports and checks run on the CPU: leave it out.",
+        ),
+        (["list", "--half"], "No such option '--half'."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistyped_option_is_answered_by_what_it_means(arguments, message):
+    line = fails(*arguments)
+    assert message in line
+    assert "--features" not in line
 
 
 @pytest.mark.parametrize("as_json", [True, False])

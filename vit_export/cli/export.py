@@ -13,10 +13,11 @@ from vit_export.cli import options as shared
 from vit_export.cli.closing import closing, default_output
 from vit_export.cli.finish import finish, progress, say
 from vit_export.cli.framework import EXPORT, Command, is_location, typed, weights_hint
-from vit_export.cli.options import AS_JSON, QUIET, TEXT, THREADS, choice, count, flag, pathname
+from vit_export.cli.options import AS_JSON, LOCATION, QUIET, TEXT, THREADS, choice, count, flag, pathname
 from vit_export.model.labels import read_labels
 from vit_export.model.names import (
     DEFAULT_MIN_SQNR,
+    DEFAULT_MIN_SQNR_UNTRAINED,
     FORMATS,
     HUB_NAME,
     INPUTS,
@@ -54,40 +55,42 @@ _OPTIONS: tuple[shared.Option, ...] = (
         "--min-sqnr",
         type=float,
         metavar="DB",
-        help=f"Budget of {SEARCHED}: signal to noise.  [{DEFAULT_MIN_SQNR:g}]",
+        help=f"Budget of {SEARCHED}: signal to noise.  "
+        f"[{DEFAULT_MIN_SQNR:g}, of random weights {DEFAULT_MIN_SQNR_UNTRAINED:g}]",
     ),
     click.option(
         "--min-agreement", type=float, metavar="P", help=f"Budget of {SEARCHED}: share with the same top class."
     ),
     click.option(
         "--weights",
-        type=TEXT,
-        metavar="FILE",
+        type=LOCATION,
+        metavar="PATH",
         help="A checkpoint: .npz (Google), a Hugging Face folder, .safetensors (Hugging Face, timm, torchvision), "
-        ".keras, .weights.h5, a SavedModel of vit-export, hf:owner/name[@revision], https://…[#sha256=…].  "
-        "[default: random weights]",
+        ".keras (keras_hub's, too), .weights.h5, a SavedModel or folder of vit-export, hf:owner/name[@revision], "
+        "https://…[#sha256=…].  [default: random weights]",
     ),
     count("--num-heads", "Attention heads, where a checkpoint does not say."),
-    shared.image_size(", multiples of the patch.  [224]"),
-    count("--num-classes", "Classes of the classifier.  [1000, or the weights']"),
+    shared.image_size(", multiples of the patch.  [the weights' or 224]"),
+    count("--num-classes", "Classes of the classifier.  [the weights' or 1000]"),
     click.option(
         "--returns",
         type=TEXT,
         metavar="NAMES",
-        help=f"What the files return, one or several: {','.join(RETURNS)}.  [logits; without classifier features]",
+        help=f"What the files return, one or several: {','.join(RETURNS)}.  [logits; without classifier "
+        "features, or a projection]",
     ),
     flag("--features", "Short for --returns features: what is pooled, without classifier."),
     flag("--pooled", "Short for --returns pooled: behind the checkpoint's pooler or projection."),
     flag("--l2-normalize", "Divide features and pooled embeddings by their length."),
     click.option(
         "--labels",
-        type=TEXT,
+        type=LOCATION,
         metavar="FILE",
         help="Names of the classes, a line each, or JSON; 'imagenet' for ImageNet-1k's.",
     ),
     shared.input_kind("the files take: scaling is folded into the weights, uint8 adds one cast.", INPUTS[0]),
     click.option("--mean", metavar="R,G,B", help="Of the pixels, on the 0..1 scale.  [the weights' or 0.5,0.5,0.5]"),
-    click.option("--std", metavar="R,G,B", help="Likewise."),
+    click.option("--std", metavar="R,G,B", help="Of the pixels, likewise."),
     choice("--resize", ["squash", "shortest"], "Straight to the size, or crop centre."),
     click.option("--crop-fraction", type=float, metavar="F", help="Part of the shortest side that is kept."),
     choice("--interpolation", ["bilinear", "bicubic"], "Of resizing."),
@@ -96,7 +99,7 @@ _OPTIONS: tuple[shared.Option, ...] = (
         ": the representative dataset and, others of them, verification.  "
         "[default: photographs from scikit-image, in calibration/]",
     ),
-    count("--calibration-images", None, 128),
+    count("--calibration-images", "Images that calibrate int8.", 128),
     count("--held-out-images", "Images that verify.  [32, 8 for large models]"),
     click.option(
         "--name",
@@ -114,13 +117,13 @@ _OPTIONS: tuple[shared.Option, ...] = (
         "preprocessor_config.json (ONNX).",
     ),
     THREADS,
-    shared.seed("random weights and images"),
+    shared.seed("random weights and the choice of images"),
     count(
         "--opset",
         f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}; 22 and below are taken whole by Core ML and QNN.  "
         f"[default: {OPSETS[-1]}; qdq and symmetric: 20; w8a16: 21]",
     ),
-    flag("--no-verify", "Convert only."),
+    flag("--no-verify", "Convert only, compare nothing."),
     AS_JSON,
     QUIET,
 )
@@ -145,7 +148,7 @@ def variant_command(variant: Variant) -> click.Command:
 
 
 @click.command(EXPORT, cls=Command, short_help="Export the checkpoint at PATH, of any sizes.")
-@click.argument("subject", required=False, type=TEXT, metavar="[PATH|VARIANT]")
+@click.argument("subject", required=False, type=LOCATION, metavar="[PATH|VARIANT]")
 @_with_options
 def export_command(subject: str | None, weights: str | None, **options: Any) -> None:
     """Export the checkpoint at PATH (as --weights takes it), or VARIANT; the name of this command may be left out."""

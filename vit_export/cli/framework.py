@@ -17,6 +17,7 @@ from vit_export.base.errors import InputError, OutputError, VitExportError, near
 from vit_export.base.files import shortened
 from vit_export.base.interrupts import heard
 from vit_export.base.text import message, without_secrets
+from vit_export.cli.vocabulary import GROUPS, meant, not_there
 
 EXPORT = "export"
 _TYPED, _SPELLED = "vit_export.typed", "vit_export.spelled"
@@ -65,7 +66,29 @@ class GivenPath(click.Path, Given):
 
 
 class Command(click.Command):
-    """A command whose refusals speak of options as they are typed: --held-out-images, not held_out_images."""
+    """A command with its options in groups; refusals name options as they are typed: --held-out-images."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options below the headings of `GROUPS`, each group in the same order in every command."""
+        options = [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
+        rows = {max(p.opts, key=len): row for p in options if (row := p.get_help_record(ctx)) is not None}
+        groups = {heading: [rows.pop(name) for name in names if name in rows] for heading, names in GROUPS.items()}
+        for heading, group in {**groups, "Other": [*rows.values()]}.items():
+            if group:
+                with formatter.section(heading):
+                    formatter.write_dl(group)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read `args`; of an option that there is not, say which one is meant."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            known = {option for parameter in self.get_params(ctx) for option in parameter.opts}
+            if found := meant(error.option_name, known):
+                error.possibilities = found
+            elif text := not_there(error.option_name):
+                raise click.UsageError(f"No such option '{error.option_name}'. {text}", ctx) from error
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""

@@ -17,10 +17,12 @@ from vit_export.model.variants import VARIANTS
 _HELP = """Export Vision Transformers to SavedModel, TFLite and ONNX, and verify every file.
 
 \b
-vit-export vit_s32 --tflite --int8     an int8 .tflite, verified on photographs
-vit-export --weights FILE --onnx       a checkpoint of any sizes
-vit-export vit_s32 --help              the options, the same for every variant
-vit-export list                        the variants
+vit-export PATH --tflite --int8      a checkpoint to an int8 .tflite, verified
+vit-export vit_s32 --onnx            a variant with random weights
+vit-export predict FILE IMAGE        what an exported file says of an image
+vit-export export --help             the options, the same for every variant
+
+PATH is a file or folder of weights, hf:owner/name or https://…
 
 Exit codes: 0 good, 1 verification found a fault, 2 the input or the call was wrong, 130 interrupted.
 """
