@@ -12,12 +12,15 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from vit_export.base.errors import InputError, OutputError, VitExportError, nearest
 from vit_export.base.files import shortened
 from vit_export.base.interrupts import heard
 from vit_export.base.text import message, without_secrets
+from vit_export.cli.defaults import from_defaults, read_defaults, said
 from vit_export.cli.vocabulary import GROUPS, meant, not_there
+from vit_export.model.variants import VARIANTS
 
 EXPORT = "export"
 _TYPED, _SPELLED = "vit_export.typed", "vit_export.spelled"
@@ -89,9 +92,15 @@ class Command(click.Command):
             elif text := not_there(error.option_name):
                 raise click.UsageError(f"No such option '{error.option_name}'. {text}", ctx) from error
             raise
+        except click.BadParameter as error:
+            if error.param is not None and max(error.param.opts, key=len) in from_defaults(ctx):
+                error.message += f" ({said(ctx)})"
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        if text := said(ctx):
+            click.echo(message(text), err=True)
         try:
             return super().invoke(ctx)
         except InputError as error:
@@ -114,9 +123,14 @@ class Commands(click.Group):
         """Options without a command in front of them are those of `export`: `vit-export --tflite PATH`."""
         ctx.meta[_TYPED] = list(args)
         own = {option for parameter in self.get_params(ctx) for option in parameter.opts}
-        if args and args[0].startswith("-") and args[0].partition("=")[0] not in own:
+        is_own = bool(args) and args[0].partition("=")[0] in own
+        if args and args[0].startswith("-") and not is_own:
             args = [EXPORT, *args]
         with harmless():
+            if not is_own and not ctx.resilient_parsing:
+                read_defaults(ctx, {name: self.commands[name] for name in self.commands if name not in VARIANTS})
+                assert ctx.default_map is not None
+                ctx.default_map |= dict.fromkeys(VARIANTS, ctx.default_map.get(EXPORT, {}))
             return super().parse_args(ctx, args)
 
     def resolve_command(
@@ -127,13 +141,21 @@ class Commands(click.Group):
         if self.get_command(ctx, name) is None and not name.startswith("-"):
             if is_location(name):
                 return super().resolve_command(ctx, [EXPORT, *args])
-            text = weights_hint(name)
+            text = "" if ctx.resilient_parsing else weights_hint(name)
             if text is None:
                 guess = nearest(name, self.list_commands(ctx))
                 hint = f"Did you mean '{guess}'?" if guess else "'vit-export list' shows them all."
                 text = f"Unknown variant or command '{shortened(name)}'. {hint}"
-            raise click.UsageError(text, ctx)
+            if text:
+                raise click.UsageError(text, ctx)
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands and variants; a checkpoint, which may stand there too, is a file as the shell knows them."""
+        own = super().shell_complete(ctx, incomplete)
+        if incomplete.startswith("-"):  # those of `export`, which need no command before them
+            return [*own, *self.commands[EXPORT].shell_complete(ctx, incomplete)]
+        return [CompletionItem(incomplete, type="file"), *own]
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Commands in the order of the table, smallest variant first."""
@@ -206,11 +228,11 @@ def _spelled(error: UnicodeError) -> tuple[str, int]:
 
 
 def typed() -> str:
-    """The command as it was typed, to be typed again; of an address that may hold a password, what may be shown."""
+    """The command as it was typed, to be typed again, with the defaults of the folder; no address shows a password."""
     from vit_export.weights.remote.fetch import shown
 
-    words = []
-    for word in click.get_current_context().meta[_TYPED]:
+    ctx, words = click.get_current_context(), []
+    for word in (*ctx.meta[_TYPED], *(f"{name}={value}" for name, value in from_defaults(ctx).items())):
         option, is_, value = word.partition("=") if word.startswith("--") else ("", "", word)
         words.append(f"{option}{is_}{without_secrets(shown(value))}")
     return shlex.join(["vit-export", *words])
