@@ -15,22 +15,23 @@ FILES = {"vit-export.toml": (), "pyproject.toml": ("tool", "vit-export")}
 _FILE = "vit_export.defaults"
 
 
-def read_defaults(ctx: click.Context, commands: Mapping[str, click.Command]) -> None:
-    """Have `commands` take their defaults from the file, where there is one, that has a table for each of them."""
-    ctx.meta[_FILE], tables = next(((path, found) for path in FILES if (found := _tables(path)) is not None), ("", {}))
-    ctx.default_map = {}
+def read_defaults(ctx: click.Context, commands: Mapping[str, click.Command]) -> dict[str, dict[str, Any]]:
+    """The defaults in the file, by command and parameter; a usage error names what is none of `commands` and theirs."""
+    ctx.meta[_FILE], tables = next(((path, told) for path in FILES if (told := _tables(path)) is not None), ("", {}))
+    found: dict[str, dict[str, Any]] = {}
     for command, table in _items(ctx, tables):
         if command not in commands:
             raise _refused(ctx, f"'{command}', which is no command", nearest(command, commands))
         options = {max(p.opts, key=len)[2:]: p for p in commands[command].params if not getattr(p, "is_flag", False)}
-        values = ctx.default_map.setdefault(command, {})
+        values = found.setdefault(command, {})
         for name, value in _items(ctx, table):
             if name not in options:
                 text = f"'{name}', which is no option of {command} that takes a value"
                 raise _refused(ctx, text, nearest(name.replace("-", "_"), options))
             if not isinstance(value, str | int | float) or isinstance(value, bool):
                 raise _refused(ctx, f"{value!r:.40} as {name}, expected text or a number, as one would type it")
-            values[options[name].name] = [str(value)] if options[name].multiple else str(value)
+            values[options[name].name or ""] = [str(value)] if options[name].multiple else str(value)
+    return found
 
 
 def from_defaults(ctx: click.Context) -> dict[str, str]:

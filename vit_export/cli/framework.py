@@ -87,14 +87,15 @@ class Command(click.Command):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             known = {option for parameter in self.get_params(ctx) for option in parameter.opts}
+            text = not_there(error.option_name)
             if found := meant(error.option_name, known):
-                error.possibilities = found
-            elif text := not_there(error.option_name):
+                text = f"Did you mean {' or '.join(map(repr, found))}?"
+            if text:
                 raise click.UsageError(f"No such option '{error.option_name}'. {text}", ctx) from error
             raise
         except click.BadParameter as error:
             if error.param is not None and max(error.param.opts, key=len) in from_defaults(ctx):
-                error.message += f" ({said(ctx)})"
+                raise click.BadParameter(f"{error.message} ({said(ctx)})", ctx, error.param) from error
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -128,9 +129,10 @@ class Commands(click.Group):
             args = [EXPORT, *args]
         with harmless():
             if not is_own and not ctx.resilient_parsing:
-                read_defaults(ctx, {name: self.commands[name] for name in self.commands if name not in VARIANTS})
-                assert ctx.default_map is not None
-                ctx.default_map |= dict.fromkeys(VARIANTS, ctx.default_map.get(EXPORT, {}))
+                found = read_defaults(
+                    ctx, {name: self.commands[name] for name in self.commands if name not in VARIANTS}
+                )
+                ctx.default_map = {**found, **dict.fromkeys(VARIANTS, found.get(EXPORT, {}))}
             return super().parse_args(ctx, args)
 
     def resolve_command(

@@ -145,7 +145,8 @@ def _subject(file: Any, reference: str | Path | None, input: InputKind | None, s
     if entry is None:
         raise InputError(f"{shortened(path.name)} takes no images: expected a file with one input.")
     record = record_of_reference(reference, say)
-    kind, assumed = input or ("uint8" if takes_pixels(entry) else "normalized"), ()
+    kind = input or ("uint8" if takes_pixels(entry) else "normalized")
+    assumed: tuple[str, ...] = ()
     if input is None and kind == "normalized":
         assumed = ("the file takes normalized images (--input says otherwise)",)
     pixels = replace(record.preprocessing, image_size=image_size_of(facts.inputs) or record.spec.image_size)
@@ -184,8 +185,8 @@ def _as_wide(path: Path, record: ModelRecord, outputs: Sequence[TensorSpec]) -> 
 
 
 def _told(subject: _Subject, paths: Sequence[Path], found: np.ndarray, top: int) -> Predictions:
-    record, notes = subject.record, ()
-    answers = record.answers
+    record, answers = subject.record, subject.record.answers
+    notes: tuple[str, ...] = ()
     if answers is None:
         entries = _compared(paths, found, top)
     elif answers == "regression":

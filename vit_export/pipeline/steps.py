@@ -235,7 +235,7 @@ def _checkpoint(request: ExportRequest, say: Reporter) -> Checkpoint | None:
     if checkpoint.saved_model is not None:
         require_outside(request.output, checkpoint.saved_model)
     wanted = request.spec
-    checkpoint = checkpoint.named(request.name or (wanted and wanted.name))
+    checkpoint = checkpoint.named(request.name or (None if wanted is None else wanted.name))
     if wanted is not None:
         wanted = wanted.with_(name=checkpoint.spec.name)
     else:

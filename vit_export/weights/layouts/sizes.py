@@ -141,11 +141,11 @@ def name_of_sizes(spec: ViTSpec) -> str:
     return _row(_numbers(spec)).name
 
 
-def _row(numbers: tuple[int, ...]) -> Variant:
+def _row(numbers: tuple[int, int, int, int, int]) -> Variant:
     """The variant of these sizes (as `_numbers` gives them), or a row for them that is called like them."""
     row = next((v for v in VARIANTS.values() if _numbers(v) == numbers), None)
     patch, layers, width, *_ = numbers
-    return row or Variant(f"vit_l{layers}_d{width}_p{patch}", *numbers, use="own sizes")
+    return row or Variant(f"vit_l{layers}_d{width}_p{patch}", *numbers, "own sizes")
 
 
 def _image_size(file: TensorFile, sizes: Sizes, hints: Hints) -> tuple[ImageSize, dict[str, str]]:
@@ -253,7 +253,7 @@ def _of(sizes: Sizes) -> tuple[int, int, int, int]:
     return sizes.patch_size, sizes.num_layers, sizes.hidden_size, sizes.mlp_size
 
 
-def _numbers(model: Variant | ViTSpec) -> tuple[int, ...]:
+def _numbers(model: Variant | ViTSpec) -> tuple[int, int, int, int, int]:
     return (model.patch_size, model.num_layers, model.hidden_size, model.mlp_size, model.num_heads)
 
 
