@@ -137,11 +137,13 @@ def test_another_tools_file_is_asked_with_its_model(photos, tmp_path, in_this_pr
 
 def test_what_cannot_be_predicted_is_one_sentence(photos, tmp_path, in_this_process, monkeypatch):
     path, image = ours(tmp_path / "a.onnx"), photos / "00.png"
-    damaged = tmp_path / "x.jpg"
+    damaged, elongated = tmp_path / "x.jpg", tmp_path / "line.png"
+    Image.new("RGB", (1_000_000, 1)).save(elongated)
     damaged.write_bytes(b"\xff\xd8\xff\xe0 nothing")
     for arguments, message in (
         ((path, damaged), "Cannot read the image"),
         ((path, tmp_path / "nowhere.png"), "there is no such file"),
+        ((path, elongated), "too elongated"),
         ((tmp_path / "nowhere.onnx", image), "check the path"),
         ((image, image), "of no format that vit-export knows"),
         ((path, image, "--top", 0), "--top is 0, expected a whole number"),

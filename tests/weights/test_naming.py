@@ -11,8 +11,9 @@ from vit_export.model.spec import ViTSpec
 from vit_export.pipeline.request import ExportRequest
 from vit_export.verification.origin import same_origin
 from vit_export.weights.checkpoint import Checkpoint
+from vit_export.weights.containers.contents import Contents
 from vit_export.weights.naming import own_name
-from vit_export.weights.open import open_checkpoint
+from vit_export.weights.open import _called, open_checkpoint
 
 ORIGINALS = Path(__file__).parents[1] / "fixtures" / "originals"
 COMMIT = "a1" * 20
@@ -83,3 +84,21 @@ def test_a_file_by_another_name_is_the_same_model():
 
 def test_variants_keep_their_names():
     assert ViTSpec.of("vit_s32").name == "vit_s32"
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "name", "called"),
+    [
+        ("saved_model", "exports/dino-224/saved_model", "dino", None),
+        ("saved_model", "exports/vit_s32-224/saved_model", "vit_s32", None),
+        ("saved_model", "work/flowers", "vit_s32", "flowers"),
+        ("saved_model", "work/flowers", "dino", None),
+        ("keras", "work/tuned.keras", "dino", "tuned"),
+        ("keras", "work/model.keras", "dino", None),
+        ("keras", "work/model.keras", "vit_s32", "work"),
+        ("safetensors", "dino/model.safetensors", "vit_s32", "dino"),
+    ],
+)
+def test_own_models_keep_the_name_they_were_given(kind, path, name, called):
+    spec = ViTSpec.of("vit_s32").with_(name=name)
+    assert _called(path, Contents(kind, Path(path)), spec) == called

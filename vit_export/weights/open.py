@@ -165,10 +165,9 @@ def open_checkpoint(
         configs.config_path,
         contents.path.name if is_here else origin["location"],
     )
-    called = own_name(str(location))
     if contents.kind == "saved_model":
         checkpoint = _with_pixels(_own(contents.path, hints), given)
-        return replace(checkpoint, called=called if _has_usual_name(checkpoint.spec, contents.path) else None)
+        return replace(checkpoint, called=_called(str(location), contents, checkpoint.spec))
     origin = {"file": contents.path.name, **origin}
     if contents.kind in ("keras", "weights_h5"):
         checkpoint = _with_pixels(keras_file.open_keras(contents.path, contents.kind, hints, origin), given)
@@ -180,7 +179,8 @@ def open_checkpoint(
         beside = (*shards, configs.config_path, configs.preprocessor_path)
         read = tuple(other for other in beside if other is not None and other != contents.path)
     # A commit or the sha256 in its origin says what a file from elsewhere is.
-    return replace(checkpoint, called=called, digests=digests_of(contents.path, read) if is_here else None)
+    checkpoint = replace(checkpoint, called=_called(str(location), contents, checkpoint.spec))
+    return replace(checkpoint, digests=digests_of(contents.path, read)) if is_here else checkpoint
 
 
 def _local(location: str | Path) -> Path:
@@ -227,12 +227,12 @@ def _own(path: Path, hints: Hints) -> Checkpoint:
     return checkpoint_of(parameters, parameters.record, str(path), saved_model=path)
 
 
-def _has_usual_name(spec: ViTSpec, path: Path) -> bool:
-    """Whether a SavedModel goes by its sizes alone, though its folder is not called like every one that exports make.
-
-    The others remember what they were called when they were exported.
-    """
-    return says_something(path.name) and spec.name == name_of_sizes(spec)
+def _called(location: str, contents: Contents, spec: ViTSpec) -> str | None:
+    """What the place of a checkpoint calls it; None for one of ours that remembers its name and has no other now."""
+    is_saved_model, says_nothing = contents.kind == "saved_model", not says_something(contents.path.name)
+    if (is_saved_model or says_nothing) and spec.name != name_of_sizes(spec):
+        return None
+    return None if is_saved_model and says_nothing else own_name(location)
 
 
 def _with_pixels(checkpoint: Checkpoint, pixels: Mapping[str, Any]) -> Checkpoint:
