@@ -21,7 +21,7 @@ from vit_export.cli.export import _returned
 from vit_export.cli.finish import finish
 from vit_export.cli.main import main
 from vit_export.cli.progress import ConsoleReporter
-from vit_export.cli.vocabulary import _MEANT, GROUPS, NOT_THERE
+from vit_export.cli.vocabulary import _COMMANDS, _MEANT, GROUPS, NOT_THERE
 from vit_export.model.listing import listing
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import ModelRecord
@@ -90,6 +90,8 @@ def test_groups_and_hints_name_options_that_there_are():
     assert not {f"--{word}" for word in words} & known - {"--precision"}
     targets = {word for row in _MEANT.values() for word in row.split() if word.startswith("--")}
     assert targets <= known
+    assert {*_COMMANDS.values()} <= {*main.commands}
+    assert not {word for row in _COMMANDS for word in row.split()} & {*main.commands}
 
 
 @pytest.mark.parametrize(
@@ -153,6 +155,10 @@ def test_list():
     [
         (["vit_s31"], "Did you mean 'vit_s32'?"),
         (["lst"], "Did you mean 'list'?"),
+        (["convert", "x.npz"], "Did you mean 'export'?"),
+        (["classify", "x.onnx"], "Did you mean 'predict'?"),
+        (["check"], "Did you mean 'verify'?"),
+        (["vit_s32", "-o", "out"], "No such option '-o'. Did you mean '--output'?"),
         (["resnet50"], "'vit-export list' shows them all"),
         (["vit_s32", "--onx"], "'--onnx'?"),
         (["vit_s32", "--image-size", "225"], "use 224 or 256"),

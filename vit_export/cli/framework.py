@@ -19,7 +19,7 @@ from vit_export.base.files import shortened
 from vit_export.base.interrupts import heard
 from vit_export.base.text import message, without_secrets
 from vit_export.cli.defaults import from_defaults, read_defaults, said
-from vit_export.cli.vocabulary import GROUPS, meant, not_there
+from vit_export.cli.vocabulary import GROUPS, command_meant, meant, not_there
 from vit_export.model.variants import VARIANTS
 
 EXPORT = "export"
@@ -145,7 +145,7 @@ class Commands(click.Group):
                 return super().resolve_command(ctx, [EXPORT, *args])
             text = "" if ctx.resilient_parsing else weights_hint(name)
             if text is None:
-                guess = nearest(name, self.list_commands(ctx))
+                guess = command_meant(name) or nearest(name, self.list_commands(ctx))
                 hint = f"Did you mean '{guess}'?" if guess else "'vit-export list' shows them all."
                 text = f"Unknown variant or command '{shortened(name)}'. {hint}"
             if text:

@@ -38,7 +38,7 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, wanted: bool)
         ctx.exit()
 
 
-@click.group(cls=Commands, help=_HELP, context_settings=CONTEXT)
+@click.group(cls=Commands, help=_HELP, context_settings=CONTEXT, subcommand_metavar="PATH|VARIANT|COMMAND [ARGS]...")
 @click.option(
     "--version",
     is_flag=True,

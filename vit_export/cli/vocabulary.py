@@ -33,8 +33,8 @@ _MEANT: dict[str, str] = {
     "size img-size imgsz input-size resolution": "--image-size",
     "classes nb-classes n-classes num-labels": "--num-classes",
     "heads": "--num-heads",
-    "model model-name checkpoint ckpt pretrained path file input-model": "--weights --reference",
-    "out out-dir output-dir output-path output-file dir folder dest destination": "--output --report",
+    "w model model-name checkpoint ckpt pretrained path file input-model": "--weights --reference",
+    "o out out-dir output-dir output-path output-file dir folder dest destination": "--output --report",
     "calib calibrate calibration-data calibration-dir representative representative-dataset dataset": "--calibration "
     "--data",
     "names class-names label-file id2label": "--labels",
@@ -47,14 +47,14 @@ _MEANT: dict[str, str] = {
     "scheme mode": "--int8-scheme",
     "sqnr": "--min-sqnr",
     "agreement accuracy": "--min-agreement",
-    "force yes": "--overwrite",
+    "f y force yes": "--overwrite",
     "num-threads jobs workers num-workers cpus": "--threads",
     "random-seed": "--seed",
     "skip-verify skip-verification no-check no-validation": "--no-verify",
     "top-k topk": "--top",
     "platform": "--target",
     "license": "--licence",
-    "silent": "--quiet",
+    "q silent": "--quiet",
 }
 """By what is typed: options that are meant; those that a command has are proposed, with a value where that is said."""
 
@@ -64,6 +64,23 @@ NOT_THERE = {
     "trust-remote-code": "No code of a repository is run, ever: leave it out.",
 }
 """What other tools ask, and why there is no such option here."""
+
+
+_COMMANDS = {
+    "convert quantize quantise to-tflite to-onnx tflite onnx": "export",
+    "infer inference classify run test embed": "predict",
+    "benchmark time profile speed latency": "bench",
+    "check validate compare-files": "verify",
+    "info show summary describe netron": "inspect",
+    "pack package zip": "bundle",
+    "models variants ls": "list",
+}
+"""By what is typed: the command that does it."""
+
+
+def command_meant(typed: str) -> str | None:
+    """The command that people mean who type `typed`, which is none."""
+    return _row(_COMMANDS, typed) or None
 
 
 def meant(typed: str, known: Collection[str]) -> list[str]:
