@@ -30,6 +30,7 @@ def completed(*words):
         (("./tuned",), [], True),
         (("--tf",), ["--tflite"], False),
         (("--vers",), ["--version"], False),
+        (("--hel",), ["--help", "--held-out-images"], False),
         (("vit_s32", "--int8"), ["--int8", "--int8-scheme"], False),
         (("vit_s32", "--int8-scheme", "q"), ["qdq"], False),
         (("--weights", "tun"), [], True),

@@ -156,7 +156,8 @@ class Commands(click.Group):
         """Commands and variants; a checkpoint, which may stand there too, is a file as the shell knows them."""
         own = super().shell_complete(ctx, incomplete)
         if incomplete.startswith("-"):  # those of `export`, which need no command before them
-            return [*own, *self.commands[EXPORT].shell_complete(ctx, incomplete)]
+            own += [item for item in self.commands[EXPORT].shell_complete(ctx, incomplete) if item.value != "--help"]
+            return own
         return [CompletionItem(incomplete, type="file"), *own]
 
     def list_commands(self, ctx: click.Context) -> list[str]:
