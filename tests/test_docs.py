@@ -41,9 +41,10 @@ def commands(page):
 
 def parse(words):
     """`words` as the command line reads them, nothing run; a usage error where it refuses them."""
-    name, *rest = [EXPORT, *words] if words[0].startswith("-") else words
+    is_location = re.search(r"[/.:]|^[A-Z]+$", words[0]) is not None  # of a checkpoint, which is not here
     with click.Context(main) as context:
-        command = main.resolve_command(context, [name, *rest])[1]
+        words = [EXPORT, *words] if words[0].startswith("-") or is_location else words
+        name, command, rest = main.resolve_command(context, words)
         command.make_context(name, rest, parent=context).close()
 
 

@@ -1,5 +1,6 @@
 import errno
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from vit_export.cli.export import _returned
 from vit_export.cli.finish import finish
 from vit_export.cli.main import main
 from vit_export.cli.progress import ConsoleReporter
+from vit_export.cli.vocabulary import _COMMANDS, _MEANT, GROUPS, NOT_THERE
 from vit_export.model.listing import listing
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import ModelRecord
@@ -68,9 +70,60 @@ def test_help_names_every_variant_and_option():
 
 
 def test_every_export_has_the_same_options_in_the_same_order():
-    variant, export = (invoke(name, "--help").output.partition("Options:")[2] for name in ("vit_b16", "export"))
+    variant, export = (invoke(name, "--help").output.partition("What is made:")[2] for name in ("vit_b16", "export"))
     assert variant == export
     assert variant.index("--saved-model") < variant.index("--int8") < variant.index("--quiet")
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_options_are_in_groups_and_these_in_one_order(name):
+    told = re.findall(r"^  (--[\w-]+)", invoke(name, "--help").output, re.MULTILINE)
+    assert sorted(told) == sorted(max(p.opts, key=len) for p in main.commands[name].params if p.opts[0].startswith("-"))
+    assert told == [option for group in GROUPS.values() for option in group if option in told]
+
+
+def test_groups_and_hints_name_options_that_there_are():
+    known = {option for command in main.commands.values() for p in command.params for option in p.opts}
+    assert {option for group in GROUPS.values() for option in group} <= known
+    words = " ".join((*_MEANT, *NOT_THERE)).split()
+    assert len(words) == len(set(words))
+    assert not {f"--{word}" for word in words} & known - {"--precision"}
+    targets = {word for row in _MEANT.values() for word in row.split() if word.startswith("--")}
+    assert targets <= known
+    assert {*_COMMANDS.values()} <= {*main.commands}
+    assert not {word for row in _COMMANDS for word in row.split()} & {*main.commands}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["vit_s32", "--half"], "No such option '--half'. Did you mean '--float16'?"),
+        (["--fp16"], "Did you mean '--float16'?"),
+        (["vit_s32", "--FP32"], "Did you mean '--float32'?"),
+        (["hf:o/n", "--quant"], "Did you mean '--int8'?"),
+        (["--quantize"], "Did you mean '--int8'?"),
+        (["vit_s32", "--size", "384"], "Did you mean '--image-size'?"),
+        (["vit_s32", "--size=384"], "Did you mean '--image-size'?"),
+        (["vit_s32", "--classes", "3"], "Did you mean '--num-classes'?"),
+        (["--model", "x.npz"], "Did you mean '--weights'?"),
+        (["verify", "x.onnx", "--model", "x.npz"], "Did you mean '--reference'?"),
+        (["vit_s32", "--out", "x"], "Did you mean '--output'?"),
+        (["vit_s32", "--calib_data", "x"], "'--calibration'"),
+        (["vit_s32", "--format", "tflite"], "'--tflite'"),
+        (["vit_s32", "--nchw"], "Did you mean '--layout NCHW'?"),
+        (["predict", "x.onnx", "--top-k", "3"], "Did you mean '--top'?"),
+        (
+            ["vit_s32", "--device", "cuda"],
+            "No such option '--device'. Exports and checks run on the CPU: leave it out.",
+        ),
+        (["list", "--half"], "No such option '--half'."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistyped_option_is_answered_by_what_it_means(arguments, message):
+    line = fails(*arguments)
+    assert message in line
+    assert "--features" not in line
 
 
 @pytest.mark.parametrize("as_json", [True, False])
@@ -102,6 +155,10 @@ def test_list():
     [
         (["vit_s31"], "Did you mean 'vit_s32'?"),
         (["lst"], "Did you mean 'list'?"),
+        (["convert", "x.npz"], "Did you mean 'export'?"),
+        (["classify", "x.onnx"], "Did you mean 'predict'?"),
+        (["check"], "Did you mean 'verify'?"),
+        (["vit_s32", "-o", "out"], "No such option '-o'. Did you mean '--output'?"),
         (["resnet50"], "'vit-export list' shows them all"),
         (["vit_s32", "--onx"], "'--onnx'?"),
         (["vit_s32", "--image-size", "225"], "use 224 or 256"),
@@ -160,10 +217,16 @@ def test_list():
         ),
         (["vit_s32", "--returns", "pooled"], "--returns pooled belongs to a checkpoint: give --weights"),
         (["vit_s32", "--l2-normalize"], "A model that returns logits has no embedding to be divided by its length"),
-        (["google/vit-base"], "for a repository of the Hugging Face hub give --weights hf:google/vit-base."),
-        (["export", "google/vit-base"], "give --weights hf:google/vit-base."),
-        (["hf:google/vit-base"], "is no variant: give a checkpoint to --weights"),
-        (["https://user:secret@host/file"], "An address is no variant: give it to --weights."),
+        (["google/vit-base"], "for a repository of the Hugging Face hub give hf:google/vit-base."),
+        (["export", "google/vit-base"], "give hf:google/vit-base."),
+        (["./nowhere"], "'./nowhere' is no variant, and there is no such file."),
+        (["tuned.keras"], "'tuned.keras' is no variant, and there is no such file."),
+        (["export", "tuned.keras"], "'tuned.keras' is no variant, and there is no such file."),
+        (["ftp://user:secret@host/file"], "The weights have an address of a kind that is not supported"),
+        (["hf:google"], "'hf:google' names no hub repository"),
+        (["hf:o/a", "--weights", "hf:o/b"], "A checkpoint is given twice, by itself and to --weights"),
+        (["--tflite", "hf:o/a", "--weights", "hf:o/b"], "A checkpoint is given twice"),
+        (["vit_s32", "hf:o/a"], "unexpected extra argument"),
         (["export", "vit_s31"], "Unknown variant 'vit_s31': did you mean 'vit_s32'?"),
         (["list", "--image-size", "0"], "--image-size is 0, expected a whole number of pixels from 1 to 4096"),
         (["list", "--image-size", "-5"], "--image-size is -5"),
@@ -187,10 +250,30 @@ def test_bad_calls_get_one_sentence(arguments, message, tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_in_the_place_of_a_variant(tmp_path, monkeypatch):
+    """What is there, or an address, is opened; variants and commands win over files that are called like them."""
+    opened = []
+
+    def refused(location, *, variant, **said):
+        opened.append((location, variant))
+        raise InputError("seen")
+
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tuned.keras").write_text("")
-    for words in (["tuned.keras"], ["./tuned.keras"], ["export", str(tmp_path)]):
-        assert fails(*words) == f"Error: '{words[-1]}' is no variant: give a checkpoint to --weights."
+    monkeypatch.setattr("vit_export.weights.open.open_checkpoint", refused)
+    for name in ("tuned.keras", "vit_s32", "list"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "dino").mkdir()
+    places = ["tuned.keras", "./tuned.keras", "dino", str(tmp_path), "./vit_s32", "./list", "hf:o/n", "https://h/x.npz"]
+    for place in places:
+        for words in ([place], [place, "--tflite"], ["--tflite", place], ["export", place], ["--weights", place]):
+            opened.clear()
+            assert fails(*words) == "Error: seen"
+            assert opened == [(place, None)], words
+    assert json.loads(invoke("list", "--json").output)
+    monkeypatch.setattr("vit_export.pipeline.steps.export", lambda *arguments, **options: refused("x", variant=None))
+    note = "vit_s32 is the variant, with random weights: what this folder has by that name is ./vit_s32."
+    for words in (["vit_s32"], ["export", "vit_s32"]):
+        assert note in invoke(*words).stderr
+    assert "./" not in invoke("vit_s16").stderr
 
 
 def test_help_has_one_example_a_line():
@@ -392,14 +475,14 @@ def test_the_next_command_works_as_it_is_printed(photos, tmp_path, monkeypatch):
     options = ("--input", "uint8", "--calibration", "my photos", "--calibration-images", "4", "--no-verify")
     first = invoke("--weights", str(ORIGINALS / "hf_model"), "--pooled", "--tflite", *options, "--output", "my out")
     assert first.exit_code == 0, first.output
-    names, line = [], first.stdout.splitlines()[-1]
-    while line.startswith("Next: vit-export "):
-        words = shlex.split(line)[2:]
+    names, lines = [], first.stdout.splitlines()[1:]
+    while " --weights " in lines[-1]:
+        words = shlex.split(lines[-1].removeprefix("Next:"))[1:]
         assert " ".join(words[-8:]) == " ".join(("--output", "my out", *options)[-8:])
         result = invoke(*words)
         assert result.exit_code == 0, (words, result.output)
         names.append(words[2:4])
-        line = result.stdout.splitlines()[-1]
+        lines = result.stdout.splitlines()[1:]
     assert names == [["--tflite", "--int8"], ["--onnx", "--int8"]]
     report = json.loads((tmp_path / "my out" / "report.json").read_text(encoding="utf-8"))
     assert report["spec"]["pre_logits_size"] == 32
@@ -412,8 +495,13 @@ def test_the_next_command_works_as_it_is_printed(photos, tmp_path, monkeypatch):
         ".tflite",
         ".tflite",
     ]
-    # Both small files are there: what is named last is one that exists.
-    assert Path(shlex.split(line)[-1].rstrip(".")).is_file()
+    # Both small files are there: what is left is to ask one of them, on an image that was looked at, and to pack it.
+    predict, bundle = (shlex.split(line.removeprefix("Next:"))[1:] for line in lines)
+    answer = invoke(*predict)
+    assert (answer.exit_code, predict[0]) == (0, "predict"), answer.output
+    assert answer.stdout.startswith("my photos/")
+    assert bundle[:2] == ["bundle", predict[1]]
+    assert invoke(*bundle).exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -445,14 +533,17 @@ def test_the_next_command_repeats_what_it_needs(there, asked, made, suggested, o
     folder.mkdir(parents=True)
     for name in there:
         (folder / name).write_text("")
-    artifacts = tuple(SimpleNamespace(format=f, precision=p, path=str(folder / "x y")) for f, p in made)
-    result = SimpleNamespace(passed=True, artifacts=artifacts, report_path=folder / "report.json")
+    artifacts = tuple(SimpleNamespace(format=f, precision=p, path=str(folder / "x y"), bytes=1) for f, p in made)
+    result = SimpleNamespace(passed=True, artifacts=artifacts, report={}, report_path=folder / "report.json")
     lines = closing(ExportRequest(toy_spec(), folder, **asked), result).splitlines()
     assert lines[0] == f"Files, report.html and report.json: {folder}/"
+    if made:
+        assert lines.pop(1) == f"Next: {shlex.join(['vit-export', 'predict', str(folder / 'x y'), 'IMAGE'])}"
     if suggested is None:
-        assert lines[1:] == [f"Next: run one of them, for example {shlex.quote(str(folder / 'x y'))}."]
+        assert lines[1:] == []
         return
-    words = shlex.split(lines[1])
+    assert lines[1].startswith(" " * 6 if made else "Next: ")
+    words = ["Next:", *shlex.split(lines[1].removeprefix("Next:"))]
     if output:
         at = words.index("--output")
         assert words[at : at + 2] == ["--output", output]

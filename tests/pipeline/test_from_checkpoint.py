@@ -39,7 +39,7 @@ def test_both_files_compute_what_the_original_computes(name, golden, tmp_path):
     out = tmp_path / "out"
     export("--weights", ORIGINALS / name, "--num-heads", 4, "--tflite", "--onnx", "--no-verify", "--output", out)
     files = sorted(path for path in out.iterdir() if path.suffix in (".tflite", ".onnx"))
-    assert [path.name for path in files] == ["vit_l2_d32_p8_float32.onnx", "vit_l2_d32_p8_float32.tflite"]
+    assert [path.name for path in files] == [f"{name}_float32.onnx", f"{name}_float32.tflite"]
     for path in files:
         assert worst(run(path, golden["images"]), golden[f"{name}/logits"]) < 1e-5
     labelled = name == "hf"
@@ -95,7 +95,7 @@ def test_googles_file_at_another_size_with_pixels_as_input(in_process, tmp_path,
     pixels = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), dtype=np.uint8)
     wanted = run(out / "saved_model", normalize(pixels, preprocessing))
     for name, limit in (("float32.tflite", 1e-5), ("float32.onnx", 1e-5), ("int8.tflite", 0.1), ("int8.onnx", 0.1)):
-        assert worst(run(out / f"vit_l2_d32_p8_{name}", feed(pixels, "uint8", preprocessing)), wanted) < limit
+        assert worst(run(out / f"w_{name}", feed(pixels, "uint8", preprocessing)), wanted) < limit
 
 
 @pytest.mark.slow
@@ -103,7 +103,7 @@ def test_features_before_and_after_the_pooler(tmp_path, golden):
     weights = ("--weights", ORIGINALS / "hf_model", "--no-verify", "--output")
     for options, made, key in (
         (("--features", "--saved-model"), "saved_model", "class_token"),
-        (("--pooled", "--tflite"), "vit_l2_d32_p8_float32.tflite", "pooler_output"),
+        (("--pooled", "--tflite"), "hf_model_float32.tflite", "pooler_output"),
         (("--saved-model",), "saved_model", "class_token"),
     ):
         out = tmp_path / "-".join(("x", *options))
@@ -126,7 +126,7 @@ def test_an_exported_saved_model_is_a_checkpoint_with_all_that_belongs_to_it(tmp
         "report.html",
         "report.json",
         "saved_model",
-        "vit_l2_d32_p8_float32.onnx",
+        "timm_float32.onnx",
     ]
     labels.write_text("\n".join("gfedcba"))
     assert "exists already" in refused(*again, "--labels", labels, "--tflite", "--no-verify")
@@ -166,8 +166,8 @@ def test_a_file_from_the_web(tmp_path, monkeypatch, golden):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name a variant ('vit-export list' shows them) or give --weights"),
-        (["--weights", "HF", "--image-size", "36"], "Image size 36 is not a multiple of vit_l2_d32_p8's patch size 8"),
+        ([], "give a checkpoint, or name a variant ('vit-export list' shows them)"),
+        (["--weights", "HF", "--image-size", "36"], "Image size 36 is not a multiple of hf's patch size 8"),
         (["--weights", "HF", "--pooled"], "has no pooler"),
         (["--weights", "HF", "--features", "--num-classes", "3"], "give one of the two"),
         (["--weights", "HF", "--labels", "nowhere.txt"], "nowhere.txt"),

@@ -69,7 +69,7 @@ def test_every_file_of_an_export_is_the_reference(exported, photographs):
     images = load_batch(sorted(photographs.iterdir())[:3], record.preprocessing)
     wanted = open_runner(out / "saved_model", "saved_model").run(images)
     for format in ("tflite", "onnx"):
-        path = out / f"vit_l2_d32_p8_float32.{format}"
+        path = out / f"hf_float32.{format}"
         assert artifact_of(path).inputs[0].shape == (1, *SIZE, 3)
         assert worst(open_runner(path, format).run(images), wanted) < 1e-5
 
@@ -77,12 +77,12 @@ def test_every_file_of_an_export_is_the_reference(exported, photographs):
 @pytest.mark.thorough
 def test_files_say_which_side_is_which(exported):
     out, _ = exported
-    (image,) = read_tflite_metadata(out / "vit_l2_d32_p8_float32.tflite")["inputs"]
+    (image,) = read_tflite_metadata(out / "hf_float32.tflite")["inputs"]
     assert image["size"] == [48, 24]  # width and height
-    properties = inspect_file(out / "vit_l2_d32_p8_float32.onnx")["metadata_props"]
+    properties = inspect_file(out / "hf_float32.onnx")["metadata_props"]
     assert properties["image_size"] == "24x48"
     assert "resized to cover 27x54 pixels (bilinear), the central 24x48 (height x width)" in properties["description"]
-    for name in ("saved_model", "vit_l2_d32_p8_int8.tflite", "vit_l2_d32_p8_float16.onnx"):
+    for name in ("saved_model", "hf_int8.tflite", "hf_float16.onnx"):
         assert "24x48 (height x width)" in command("inspect", out / name).output
         assert inspect_file(out / name)["record"]["model"]["image_size"] == [24, 48]
 
@@ -120,7 +120,7 @@ def test_bench_feeds_height_and_width(exported):
 @pytest.mark.thorough
 def test_bundles_say_both_sides(exported, tmp_path):
     out, _ = exported
-    command("bundle", out / "vit_l2_d32_p8_float32.onnx", "--target", "linux", "--output", tmp_path)
+    command("bundle", out / "hf_float32.onnx", "--target", "linux", "--output", tmp_path)
     (made,) = tmp_path.glob("*.zip")
     with zipfile.ZipFile(made) as archive:
         told, card = json.loads(archive.read("metadata.json")), archive.read("MODEL_CARD.md").decode()
@@ -158,7 +158,7 @@ def test_another_tools_file_is_run_by_its_own_layout(photographs, tmp_path):
     reference = tmp_path / "out"
     pixels = ("--weights", HF, "--image-size", "24x48", "--calibration", photographs)
     command(*pixels, "--onnx", "--no-verify", "--output", reference)
-    model = onnx.load(reference / "vit_l2_d32_p8_float32.onnx")
+    model = onnx.load(reference / "hf_float32.onnx")
     (entry,) = model.graph.input
     sides = [1, 3, 24, 48]
     for node in model.graph.node:

@@ -19,7 +19,7 @@ TARGETS = ("android", "ios", "linux", "web")
     type=click.Choice(TARGETS),
     multiple=True,
     required=True,
-    help="Where it is to run; may be given several times. Web pages run .onnx files.",
+    help="Where it is to run; may be given several times.",
 )
 @pathname("--licence", "The licence of the weights.")
 @pathname("--output", "Folder of the zips.  [beside FILE]", "DIR")

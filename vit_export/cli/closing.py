@@ -1,6 +1,7 @@
-"""The last words of an export: where the result is, and a command that one would type next and that works."""
+"""The last words of an export: where the result is, and commands that one would type next and that work."""
 
 import shlex
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,14 +33,42 @@ def closing(request: ExportRequest, result: "ExportResult") -> str:
     lines = [f"Files, report.html and report.json: {result.report_path.parent}/"]
     if not result.passed:
         lines.append("At least one file is not the same model: see the failures above before shipping any of them.")
-    elif command := _next(request, result):
-        lines.append(f"Next: {command}")
-    elif result.artifacts:
-        lines.append(f"Next: run one of them, for example {shlex.quote(result.artifacts[0].path)}.")
+    else:
+        commands = filter(None, (*_with_a_file(request, result), _smaller(request, result)))
+        lines += [f"{'' if place else 'Next:':<5} {command}" for place, command in enumerate(commands)]
     return "\n".join(lines)
 
 
-def _next(request: ExportRequest, result: "ExportResult") -> str | None:
+def _with_a_file(request: ExportRequest, result: "ExportResult") -> Iterator[str]:
+    """The commands that ask the smallest file what is in an image, and pack it with the code that runs it."""
+    if not result.artifacts:
+        return
+    smallest = min(result.artifacts, key=lambda artifact: artifact.bytes)
+    assert request.spec is not None
+    if [*request.spec.outputs] != ["tokens"]:
+        yield shlex.join(["vit-export", "predict", smallest.path, _image(request, result)])
+    from vit_export.bundles.source import subject_of
+    from vit_export.bundles.targets import row_of
+
+    target = "android" if smallest.format == "tflite" else "linux"
+    try:
+        row_of(target, subject_of(Path(smallest.path)))
+    except VitExportError:  # of a form that bundled code does not feed
+        return
+    yield shlex.join(["vit-export", "bundle", smallest.path, "--target", target])
+
+
+def _image(request: ExportRequest, result: "ExportResult") -> str:
+    """An image that was looked at, where it will still be there; else the word for one."""
+    from vit_export.pipeline.choice import DEFAULT_CALIBRATION
+
+    held_out = result.report.get("datasets", {}).get("held_out", {})
+    folder, files = held_out.get("folder"), held_out.get("files")
+    kept = request.calibration or DEFAULT_CALIBRATION
+    return str(Path(folder, files[0])) if files and Path(folder) == kept else "IMAGE"
+
+
+def _smaller(request: ExportRequest, result: "ExportResult") -> str | None:
     """The command for a small file that is not there yet: int8 .tflite first, then .onnx; None when both are."""
     formats = [artifact.format for artifact in result.artifacts]
     if not any((a.format, a.precision) == ("tflite", "int8") for a in result.artifacts) and (

@@ -11,9 +11,10 @@ import click
 from vit_export.base.errors import InputError
 from vit_export.base.files import require_new_file, write_new_file
 from vit_export.base.numbers import MEGABYTE, conditions, shortened, three_digits
+from vit_export.cli import options as shared
 from vit_export.cli.finish import say
-from vit_export.cli.framework import CONTEXT, Command, GivenPath
-from vit_export.cli.options import image_size
+from vit_export.cli.framework import CONTEXT, Command
+from vit_export.cli.options import AS_JSON, THREADS, flag, pathname
 from vit_export.model.names import PRECISIONS
 from vit_export.pipeline.compare import compare
 
@@ -25,15 +26,15 @@ COLUMNS = 100
 
 @click.command("compare", cls=Command, context_settings=CONTEXT, short_help="Compare variants: sizes, speed, memory.")
 @click.argument("variants", nargs=-1)
-@image_size("; rounded up to multiples of each patch.", 224)
-@click.option("--threads", type=int, default=1, show_default=True, metavar="N", help="Threads for the latencies.")
+@shared.image_size("; rounded up to multiples of each patch.", 224)
+@THREADS
 @click.option("--precisions", metavar="LIST", help=f"File sizes to measure.  [default: {','.join(PRECISIONS)}]")
-@click.option("--no-measure", is_flag=True, help="Only what follows from the sizes; takes no time.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--plot", type=GivenPath(path_type=Path), metavar="FILE", help="Draw the latencies as FILE, an .svg.")
-@click.option("--overwrite", is_flag=True, help="Replace the plot if it exists.")
-@click.option("--quiet", is_flag=True, help="No progress, only the result.")
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the random weights.")
+@flag("--no-measure", "Only what follows from the sizes; takes no time.")
+@AS_JSON
+@pathname("--plot", "Draw the latencies as FILE, an .svg.")
+@shared.overwrite("a plot that exists")
+@flag("--quiet", "No progress, only the result.")
+@shared.seed("the random weights")
 def compare_command(
     precisions: str | None,
     no_measure: bool,

@@ -1,5 +1,6 @@
 """`vit-export <variant>` and `vit-export export`: one command per variant, all with the same options."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,12 @@ from vit_export.base.errors import InputError, unknown
 from vit_export.cli import options as shared
 from vit_export.cli.closing import closing, default_output
 from vit_export.cli.finish import finish, progress, say
-from vit_export.cli.framework import EXPORT, Command, typed, weights_hint
-from vit_export.cli.options import AS_JSON, QUIET, TEXT, THREADS, choice, count, flag, pathname
+from vit_export.cli.framework import EXPORT, Command, is_location, typed, weights_hint
+from vit_export.cli.options import AS_JSON, LOCATION, QUIET, TEXT, THREADS, choice, count, flag, pathname
 from vit_export.model.labels import read_labels
 from vit_export.model.names import (
     DEFAULT_MIN_SQNR,
+    DEFAULT_MIN_SQNR_UNTRAINED,
     FORMATS,
     HUB_NAME,
     INPUTS,
@@ -25,7 +27,7 @@ from vit_export.model.names import (
     schemes_explained,
 )
 from vit_export.model.outputs import RETURNS
-from vit_export.model.spec import ImageSize, ViTSpec
+from vit_export.model.spec import ImageSize, ViTSpec, require_name
 from vit_export.model.variants import VARIANTS, Variant, get_variant
 from vit_export.pipeline.request import ExportRequest
 
@@ -53,40 +55,42 @@ _OPTIONS: tuple[shared.Option, ...] = (
         "--min-sqnr",
         type=float,
         metavar="DB",
-        help=f"Budget of {SEARCHED}: signal to noise.  [{DEFAULT_MIN_SQNR:g}]",
+        help=f"Budget of {SEARCHED}: signal to noise.  "
+        f"[{DEFAULT_MIN_SQNR:g}, of random weights {DEFAULT_MIN_SQNR_UNTRAINED:g}]",
     ),
     click.option(
         "--min-agreement", type=float, metavar="P", help=f"Budget of {SEARCHED}: share with the same top class."
     ),
     click.option(
         "--weights",
-        type=TEXT,
-        metavar="FILE",
+        type=LOCATION,
+        metavar="PATH",
         help="A checkpoint: .npz (Google), a Hugging Face folder, .safetensors (Hugging Face, timm, torchvision), "
-        ".keras, .weights.h5, a SavedModel of vit-export, hf:owner/name[@revision], https://…[#sha256=…].  "
-        "[default: random weights]",
+        ".keras (keras_hub's, too), .weights.h5, a SavedModel or folder of vit-export, hf:owner/name[@revision], "
+        "https://…[#sha256=…].  [default: random weights]",
     ),
     count("--num-heads", "Attention heads, where a checkpoint does not say."),
-    shared.image_size(", multiples of the patch.  [224]"),
-    count("--num-classes", "Classes of the classifier.  [1000, or the weights']"),
+    shared.image_size(", multiples of the patch.  [the weights' or 224]"),
+    count("--num-classes", "Classes of the classifier.  [the weights' or 1000]"),
     click.option(
         "--returns",
         type=TEXT,
         metavar="NAMES",
-        help=f"What the files return, one or several: {','.join(RETURNS)}.  [logits; without classifier features]",
+        help=f"What the files return, one or several: {','.join(RETURNS)}.  [logits; without classifier "
+        "features, or a projection]",
     ),
     flag("--features", "Short for --returns features: what is pooled, without classifier."),
     flag("--pooled", "Short for --returns pooled: behind the checkpoint's pooler or projection."),
     flag("--l2-normalize", "Divide features and pooled embeddings by their length."),
     click.option(
         "--labels",
-        type=TEXT,
+        type=LOCATION,
         metavar="FILE",
         help="Names of the classes, a line each, or JSON; 'imagenet' for ImageNet-1k's.",
     ),
     shared.input_kind("the files take: scaling is folded into the weights, uint8 adds one cast.", INPUTS[0]),
     click.option("--mean", metavar="R,G,B", help="Of the pixels, on the 0..1 scale.  [the weights' or 0.5,0.5,0.5]"),
-    click.option("--std", metavar="R,G,B", help="Likewise."),
+    click.option("--std", metavar="R,G,B", help="Of the pixels, likewise."),
     choice("--resize", ["squash", "shortest"], "Straight to the size, or crop centre."),
     click.option("--crop-fraction", type=float, metavar="F", help="Part of the shortest side that is kept."),
     choice("--interpolation", ["bilinear", "bicubic"], "Of resizing."),
@@ -95,9 +99,15 @@ _OPTIONS: tuple[shared.Option, ...] = (
         ": the representative dataset and, others of them, verification.  "
         "[default: photographs from scikit-image, in calibration/]",
     ),
-    count("--calibration-images", None, 128),
+    count("--calibration-images", "Images that calibrate int8.", 128),
     count("--held-out-images", "Images that verify.  [32, 8 for large models]"),
-    pathname("--output", "Folder for the files.  [default: exports/<variant>-<size>]", "DIR"),
+    click.option(
+        "--name",
+        type=TEXT,
+        metavar="NAME",
+        help="What the files and their folder are called.  [the checkpoint's own name, or the variant's]",
+    ),
+    pathname("--output", "Folder for the files.  [exports/<name>-<size>]", "DIR"),
     shared.overwrite("files that exist"),
     shared.batch_size(),
     shared.layout(),
@@ -107,13 +117,13 @@ _OPTIONS: tuple[shared.Option, ...] = (
         "preprocessor_config.json (ONNX).",
     ),
     THREADS,
-    shared.seed("random weights and images"),
+    shared.seed("random weights and the choice of images"),
     count(
         "--opset",
         f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}; 22 and below are taken whole by Core ML and QNN.  "
         f"[default: {OPSETS[-1]}; qdq and symmetric: 20; w8a16: 21]",
     ),
-    flag("--no-verify", "Convert only."),
+    flag("--no-verify", "Convert only, compare nothing."),
     AS_JSON,
     QUIET,
 )
@@ -137,14 +147,21 @@ def variant_command(variant: Variant) -> click.Command:
     return click.command(variant.name, cls=Command, help=text, short_help=f"{sizes}: {variant.use}")(_with_options(run))
 
 
-@click.command(EXPORT, cls=Command, short_help="Export a checkpoint of any sizes (--weights), or VARIANT.")
-@click.argument("variant", required=False)
+@click.command(EXPORT, cls=Command, short_help="Export the checkpoint at PATH, of any sizes.")
+@click.argument("subject", required=False, type=LOCATION, metavar="[PATH|VARIANT]")
 @_with_options
-def export_command(variant: str | None, **options: Any) -> None:
-    """Export a checkpoint of any sizes (--weights), or VARIANT; the name of this command may be left out."""
-    if variant is not None and variant not in VARIANTS and (hint := weights_hint(variant)):
-        raise InputError(hint)
-    _export(None if variant is None else get_variant(variant), **options)
+def export_command(subject: str | None, weights: str | None, **options: Any) -> None:
+    """Export the checkpoint at PATH (as --weights takes it), or VARIANT; the name of this command may be left out."""
+    variant = None
+    if subject is not None and subject not in VARIANTS and is_location(subject):
+        if weights is not None:
+            raise InputError("A checkpoint is given twice, by itself and to --weights: give one of the two.")
+        weights = subject
+    elif subject is not None:
+        if subject not in VARIANTS and (hint := weights_hint(subject)):
+            raise InputError(hint)
+        variant = get_variant(subject)
+    _export(variant, weights=weights, **options)
 
 
 def _export(variant: Variant | None, *, as_json: bool, quiet: bool, **options: Any) -> None:
@@ -191,12 +208,15 @@ def _request(
     pooled: bool,
     l2_normalize: bool,
     labels: str | None,
+    name: str | None,
     output: Path | None,
     no_verify: bool,
     **options: Any,
 ) -> ExportRequest:
     """The request that the options of a command describe."""
     names = _returned(returns, features=features, pooled=pooled)
+    if name is not None:
+        require_name("name", name)
     if names and "logits" not in names and num_classes is not None:
         given = "--returns" if returns else "--features" if features else "--pooled"
         raise InputError(f"{given} makes a model without classifier, --num-classes sizes one: give one of the two.")
@@ -215,17 +235,24 @@ def _request(
     if weights is not None:
         checkpoint = _opened(
             weights, reporter, variant=variant, num_heads=num_heads, image_size=image_size, pixels=pixels
-        )
+        ).named(name)
         spec = checkpoint.returning(names, num_classes=num_classes, l2_normalize=l2_normalize)
         spec = spec if image_size is None else spec.with_(image_size=image_size)
         if checkpoint.projects and not names and "pooled" in spec.outputs and not checkpoint.own:
             checkpoint = replace(checkpoint, notes=(*checkpoint.notes, PROJECTED))
     elif variant is None:
-        raise InputError("There is nothing to export: name a variant ('vit-export list' shows them) or give --weights.")
+        raise InputError(
+            "There is nothing to export: give a checkpoint, or name a variant ('vit-export list' shows them)."
+        )
     elif "pooled" in names or num_heads is not None:
         given = ("--pooled" if pooled else "--returns pooled") if "pooled" in names else "--num-heads"
         raise InputError(f"{given} belongs to a checkpoint: give --weights, or leave it out.")
     else:
+        if reporter is not None and os.path.lexists(variant.name):
+            reporter.note(
+                f"{variant.name} is the variant, with random weights: what this folder has by that name is "
+                f"./{variant.name}."
+            )
         spec = ViTSpec.of(
             variant,
             image_size=224 if image_size is None else image_size,
@@ -236,6 +263,7 @@ def _request(
             from vit_export.model.preprocessing import Preprocessing
 
             preprocessing = Preprocessing(spec.image_size, **pixels)
+        spec = spec if name is None else spec.with_(name=name)
     return ExportRequest(
         spec=spec,
         output=output or default_output(spec),
@@ -245,6 +273,7 @@ def _request(
         preprocessing=preprocessing,
         returns=names,
         l2_normalize=l2_normalize,
+        name=name,
         labels=None if labels is None else read_labels(labels),
         verify=not no_verify,
         **options,

@@ -12,11 +12,15 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from vit_export.base.errors import InputError, OutputError, VitExportError, nearest
 from vit_export.base.files import shortened
 from vit_export.base.interrupts import heard
 from vit_export.base.text import message, without_secrets
+from vit_export.cli.defaults import from_defaults, read_defaults, said
+from vit_export.cli.vocabulary import GROUPS, command_meant, meant, not_there
+from vit_export.model.variants import VARIANTS
 
 EXPORT = "export"
 _TYPED, _SPELLED = "vit_export.typed", "vit_export.spelled"
@@ -36,6 +40,7 @@ _REFUSALS = (
     errno.EFBIG,
 )
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+_SUFFIX = re.compile(r"\.[A-Za-z]\w*$")
 
 
 class Given(click.ParamType):
@@ -64,10 +69,39 @@ class GivenPath(click.Path, Given):
 
 
 class Command(click.Command):
-    """A command whose refusals speak of options as they are typed: --held-out-images, not held_out_images."""
+    """A command with its options in groups; refusals name options as they are typed: --held-out-images."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options below the headings of `GROUPS`, each group in the same order in every command."""
+        options = [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
+        rows = {max(p.opts, key=len): row for p in options if (row := p.get_help_record(ctx)) is not None}
+        groups = {heading: [rows.pop(name) for name in names if name in rows] for heading, names in GROUPS.items()}
+        for heading, group in {**groups, "Other": [*rows.values()]}.items():
+            if group:
+                with formatter.section(heading):
+                    formatter.write_dl(group)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read `args`; of an option that there is not, say which one is meant."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            known = {option for parameter in self.get_params(ctx) for option in parameter.opts}
+            text = not_there(error.option_name)
+            if found := meant(error.option_name, known):
+                text = f"Did you mean {' or '.join(map(repr, found))}?"
+            if text:
+                raise click.UsageError(f"No such option '{error.option_name}'. {text}", ctx) from error
+            raise
+        except click.BadParameter as error:
+            if error.param is not None and max(error.param.opts, key=len) in from_defaults(ctx):
+                raise click.BadParameter(f"{error.message} ({said(ctx)})", ctx, error.param) from error
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        if text := said(ctx):
+            click.echo(message(text), err=True)
         try:
             return super().invoke(ctx)
         except InputError as error:
@@ -87,27 +121,44 @@ class Commands(click.Group):
         return super().main(*args, **options)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Options without a command in front of them are those of `export`: `vit-export --weights FILE --tflite`."""
+        """Options without a command in front of them are those of `export`: `vit-export --tflite PATH`."""
         ctx.meta[_TYPED] = list(args)
         own = {option for parameter in self.get_params(ctx) for option in parameter.opts}
-        if args and args[0].startswith("-") and args[0].partition("=")[0] not in own:
+        is_own = bool(args) and args[0].partition("=")[0] in own
+        if args and args[0].startswith("-") and not is_own:
             args = [EXPORT, *args]
         with harmless():
+            if not is_own and not ctx.resilient_parsing:
+                found = read_defaults(
+                    ctx, {name: self.commands[name] for name in self.commands if name not in VARIANTS}
+                )
+                ctx.default_map = {**found, **dict.fromkeys(VARIANTS, found.get(EXPORT, {}))}
             return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command named by `args`, or a usage error that names the nearest."""
+        """The command named by `args`, `export` where they begin with a checkpoint; else a usage error."""
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
-            text = weights_hint(name)
+            if is_location(name):
+                return super().resolve_command(ctx, [EXPORT, *args])
+            text = "" if ctx.resilient_parsing else weights_hint(name)
             if text is None:
-                guess = nearest(name, self.list_commands(ctx))
+                guess = command_meant(name) or nearest(name, self.list_commands(ctx))
                 hint = f"Did you mean '{guess}'?" if guess else "'vit-export list' shows them all."
                 text = f"Unknown variant or command '{shortened(name)}'. {hint}"
-            raise click.UsageError(text, ctx)
+            if text:
+                raise click.UsageError(text, ctx)
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands and variants; a checkpoint, which may stand there too, is a file as the shell knows them."""
+        own = super().shell_complete(ctx, incomplete)
+        if incomplete.startswith("-"):  # those of `export`, which need no command before them
+            own += [item for item in self.commands[EXPORT].shell_complete(ctx, incomplete) if item.value != "--help"]
+            return own
+        return [CompletionItem(incomplete, type="file"), *own]
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Commands in the order of the table, smallest variant first."""
@@ -180,25 +231,28 @@ def _spelled(error: UnicodeError) -> tuple[str, int]:
 
 
 def typed() -> str:
-    """The command as it was typed, to be typed again; of an address that may hold a password, what may be shown."""
+    """The command as it was typed, to be typed again, with the defaults of the folder; no address shows a password."""
     from vit_export.weights.remote.fetch import shown
 
-    words = []
-    for word in click.get_current_context().meta[_TYPED]:
+    ctx, words = click.get_current_context(), []
+    for word in (*ctx.meta[_TYPED], *(f"{name}={value}" for name, value in from_defaults(ctx).items())):
         option, is_, value = word.partition("=") if word.startswith("--") else ("", "", word)
         words.append(f"{option}{is_}{without_secrets(shown(value))}")
     return shlex.join(["vit-export", *words])
 
 
+def is_location(word: str) -> bool:
+    """Whether `word`, in the place of a command or variant, says where a checkpoint is: something there, an address."""
+    return "://" in word or word.lower().startswith("hf:") or os.path.exists(word)
+
+
 def weights_hint(name: str) -> str | None:
-    """The sentence for a `name`, given as a variant, that is or looks like a checkpoint; None where it does not."""
-    if "://" in name:  # an address may hold a password: it is not repeated
-        return "An address is no variant: give it to --weights."
-    if name.lower().startswith("hf:") or os.path.isfile(name) or (os.sep in name and os.path.isdir(name)):
-        return f"'{shortened(name)}' is no variant: give a checkpoint to --weights."
+    """The sentence for a `name`, given as a variant, that looks like a checkpoint and is none; None for others."""
     if _HUB_ID.fullmatch(name):
-        return f"'{name}' is no variant and no file: for a repository of the Hugging Face hub give --weights hf:{name}."
-    return f"'{shortened(name)}' is no variant, and there is no such file." if os.sep in name else None
+        return f"'{name}' is no variant and no file: for a repository of the Hugging Face hub give hf:{name}."
+    if os.sep in name or _SUFFIX.search(name):
+        return f"'{shortened(name)}' is no variant, and there is no such file."
+    return None
 
 
 def _refusal(error: OSError) -> str:

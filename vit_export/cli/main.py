@@ -10,16 +10,19 @@ from vit_export.cli.framework import CONTEXT, Commands
 from vit_export.cli.inspect import inspect_command
 from vit_export.cli.list import list_command
 from vit_export.cli.photographs import calibration_command
+from vit_export.cli.predict import predict_command
 from vit_export.cli.verify import verify_command
 from vit_export.model.variants import VARIANTS
 
 _HELP = """Export Vision Transformers to SavedModel, TFLite and ONNX, and verify every file.
 
 \b
-vit-export vit_s32 --tflite --int8     an int8 .tflite, verified on photographs
-vit-export --weights FILE --onnx       a checkpoint of any sizes
-vit-export vit_s32 --help              the options, the same for every variant
-vit-export list                        the variants
+vit-export PATH --tflite --int8      a checkpoint to an int8 .tflite, verified
+vit-export vit_s32 --onnx            a variant with random weights
+vit-export predict FILE IMAGE        what an exported file says of an image
+vit-export export --help             the options, the same for every variant
+
+PATH is a file or folder of weights, hf:owner/name or https://…
 
 Exit codes: 0 good, 1 verification found a fault, 2 the input or the call was wrong, 130 interrupted.
 """
@@ -35,7 +38,7 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, wanted: bool)
         ctx.exit()
 
 
-@click.group(cls=Commands, help=_HELP, context_settings=CONTEXT)
+@click.group(cls=Commands, help=_HELP, context_settings=CONTEXT, subcommand_metavar="PATH|VARIANT|COMMAND [ARGS]...")
 @click.option(
     "--version",
     is_flag=True,
@@ -52,6 +55,7 @@ for command in (
     *map(variant_command, VARIANTS.values()),
     export_command,
     list_command,
+    predict_command,
     verify_command,
     inspect_command,
     bundle_command,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import click
+from click.shell_completion import CompletionItem
 
 from vit_export.cli.framework import Given, GivenPath
 from vit_export.model.artifact import Layout
@@ -15,7 +16,16 @@ from vit_export.model.spec import ImageSize
 Option = Callable[[Any], Any]
 """What puts an option or argument on the function of a command."""
 
-TEXT, PATH = Given(), GivenPath(path_type=Path)
+
+class _Location(Given):
+    """A path or an address; shells complete it as a path."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Any file, as the shell knows them."""
+        return [CompletionItem(incomplete, type="file")]
+
+
+TEXT, LOCATION, PATH = Given(), _Location(), GivenPath(path_type=Path)
 
 
 def flag(name: str, help: str, *names: str) -> Option:
@@ -111,6 +121,11 @@ def layout() -> Option:
 def images(name: str, use: str) -> Option:
     """A folder of images: what they are for, and those that are taken without it."""
     return pathname(name, f"Folder of images{use}", "DIR")
+
+
+def reference(help: str) -> Option:
+    """--reference: the model that files are of."""
+    return click.option("--reference", type=LOCATION, metavar="MODEL", help=help)
 
 
 def input_kind(help: str, default: str | None = None) -> Option:

@@ -13,7 +13,7 @@ from vit_export.base.reporting import Reporter, Silent
 from vit_export.cli import options as shared
 from vit_export.cli.finish import finish, progress, say
 from vit_export.cli.framework import CONTEXT, Command, typed
-from vit_export.cli.options import AS_JSON, FILES, QUIET, TEXT, THREADS, choice, count, flag, pathname
+from vit_export.cli.options import AS_JSON, FILES, LOCATION, QUIET, TEXT, THREADS, choice, count, flag, pathname
 from vit_export.model.names import PAGE_NAME, PRECISIONS, REPORT_NAME
 
 if TYPE_CHECKING:
@@ -24,12 +24,7 @@ ARCHITECTURES = ("arm64",)
 
 @click.command("verify", cls=Command, context_settings=CONTEXT, short_help="Verify files against a reference.")
 @FILES
-@click.option(
-    "--reference",
-    type=TEXT,
-    metavar="MODEL",
-    help="The truth: a SavedModel of vit-export, or any checkpoint that --weights takes.  [saved_model/ beside FILE]",
-)
+@shared.reference("The truth: a SavedModel of vit-export, or any checkpoint.  [saved_model/ beside FILE]")
 @shared.images("--data", ".  [photographs of scikit-image]")
 @count("--images", "How many.  [32, 8 for large models, 256 with labels]")
 @choice(
@@ -37,15 +32,15 @@ ARCHITECTURES = ("arm64",)
     ["folders"],
     "Accuracy, with its 95 % interval: each image lies in a folder called like its class.",
 )
-@click.option("--labels", type=TEXT, metavar="FILE", help="Names of the classes, where the reference has none.")
+@click.option("--labels", type=LOCATION, metavar="FILE", help="Names of the classes, where the reference has none.")
 @shared.input_kind("a file of another tool takes.  [normalized]")
 @click.option("--output-name", type=TEXT, metavar="NAME", help="The output to compare, where there are several.")
-@choice("--precision", tuple(PRECISIONS), "What a file goes by.  [that of its weights]")
-@shared.int8_scheme("Likewise, of an int8 file.", "scheme")
+@choice("--precision", tuple(PRECISIONS), "The limits that a file is held to.  [those of its weights' precision]")
+@shared.int8_scheme("The limits that an int8 file is held to.", "scheme")
 @flag("--probabilities", "The files end in a softmax: compare with the reference's.")
 @flag("--locate", "Compare a file that fails layer by layer.")
-@choice("--emulate", ARCHITECTURES, "Run the files in the runtimes' builds for it.")
-@flag("--no-latency", "Outputs alone.")
+@choice("--emulate", ARCHITECTURES, "Run the files in the runtimes' builds for this processor, by emulation.")
+@flag("--no-latency", "Do not time the files.")
 @THREADS
 @shared.seed("the choice of images")
 @pathname("--report", "Write report.html and report.json.", "DIR")

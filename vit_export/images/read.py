@@ -193,7 +193,11 @@ def load_pixels(paths: Iterable[str | os.PathLike[str]], preprocessing: Preproce
     files = list(paths)
     found = room_for(len(files), preprocessing.image_sides)
     for row, path in zip(found, files, strict=True):
-        row[:] = resize_and_crop(load_image(path), preprocessing)
+        image = load_image(path)
+        try:
+            row[:] = resize_and_crop(image, preprocessing)
+        except InputError as error:
+            raise UnreadableImage(os.fspath(path), "it is too elongated for the model's images") from error
     return found
 
 

@@ -43,8 +43,25 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "pre_logits_activation": ("tanh", "linear"),
 }
 
-# Exported files are called by it.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+LONGEST_NAME = 100
+# Exported files are called by it; what comes before the first dot of a name is a device under Windows, if it is one.
+_NAME = re.compile(rf"(?!(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])\.)[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_NAME - 1}}}")
+
+
+def is_name(text: object) -> bool:
+    """Whether a model can be called `text`."""
+    return isinstance(text, str) and _NAME.fullmatch(text) is not None
+
+
+def require_name(what: str, text: object) -> None:
+    """Raise InputError unless a model can be called `text`, which messages call `what`."""
+    if not is_name(text):
+        given = ascii(text)
+        given = given if len(given) <= 60 else f"{given[:60]}…"
+        raise InputError(
+            f"{what} is {given}, expected 1 to {LONGEST_NAME} letters, digits, '.', '_' or '-', the first a letter or "
+            "digit, and no device of Windows ('con.1'): files are called by it."
+        )
 
 
 @dataclass(frozen=True)
@@ -91,13 +108,7 @@ class ViTSpec:
     l2_normalize: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            given = ascii(self.name)
-            given = given if len(given) <= 60 else f"{given[:60]}…"
-            raise InputError(
-                f"A model's name is {given}, expected 1 to 100 letters, digits, '.', '_' or '-', "
-                "the first a letter or digit: files are called by it."
-            )
+        require_name("A model's name", self.name)
         whole_number("patch_size", self.patch_size, 1, MAX_IMAGE_SIZE)
         whole_number("num_layers", self.num_layers, 1, MAX_LAYERS)
         whole_number("hidden_size", self.hidden_size, 1, MAX_WIDTH)
@@ -169,6 +180,10 @@ class ViTSpec:
     def with_(self, **changes: Any) -> Self:
         """A copy with `changes`, which are checked."""
         return replace(self, **changes)
+
+    def is_same_model(self, other: "ViTSpec") -> bool:
+        """Whether both are one model, whatever each is called."""
+        return replace(self, name=other.name) == other
 
     def returning(self, names: Sequence[str], *, l2_normalize: bool = False) -> Self:
         """The part of the model that returns `names` alone: without classifier and pre-logits layer where none asks.

@@ -49,7 +49,9 @@ def _same_model(old: Path, new: Path) -> bool:
     """
     try:
         ours, theirs = read_record(old), read_record(new)
-        if (ours.spec, ours.preprocessing, ours.labels) != (theirs.spec, theirs.preprocessing, theirs.labels):
+        if not ours.spec.is_same_model(theirs.spec):
+            return False
+        if (ours.preprocessing, ours.labels) != (theirs.preprocessing, theirs.labels):
             return False
         if ours.fingerprint and theirs.fingerprint:
             return ours.fingerprint == theirs.fingerprint

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vit_export.artifacts.read import artifact_of, read_facts
 from vit_export.base.errors import InputError
 from vit_export.base.files import scratch_errors
-from vit_export.model.artifact import Artifact, InputKind, Precision
+from vit_export.model.artifact import Artifact, InputKind, Precision, TensorSpec
 from vit_export.model.names import SAVED_MODEL_NAME
 from vit_export.model.record import ModelRecord, assumptions_told, read_record
 from vit_export.model.saved_model import write_saved_model
@@ -88,23 +88,45 @@ def reference_at(
     if location is None:
         location = _beside(artifacts)
     say.step("Opening the reference")
-    if os.path.isdir(location) and (Path(location) / "saved_model.pb").is_file():
+    if _is_saved_model(location):
         read_record(location)
         return build_reference(open_checkpoint(location), stage, say), str(location), {}
-    try:
-        checkpoint = open_checkpoint(location, progress=say.progress, note=say.note)
-    except InputError as error:
-        if "give --" not in str(error):
-            raise
-        raise InputError(
-            f"{error} (These are options of an export: make a SavedModel of it with `vit-export --weights … "
-            "--saved-model`, and give that to --reference.)"
-        ) from error
+    checkpoint = _opened(location, say)
     checkpoint = checkpoint.adapted(_wanted(checkpoint, artifacts))
     for text in (*checkpoint.notes, *assumptions_told(checkpoint.stated)):
         say.note(text)
     name = shown(str(location))
     return build_reference(checkpoint, stage, say), name, {"built_from": name}
+
+
+def record_of_reference(location: str | Path, say: "Reporter") -> ModelRecord:
+    """What the SavedModel or checkpoint at `location` says of its model; its weights are not read.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    if _is_saved_model(location):
+        return read_record(location)
+    say.step("Opening the reference")
+    return _opened(location, say).stated
+
+
+def _is_saved_model(location: str | Path) -> bool:
+    return os.path.isdir(location) and (Path(location) / "saved_model.pb").is_file()
+
+
+def _opened(location: str | Path, say: "Reporter") -> "Checkpoint":
+    from vit_export.weights.open import open_checkpoint
+
+    try:
+        return open_checkpoint(location, progress=say.progress, note=say.note)
+    except InputError as error:
+        if "give --" not in str(error):
+            raise
+        raise InputError(
+            f"{error} (These are options of an export: make a SavedModel of it with `vit-export PATH --saved-model`, "
+            "and give that to --reference.)"
+        ) from error
 
 
 def _beside(artifacts: Sequence[Artifact]) -> Path:
@@ -124,7 +146,7 @@ def _wanted(checkpoint: "Checkpoint", artifacts: Sequence[Artifact]) -> "ViTSpec
     known = checkpoint.spec
     if (told := _told(checkpoint, artifacts)) is not None:
         return told
-    shapes = {(_size(artifact), _width(artifact)) for artifact in artifacts}
+    shapes = {(image_size_of(artifact.inputs), _width(artifact)) for artifact in artifacts}
     if len(shapes) > 1:
         shown = ", ".join(
             sorted(f"{shown_size(size) if size else 'any'} pixels and {width} outputs" for size, width in shapes)
@@ -160,9 +182,9 @@ def _told(checkpoint: "Checkpoint", artifacts: Sequence[Artifact]) -> "ViTSpec |
     return checkpoint.returning(names, l2_normalize=l2_normalize).with_(image_size=image_size)
 
 
-def _size(artifact: Artifact) -> tuple[int, int] | None:
+def image_size_of(inputs: Sequence[TensorSpec]) -> tuple[int, int] | None:
     """Height and width of the images that a file takes, None where it leaves them open or takes no images."""
-    entry = artifact.inputs[0] if artifact.inputs else None
+    entry = inputs[0] if inputs else None
     if entry is None or len(entry.shape) != 4:
         return None
     height, width = entry.shape[2:] if entry.layout == "NCHW" else entry.shape[1:3]

@@ -11,7 +11,7 @@ from vit_export.int8.budget import Budget
 from vit_export.model.artifact import FileOptions, Format, InputKind, Layout, Precision
 from vit_export.model.names import DYNAMIC, FORMATS, PRECISIONS, SEARCHED
 from vit_export.model.outputs import RETURNS
-from vit_export.model.spec import ViTSpec
+from vit_export.model.spec import ViTSpec, require_name
 
 if TYPE_CHECKING:
     from vit_export.model.preprocessing import Preprocessing
@@ -32,7 +32,8 @@ class ExportRequest:
     go to; `calibration` a folder of images, or None for the default photographs, of which `held_out_images` verify
     (None: as many as are quick to run). `formats` may be empty: the SavedModel is always written. `min_sqnr` (dB of the
     outputs) and `min_agreement` (share of images with the same top class) are the budget of the int8 scheme `auto`.
-    `trained` says whether the weights were learnt, None for what they say themselves.
+    `trained` says whether the weights were learnt, None for what they say themselves. Files are called by `name`; None
+    is the name of `spec` where there is one, else the checkpoint's own.
 
     Raises:
         InputError: on construction, when a value has another type, a format or precision does not exist, or a budget
@@ -64,6 +65,7 @@ class ExportRequest:
     trained: bool | None = None
     returns: tuple[str, ...] = ()
     l2_normalize: bool = False
+    name: str | None = None
 
     def __post_init__(self) -> None:
         replaced: dict[str, object] = {
@@ -80,6 +82,8 @@ class ExportRequest:
             replaced["labels"] = _listed("labels", self.labels, "a list with the name of each class")
         for name, value in replaced.items():
             object.__setattr__(self, name, value)
+        if self.name is not None:
+            require_name("name", self.name)
         flags = ("verify", "overwrite", "l2_normalize", "hf_layout")
         for name in (*flags, *(("trained",) if self.trained is not None else ())):
             if not isinstance(getattr(self, name), bool):

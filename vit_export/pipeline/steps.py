@@ -73,6 +73,8 @@ def export(request: ExportRequest, reporter: Reporter | None = None, *, commands
     say = _checked(reporter)
     checkpoint = _checkpoint(request, say)
     spec = checkpoint.spec if checkpoint else request.spec and _returning(request, request.spec)
+    if spec is not None and request.name is not None:
+        spec = spec.with_(name=request.name)
     if spec is not None and request.hf_layout:
         for text in hub_folder.notes_on(spec, asked=bool(request.returns)):
             say.note(text)
@@ -233,7 +235,10 @@ def _checkpoint(request: ExportRequest, say: Reporter) -> Checkpoint | None:
     if checkpoint.saved_model is not None:
         require_outside(request.output, checkpoint.saved_model)
     wanted = request.spec
-    if wanted is None:
+    checkpoint = checkpoint.named(request.name or (None if wanted is None else wanted.name))
+    if wanted is not None:
+        wanted = wanted.with_(name=checkpoint.spec.name)
+    else:
         wanted = checkpoint.returning(request.returns, l2_normalize=request.l2_normalize)
     checkpoint = checkpoint.adapted(_returning(request, wanted), seed=request.seed)
     if request.labels is not None:

@@ -28,7 +28,8 @@ def same_origin(embedded: Mapping[str, Any], reference: "ModelRecord") -> Iterat
     except InputError as error:
         yield Check("same_model", False, detail=f"its record cannot be used: {str(error).rstrip('.')}")
         return
-    unlike = _differences(own.spec.to_dict(), reference.spec.to_dict())
+    # Files go by the name that their export was given, a reference that is built anew by another.
+    unlike = _differences(own.spec.to_dict(), reference.spec.with_(name=own.spec.name).to_dict())
     yield check("same_model", not unlike, detail=f"it is of another model than the reference: {unlike}")
     if own.fingerprint and reference.fingerprint:
         yield check(

@@ -37,7 +37,8 @@ class Checkpoint:
     `own` tells that this package wrote the weights, `saved_model` is the folder when it is one of this package's,
     `model` the reference model when it is in memory already. `labels_problem` says why the labels that came with the
     weights are not in `stated`; it is raised when they would be used. `pooler_problem` says why a pooler that came with
-    them is left out.
+    them is left out. `called` is the name of the place the weights come from (`weights.naming`), None where it says
+    none; `spec.name` is that of their sizes, or of an own model.
     """
 
     parameters: ParameterSource
@@ -49,6 +50,7 @@ class Checkpoint:
     labels_problem: str | None = None
     pooler_problem: str | None = None
     digests: Digests | None = None
+    called: str | None = None
 
     @property
     def spec(self) -> ViTSpec:
@@ -78,6 +80,18 @@ class Checkpoint:
     def read(self, name: str) -> np.ndarray:
         """The parameter called `name`, float32, in its canonical shape."""
         return self.parameters.read(name)
+
+    def named(self, name: str | None = None) -> "Checkpoint":
+        """The checkpoint whose files are called by `name`; without one as it is `called` itself.
+
+        Raises:
+            InputError: nothing can be called so.
+        """
+        wanted = name or self.called or self.spec.name
+        if wanted == self.spec.name:
+            return replace(self, called=wanted)
+        stated = replace(self.stated, spec=self.spec.with_(name=wanted))
+        return replace(self, stated=stated, called=wanted, saved_model=None)
 
     def described(
         self,

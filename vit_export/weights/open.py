@@ -37,7 +37,8 @@ from vit_export.weights.layouts import (
     torchvision,
 )
 from vit_export.weights.layouts.mapping import Layout, MappedParameters
-from vit_export.weights.layouts.sizes import Hints, require_variant
+from vit_export.weights.layouts.sizes import Hints, name_of_sizes, require_variant
+from vit_export.weights.naming import own_name, says_something
 from vit_export.weights.provenance import digests_of
 from vit_export.weights.remote.fetch import fetch, is_remote
 
@@ -165,7 +166,8 @@ def open_checkpoint(
         contents.path.name if is_here else origin["location"],
     )
     if contents.kind == "saved_model":
-        return _with_pixels(_own(contents.path, hints), given)
+        checkpoint = _with_pixels(_own(contents.path, hints), given)
+        return replace(checkpoint, called=_called(str(location), contents, checkpoint.spec))
     origin = {"file": contents.path.name, **origin}
     if contents.kind in ("keras", "weights_h5"):
         checkpoint = _with_pixels(keras_file.open_keras(contents.path, contents.kind, hints, origin), given)
@@ -177,6 +179,7 @@ def open_checkpoint(
         beside = (*shards, configs.config_path, configs.preprocessor_path)
         read = tuple(other for other in beside if other is not None and other != contents.path)
     # A commit or the sha256 in its origin says what a file from elsewhere is.
+    checkpoint = replace(checkpoint, called=_called(str(location), contents, checkpoint.spec))
     return replace(checkpoint, digests=digests_of(contents.path, read)) if is_here else checkpoint
 
 
@@ -222,6 +225,14 @@ def _own(path: Path, hints: Hints) -> Checkpoint:
     parameters = SavedModelParameters(path)
     require_variant(parameters.spec, hints, path)
     return checkpoint_of(parameters, parameters.record, str(path), saved_model=path)
+
+
+def _called(location: str, contents: Contents, spec: ViTSpec) -> str | None:
+    """What the place of a checkpoint calls it; None for one of ours that remembers its name and has no other now."""
+    is_saved_model, says_nothing = contents.kind == "saved_model", not says_something(contents.path.name)
+    if (is_saved_model or says_nothing) and spec.name != name_of_sizes(spec):
+        return None
+    return None if is_saved_model and says_nothing else own_name(location)
 
 
 def _with_pixels(checkpoint: Checkpoint, pixels: Mapping[str, Any]) -> Checkpoint:

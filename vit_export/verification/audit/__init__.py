@@ -24,7 +24,7 @@ def audited(artifact: Artifact, facts: FileFacts, record: ModelRecord, parameter
     own = facts.record
     if own is not None and own.get("precision") == artifact.precision:
         told = ModelRecord.from_dict({**own})
-        if told.spec == record.spec and told.fingerprint in (None, record.fingerprint):
+        if told.spec.is_same_model(record.spec) and told.fingerprint in (None, record.fingerprint):
             yield from _ours(artifact, facts, record, parameters)
         return
     # What cannot be read of another tool's file is no fault of it.

@@ -121,10 +121,7 @@ def spec_of(file: TensorFile, sizes: Sizes, hints: Hints) -> tuple[ViTSpec, dict
         if not 1 <= size <= most:
             raise InputError(f"{file.path} has {what} {size}, expected 1 to {most}: it is no Vision Transformer.")
     heads, assumed = _heads(file, sizes, hints)
-    row = next((v for v in VARIANTS.values() if _numbers(v) == (*_of(sizes), heads)), None)
-    found = row or Variant(
-        f"vit_l{sizes.num_layers}_d{sizes.hidden_size}_p{sizes.patch_size}", *_of(sizes), heads, use="own sizes"
-    )
+    found = _row((*_of(sizes), heads))
     arithmetic = dict(sizes.arithmetic)
     if any(side % sizes.patch_size for side in sides_of(image_size)):
         arithmetic["ignores_border"] = True
@@ -137,6 +134,18 @@ def spec_of(file: TensorFile, sizes: Sizes, hints: Hints) -> tuple[ViTSpec, dict
     )
     require_variant(spec, hints, file.path)
     return spec, said | assumed
+
+
+def name_of_sizes(spec: ViTSpec) -> str:
+    """What models of the sizes of `spec` are called that have no name of their own."""
+    return _row(_numbers(spec)).name
+
+
+def _row(numbers: tuple[int, int, int, int, int]) -> Variant:
+    """The variant of these sizes (as `_numbers` gives them), or a row for them that is called like them."""
+    row = next((v for v in VARIANTS.values() if _numbers(v) == numbers), None)
+    patch, layers, width, *_ = numbers
+    return row or Variant(f"vit_l{layers}_d{width}_p{patch}", *numbers, "own sizes")
 
 
 def _image_size(file: TensorFile, sizes: Sizes, hints: Hints) -> tuple[ImageSize, dict[str, str]]:
@@ -244,7 +253,7 @@ def _of(sizes: Sizes) -> tuple[int, int, int, int]:
     return sizes.patch_size, sizes.num_layers, sizes.hidden_size, sizes.mlp_size
 
 
-def _numbers(model: Variant | ViTSpec) -> tuple[int, ...]:
+def _numbers(model: Variant | ViTSpec) -> tuple[int, int, int, int, int]:
     return (model.patch_size, model.num_layers, model.hidden_size, model.mlp_size, model.num_heads)
 
 
