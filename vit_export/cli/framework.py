@@ -17,6 +17,7 @@ from vit_export.base.errors import InputError, OutputError, VitExportError, near
 from vit_export.base.files import shortened
 from vit_export.base.interrupts import heard
 from vit_export.base.text import message, without_secrets
+from vit_export.base.wording import shell_reads
 
 EXPORT = "export"
 _TYPED, _SPELLED = "vit_export.typed", "vit_export.spelled"
@@ -84,7 +85,8 @@ class Commands(click.Group):
     def main(self, *args: Any, **options: Any) -> Any:
         """Run the command line; click's own refusals, which repeat what was typed, are made harmless in `invoke`."""
         prepare_streams()
-        return super().main(*args, **options)
+        with shell_reads():
+            return super().main(*args, **options)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Options without a command in front of them are those of `export`: `vit-export --weights FILE --tflite`."""
