@@ -3,14 +3,17 @@
 https://github.com/charankulal/Vision-Transformers. Sizes are small where its own would be slow.
 """
 
+import json
 import warnings
 from functools import cache
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import vit_export
 from vit_export.base.quiet import import_tensorflow
+from vit_export.cli.main import main
 
 import_tensorflow()
 
@@ -18,6 +21,7 @@ import tensorflow as tf  # noqa: E402
 
 from vit_export.model.keras_model import build_model  # noqa: E402
 from vit_export.model.keras_training import _say  # noqa: E402
+from vit_export.model.listing import listing  # noqa: E402
 from vit_export.model.spec import ViTSpec  # noqa: E402
 
 OLD_NAMES = (
@@ -102,6 +106,12 @@ def test_published_accuracies_are_of_checkpoints():
         assert f"/{letters}_{patch}-i21k-" in row.location
         assert row.location.endswith(f"-res_{row.image_size}.npz")
         assert "github.com/google-research/vision_transformer" in row.source
+    listed = {row["name"]: row for row in json.loads(CliRunner().invoke(main, ["list", "--json"]).output)}
+    assert listed["vit_b16"]["published"][0]["top_1"] == 85.49
+    assert listed["vit_h14"]["published"] == []
+    shown = CliRunner().invoke(main, ["list"]).output
+    assert "random weights have none" in " ".join(shown.split())
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 # Features
@@ -117,7 +127,7 @@ def test_tokens_and_features(size):
     features = model.extract_features(images, training=False)
     assert features.shape == (2, 192)
     np.testing.assert_allclose(features, tokens[:, 0], atol=1e-5)
-    (row,) = (row for row in vit_export.api.listing(size) if row["name"] == "vit_ti16")
+    (row,) = (row for row in listing(size) if row["name"] == "vit_ti16")
     assert model.count_params() == row["parameters_without_head"]
 
 

@@ -15,7 +15,6 @@ is imported until one of these names is used. docs/python.md has the rest, `vit-
 """
 
 import os
-import sys
 from importlib import import_module
 from typing import Any
 
@@ -31,8 +30,8 @@ _HOMES = {
     "VisionTransformer": "vit_export.model.keras_model",
     "ViTSpec": "vit_export.model.spec",
     "VARIANTS": "vit_export.model.variants",
-    "list_variants": "vit_export.api",
-    "compare_variants": "vit_export.api",
+    "list_variants": "vit_export.model.listing",
+    "compare_variants": "vit_export.model.listing",
     "ExportRequest": "vit_export.pipeline.request",
     "ExportResult": "vit_export.pipeline.steps",
     "export": "vit_export.api",
@@ -70,9 +69,12 @@ def __getattr__(name: str) -> Any:
 
         return own_version()
     if name in _GONE:
-        text = f"vit_export has no {name}: {_GONE[name]}."
+        from inspect import currentframe
+
+        text, frame = f"vit_export has no {name}: {_GONE[name]}.", currentframe()
+        caller = frame.f_back if frame else None
         # `from vit_export import …` drops the text of an AttributeError, `hasattr` expects one.
-        statement = sys._getframe(1).f_globals.get("__name__") == "importlib._bootstrap"
+        statement = caller is not None and caller.f_globals.get("__name__") == "importlib._bootstrap"
         raise ImportError(text) if statement else AttributeError(text)
     if name not in _HOMES:
         raise AttributeError(f"module 'vit_export' has no attribute '{name}'")

@@ -1,5 +1,4 @@
 # What type checkers and editors read in place of __init__.py, which imports each of these names when it is used.
-from vit_export.api import compare_variants as compare_variants
 from vit_export.api import create_vit as create_vit
 from vit_export.api import create_vit_b16 as create_vit_b16
 from vit_export.api import create_vit_b32 as create_vit_b32
@@ -11,7 +10,6 @@ from vit_export.api import create_vit_s16 as create_vit_s16
 from vit_export.api import create_vit_s32 as create_vit_s32
 from vit_export.api import create_vit_ti16 as create_vit_ti16
 from vit_export.api import export as export
-from vit_export.api import list_variants as list_variants
 from vit_export.base.errors import InputError as InputError
 from vit_export.base.errors import OutputError as OutputError
 from vit_export.base.errors import VitExportError as VitExportError
@@ -19,6 +17,8 @@ from vit_export.images.pictures import Pictures as Pictures
 from vit_export.images.split import find_images as find_images
 from vit_export.model.keras_model import VisionTransformer as VisionTransformer
 from vit_export.model.labels import read_labels as read_labels
+from vit_export.model.listing import compare_variants as compare_variants
+from vit_export.model.listing import list_variants as list_variants
 from vit_export.model.preprocessing import Preprocessing as Preprocessing
 from vit_export.model.saved_model import write_saved_model as write_saved_model
 from vit_export.model.spec import ViTSpec as ViTSpec

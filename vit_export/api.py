@@ -16,9 +16,8 @@ from vit_export.base.errors import InputError, nearest
 from vit_export.base.reporting import Reporter
 from vit_export.base.wording import worded
 from vit_export.model.artifact import Format, InputKind, Layout, Precision
-from vit_export.model.listing import as_text, listing
+from vit_export.model.labels import check_labels
 from vit_export.model.preprocessing import Preprocessing
-from vit_export.model.published import published_text
 from vit_export.model.record import ModelRecord, assumptions_told
 from vit_export.model.spec import ImageSize, ViTSpec
 from vit_export.model.variants import VARIANTS
@@ -45,6 +44,7 @@ def create_vit(
     *,
     num_heads: int | None = None,
     preprocessing: Preprocessing | None = None,
+    labels: Sequence[str] | None = None,
     returns: Sequence[str] = (),
     layer_norm_epsilon: float | None = None,
     gelu: str | None = None,
@@ -72,6 +72,7 @@ def create_vit(
         weights: a checkpoint, or where one is: a file, a folder, 'hf:owner/name' or 'https://…' (`open_checkpoint`).
         num_heads: attention heads, where a checkpoint does not say.
         preprocessing: the pixels the model takes, where a checkpoint does not say, or says what does not fit.
+        labels: names of the classes in their order (`read_labels` reads a file); those of the checkpoint when None.
         returns: what an export of the model returns (`model.outputs.RETURNS`), if not the usual one; the model itself
             returns what `include_top` says.
         layer_norm_epsilon: epsilon of every LayerNorm; 1e-6, or the checkpoint's, by default.
@@ -101,9 +102,10 @@ def create_vit(
         given["num_classes"] = (1000 if num_classes is None else num_classes) if include_top else None
         spec = ViTSpec.of(variant, **given)
         spec = spec.with_(returns=_outputs(returns))
-        if preprocessing is not None:
-            pixels = replace(preprocessing, image_size=spec.image_size)
-            options["record"] = ModelRecord(spec, pixels, {"source": "random"})
+        if labels is not None:
+            check_labels(labels, spec.num_classes)
+        pixels = replace(preprocessing or Preprocessing(spec.image_size), image_size=spec.image_size)
+        options["record"] = ModelRecord(spec, pixels, {"source": "random"}, None if labels is None else tuple(labels))
         return build_model(spec, **options)
     checkpoint = _opened(weights, variant, num_heads, image_size, preprocessing)
     known = checkpoint.spec
@@ -120,6 +122,9 @@ def create_vit(
         if returns:
             wanted = checkpoint.returning(_outputs(returns), num_classes=classes)
     checkpoint = checkpoint.adapted(wanted.with_(**given), seed=seed or 0)
+    if labels is not None:
+        check_labels(labels, checkpoint.spec.num_classes)
+        checkpoint = checkpoint.described(labels=tuple(labels))
     for text in (*checkpoint.notes, *assumptions_told(checkpoint.stated)):
         warnings.warn(worded(text), stacklevel=2)
     model = build_model(checkpoint.spec, record=checkpoint.record, **options)
@@ -191,30 +196,6 @@ create_vit_l32 = _factory("vit_l32", create_vit)
 create_vit_l16 = _factory("vit_l16", create_vit)
 create_vit_h14 = _factory("vit_h14", create_vit)
 create_vit_h16 = _factory("vit_h16", create_vit)
-
-
-def list_variants() -> list[str]:
-    """Print every variant with its sizes, and accuracies published of checkpoints; return the names, smallest first.
-
-    `VARIANTS` has the names and sizes without printing them.
-    """
-    rows = listing()
-    print(f"{as_text(rows)}\n\n{published_text()}")
-    return [row["name"] for row in rows]
-
-
-def compare_variants(image_size: ImageSize = 224) -> list[dict[str, Any]]:
-    """Print the variants side by side at `image_size`, and return their rows (`model.listing.listing`).
-
-    A size (pixels along one side, or height and width) is rounded up to the next multiple of each patch. All of it
-    follows from the sizes, no model is built; `vit-export compare` measures speed and memory too.
-
-    Raises:
-        InputError: an image size that no variant can have.
-    """
-    rows = listing(image_size)
-    print(as_text(rows))
-    return rows
 
 
 def export(

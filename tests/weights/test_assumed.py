@@ -74,7 +74,10 @@ def test_python_is_told_arguments_that_it_has_and_the_shell_options(tmp_path):
     assert told.exit_code == 2
     assert ": give --num-heads, or put" in told.output
     with pytest.warns(UserWarning, match="new and untrained"):
-        model = create_vit(weights=path, num_heads=4, num_classes=3, preprocessing=pixels)
+        model = create_vit(weights=path, num_heads=4, num_classes=3, preprocessing=pixels, labels=["a", "b", "c"])
+    assert model.record.labels == ("a", "b", "c")
+    with pytest.raises(InputError, match="2 labels"):
+        create_vit("vit_ti16", image_size=32, num_classes=3, labels=["a", "b"])
     assert (model.spec.num_heads, model.spec.num_classes, model.record.preprocessing) == (4, 3, pixels)
     asked = {"num_heads": 4, "image_size": 48, "num_classes": 3, "preprocessing": pixels}
     result = export(path, tmp_path / "out", formats=(), verify=False, **asked)

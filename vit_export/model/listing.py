@@ -5,9 +5,33 @@ from dataclasses import asdict
 from typing import Any
 
 from vit_export.model.names import PRECISIONS
-from vit_export.model.published import PUBLISHED
+from vit_export.model.published import PUBLISHED, published_text
 from vit_export.model.spec import ImageSize, ViTSpec, checked_size, json_size, shown_size, sides_of
 from vit_export.model.variants import VARIANTS, Variant
+
+
+def list_variants() -> list[str]:
+    """Print every variant with its sizes, and accuracies published of checkpoints; return the names, smallest first.
+
+    `VARIANTS` has the names and sizes without printing them.
+    """
+    rows = listing()
+    print(f"{as_text(rows)}\n\n{published_text()}")
+    return [row["name"] for row in rows]
+
+
+def compare_variants(image_size: ImageSize = 224) -> list[dict[str, Any]]:
+    """Print the variants side by side at `image_size`, and return their rows (`listing`).
+
+    A size (pixels along one side, or height and width) is rounded up to the next multiple of each patch. All of it
+    follows from the sizes, no model is built; `vit-export compare` measures speed and memory too.
+
+    Raises:
+        InputError: an image size that no variant can have.
+    """
+    rows = listing(image_size)
+    print(as_text(rows))
+    return rows
 
 
 def listing(image_size: ImageSize = 224) -> list[dict[str, Any]]:
