@@ -257,7 +257,9 @@ def test_named_losses_are_of_logits(given, name):
 @pytest.mark.filterwarnings("ignore:The model returns logits")
 def test_what_is_no_cross_entropy_of_a_name_is_left_to_keras():
     assert loss_of("mse") == "mse"
-    assert loss_of(None) is None
+    model = toy(3)
+    model.compile("adam")
+    assert model.loss is None
     own = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     assert loss_of(own) is own
     model = build_model(toy(3).spec.with_(num_classes=None))
