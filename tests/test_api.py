@@ -261,6 +261,9 @@ def test_export_of_a_variant_a_spec_and_a_checkpoint(tmp_path):
     assert result.report["weights"]["source"] == "huggingface"
     result = vit_export.export(SMALL, tmp_path / "toy", formats=(), verify=False)
     assert result.report["weights"]["source"] == "random"
+    result = vit_export.export("vit_ti16", tmp_path / "ti", formats=(), verify=False, image_size=32, num_classes=5)
+    assert result.failures == ()
+    assert (result.report["spec"]["image_size"], result.report["spec"]["num_classes"]) == (32, 5)
     with pytest.raises(InputError, match="There is no vit_s31"):
         vit_export.export("vit_s31", tmp_path / "none")
     with pytest.raises(InputError, match="9 labels"):

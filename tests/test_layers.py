@@ -31,7 +31,7 @@ HEAVY = {
     "matplotlib",
     "scipy",
 }
-REFERENCE_MODEL = {"model/keras_layers.py", "model/keras_model.py", "model/functional.py"}
+REFERENCE_MODEL = {f"model/{name}.py" for name in ("keras_layers", "keras_model", "keras_training", "functional")}
 REFERENCE_NAMES = {f"vit_export.{path[:-3].replace('/', '.')}" for path in REFERENCE_MODEL}
 """They define Keras classes, so they import Keras at once; whoever needs them imports them inside a function."""
 

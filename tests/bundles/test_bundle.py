@@ -328,7 +328,9 @@ def test_what_cannot_be_bundled_is_refused_in_a_sentence(files, tmp_path):
 
 def test_what_the_runtime_of_a_page_cannot_hold_is_refused():
     integer = described("tflite", "normalized", PREPROCESSING, quantized=True)
-    with pytest.raises(InputError, match=r"takes int8 and gives int8, .* export with --int8-scheme static or dynamic"):
+    with pytest.raises(
+        InputError, match=r"takes int8 and gives int8, .* export with int8_scheme='static' or 'dynamic'"
+    ):
         row_of("web", integer)
     subject = described("tflite", "uint8", PREPROCESSING)
     with pytest.raises(InputError, match=r"toy\.tflite has 1\.2 GB, .* holds at most 1: bundle a smaller precision"):

@@ -378,7 +378,7 @@ def test_int8_input_and_output_are_refused(tmp_path):
     for input in ("normalized", "uint8"):
         path = tmp_path / f"{input}.tflite"
         int8_tflite("full", input)(path)
-        with pytest.raises(InputError, match="export with --int8-scheme static or dynamic for the target web"):
+        with pytest.raises(InputError, match="export with int8_scheme='static' or 'dynamic' for the target web"):
             bundle(path, ["web"])
     assert not list(tmp_path.glob("*.zip"))
 

@@ -84,10 +84,10 @@ def test_the_config_names_sizes_and_classes():
 
 def test_what_such_a_folder_cannot_say():
     record = record_of(SMALL)
-    with pytest.raises(InputError, match="--hf-layout is for float32 input"):
+    with pytest.raises(InputError, match="hf_layout=True is for float32 input"):
         hub_folder.require_possible(record, "uint8", [ONNX])
     wide = replace(record, preprocessing=Preprocessing((32, 64), resize="shortest"))
-    with pytest.raises(InputError, match="choose --resize squash"):
+    with pytest.raises(InputError, match=r"choose Preprocessing.resize='squash'"):
         hub_folder.require_possible(wide, "normalized", [ONNX])
     large = record_of(SMALL.with_(num_layers=100, hidden_size=1024, mlp_size=4096, num_heads=16))
     with pytest.raises(InputError, match="vit_toy in float32 is too large for one"):
@@ -222,7 +222,9 @@ def test_an_export_with_the_folder(saved_models, photos, tmp_path):
     assert not folder.exists()
     again(model=saved_models[1], overwrite=True)
     (folder / "README.md").write_text("mine")
-    with pytest.raises(OutputError, match="huggingface holds what no export wrote, so --overwrite does not replace it"):
+    with pytest.raises(
+        OutputError, match="huggingface holds what no export wrote, so overwrite=True does not replace it"
+    ):
         again(model=saved_models[1], overwrite=True)
     told = Silent()
     told.note = (notes := []).append

@@ -215,7 +215,7 @@ def test_a_parent_that_may_not_be_looked_into(tmp_path, monkeypatch):
         return real(path, **options)
 
     monkeypatch.setattr(os, "stat", stat)
-    with pytest.raises(OutputError, match=r"permission denied.*--output"):
+    with pytest.raises(OutputError, match=r"permission denied.*another folder with output"):
         plan_files(alone(tmp_path / "closed" / "out"), tiny())
 
 
@@ -313,7 +313,7 @@ def test_overwrite_keeps_a_saved_model_that_is_none_of_ours(files, tmp_path):
     for name in files:
         (tmp_path / "saved_model" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "saved_model" / name).write_text("mine")
-    with pytest.raises(OutputError, match="is no SavedModel of vit-export, so --overwrite does not replace it"):
+    with pytest.raises(OutputError, match="is no SavedModel of vit-export, so overwrite=True does not replace it"):
         pipeline.export(alone(tmp_path, overwrite=True))
     assert all((tmp_path / "saved_model" / name).read_text() == "mine" for name in files)
 
@@ -322,7 +322,7 @@ def test_overwrite_keeps_a_saved_model_that_is_none_of_ours(files, tmp_path):
 @pytest.mark.parametrize("content", ['{"my": "own", "schema_version": "1"}', "<html>mine</html>", "", "[]"])
 def test_a_report_of_somebody_else_is_replaced_only_when_asked(name, content, tmp_path):
     (tmp_path / name).write_text(content)
-    with pytest.raises(OutputError, match=f"{name} exists already: pass --overwrite"):
+    with pytest.raises(OutputError, match=f"{name} exists already: pass overwrite=True"):
         pipeline.export(alone(tmp_path))
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {name: content}
     pipeline.export(alone(tmp_path, overwrite=True))

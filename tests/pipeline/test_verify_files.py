@@ -296,7 +296,7 @@ def test_layers_are_compared_where_asked(reference, request_of, exported, tmp_pa
         ({"reference": "nowhere"}, "nowhere"),
         ({"images": 0}, "images is 0"),
         ({"threads": 0}, "threads is 0"),
-        ({"data": None, "labelled": True}, "give --data"),
+        ({"data": None, "labelled": True}, "give data"),
         ({"data": Path("nowhere")}, "There is no folder nowhere"),
     ],
 )
@@ -315,7 +315,7 @@ def test_folders_that_are_no_classes_are_refused(exported, request_of, tmp_path)
 
 def test_what_no_reference_is_known_for_is_refused(exported, request_of, tmp_path):
     alone = shutil.copy(exported / "vit_toy_int8.onnx", tmp_path / "alone.onnx")
-    with pytest.raises(InputError, match=r"there is no .*saved_model\): give --reference"):
+    with pytest.raises(InputError, match=r"there is no .*saved_model\): give reference"):
         verify_files(request_of(alone))
 
 

@@ -248,7 +248,7 @@ def test_a_file_that_leaves_its_size_open(folder, tmp_path):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     (tmp_path / "open.onnx").write_bytes(model.SerializeToString())
     (failure,) = bench([tmp_path / "open.onnx"], time_limit=0.1).failures
-    assert "leaves the size of its images open and takes none of 224 x 224 pixels: give --image-size" in failure
+    assert "leaves the size of its images open and takes none of 224 x 224 pixels: give image_size" in failure
     found = bench([tmp_path / "open.onnx"], time_limit=0.1, image_size=16)
     assert (found.failures, found.files[0].image) == ((), (16, 16))
     for size in (0, (16, 0)):

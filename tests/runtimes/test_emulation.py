@@ -249,7 +249,7 @@ def test_set_up_without_apt_pip_or_qemu(machine, monkeypatch):
 def test_a_folder_of_something_else_is_left_alone(machine):
     (machine / "pieces").mkdir()
     (machine / "pieces" / "letter.txt").touch()
-    assert "holds something else: choose another folder with --output" in refused(machine, OutputError)
+    assert "holds something else: choose another folder with output" in refused(machine, OutputError)
     assert (machine / "pieces" / "letter.txt").is_file()
 
 

@@ -6,11 +6,14 @@ import shutil
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from conftest import build
 from helpers.originals import ORIGINALS, STUDENT, fabricated, worst
 from safetensors.numpy import load_file, save_file
 
+from vit_export.api import create_vit, export
 from vit_export.base.errors import InputError
+from vit_export.cli.main import main
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.weights.open import open_checkpoint
 
@@ -52,17 +55,50 @@ def of_width(path, width, layers=2, mlp=None):
 
 def test_a_width_that_64_divides_is_no_answer(tmp_path):
     path = of_width(tmp_path / "vit.safetensors", 192)
-    with pytest.raises(InputError, match=r"how many attention heads its width of 192 .* --num-heads \(3 is usual"):
+    with pytest.raises(InputError, match=r"how many attention heads its width of 192 .* num_heads \(3 is usual"):
         open_checkpoint(path)
     checkpoint = open_checkpoint(path, num_heads=12)
     assert checkpoint.spec.num_heads == 12
     assert "heads" not in checkpoint.record.assumed
 
 
+@pytest.mark.thorough
+def test_python_is_told_arguments_that_it_has_and_the_shell_options(tmp_path):
+    path = of_width(tmp_path / "vit.safetensors", 32)
+    pixels = Preprocessing(32, (0.1, 0.2, 0.3), (0.2, 0.2, 0.2))
+    for call in (lambda: create_vit(weights=path), lambda: export(path, tmp_path / "out")):
+        with pytest.raises(InputError, match=r": give num_heads, or put") as caught:
+            call()
+        assert "--" not in str(caught.value)
+    told = CliRunner().invoke(main, ["--weights", str(path), "--output", str(tmp_path / "out")])
+    assert told.exit_code == 2
+    assert ": give --num-heads, or put" in told.output
+    with pytest.warns(UserWarning, match="new and untrained"):
+        model = create_vit(weights=path, num_heads=4, num_classes=3, preprocessing=pixels, labels=["a", "b", "c"])
+    assert model.record.labels == ("a", "b", "c")
+    with pytest.raises(InputError, match="2 labels"):
+        create_vit("vit_ti16", image_size=32, num_classes=3, labels=["a", "b"])
+    assert (model.spec.num_heads, model.spec.num_classes, model.record.preprocessing) == (4, 3, pixels)
+    asked = {"num_heads": 4, "image_size": 48, "num_classes": 3, "preprocessing": pixels}
+    result = export(path, tmp_path / "out", formats=(), verify=False, **asked)
+    spec, known = result.report["spec"], result.report["preprocessing"]
+    assert (spec["num_heads"], spec["image_size"], spec["num_classes"]) == (4, 48, 3)
+    assert (known["image_size"], known["mean"]) == (48, [0.1, 0.2, 0.3])
+    opened = open_checkpoint(path, num_heads=4)
+    with pytest.warns(UserWarning, match="new and untrained"):
+        assert create_vit(weights=opened, num_classes=2).spec.num_classes == 2
+    with pytest.raises(InputError, match="num_heads is 4, which a checkpoint that is open says itself"):
+        create_vit(weights=opened, num_heads=4)
+    with pytest.raises(InputError, match="not 'vit_s32': leave the variant out"):
+        create_vit("vit_s32", weights=opened)
+    with pytest.raises(InputError, match="image_size is 48, which a model says itself: leave"):
+        export(model, tmp_path / "again", image_size=48)
+
+
 def test_sizes_that_published_models_divide_differently_are_asked_for(tmp_path):
     """MoCo v3's ViT-S has 12 heads where the table's has 6."""
     path = of_width(tmp_path / "s.safetensors", 384, layers=12, mlp=1536)
-    with pytest.raises(InputError, match=r"--num-heads \(6 is usual, 12 in MoCo v3's ViT-S\)"):
+    with pytest.raises(InputError, match=r"num_heads \(6 is usual, 12 in MoCo v3's ViT-S\)"):
         open_checkpoint(path)
     assert open_checkpoint(path, num_heads=12).spec.num_heads == 12
 
@@ -89,7 +125,7 @@ def test_an_architecture_of_timm_says_its_heads(tmp_path, architecture, width, h
 def test_an_architecture_that_is_not_these_tensors_says_nothing(tmp_path, architecture):
     path = of_width(tmp_path / "m" / "model.safetensors", 192)
     (path.parent / "config.json").write_text(json.dumps({"architecture": architecture}))
-    with pytest.raises(InputError, match="--num-heads"):
+    with pytest.raises(InputError, match="give num_heads"):
         open_checkpoint(path.parent)
     assert "arithmetic" in open_checkpoint(path.parent, num_heads=6).record.assumed
 
@@ -120,7 +156,7 @@ def test_a_config_among_other_weights_is_not_taken(tmp_path):
     path = bare("hf", tmp_path)
     bare("timm", tmp_path, "another.safetensors")
     shutil.copy(ORIGINALS / "hf" / "config.json", tmp_path / "config.json")
-    with pytest.raises(InputError, match="--num-heads"):
+    with pytest.raises(InputError, match="give num_heads"):
         open_checkpoint(path)
     shutil.copy(ORIGINALS / "hf" / "config.json", tmp_path / "own_config.json")
     assert open_checkpoint(path).spec.num_heads == 4
@@ -136,7 +172,7 @@ def test_two_configs_are_one_too_many(tmp_path):
 
 def test_weights_alone_of_transformers_are_assumed_to_be_its_default(tmp_path):
     path = bare("hf", tmp_path)
-    with pytest.raises(InputError, match="--num-heads"):
+    with pytest.raises(InputError, match="give num_heads"):
         open_checkpoint(path)
     assert open_checkpoint(path, num_heads=4).record.assumed.keys() == {
         "image size", "arithmetic", "scaling", "resizing",
@@ -148,14 +184,16 @@ def test_what_is_given_wins_over_a_file_that_cannot_be_read(tmp_path, content):
     path = bare("hf", tmp_path, "model.safetensors")
     shutil.copy(ORIGINALS / "hf" / "config.json", tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(content)
-    with pytest.raises(InputError, match=r"With --mean, --std and --resize it is not needed"):
+    with pytest.raises(
+        InputError, match=r"With Preprocessing.mean, Preprocessing.std and Preprocessing.resize it is not needed"
+    ):
         open_checkpoint(path)
     pixels = {"mean": (0.1, 0.2, 0.3), "std": (0.2, 0.2, 0.2), "resize": "squash"}
     checkpoint = open_checkpoint(path, pixels=pixels)
     assert checkpoint.preprocessing == Preprocessing(32, (0.1, 0.2, 0.3), (0.2, 0.2, 0.2))
     assert "scaling" not in checkpoint.record.assumed
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(InputError, match="With --num-heads it is not needed"):
+    with pytest.raises(InputError, match="With num_heads it is not needed"):
         open_checkpoint(path, pixels=pixels)
     assert open_checkpoint(path, num_heads=4, pixels=pixels).record.assumed.keys() == {"image size", "arithmetic"}
 

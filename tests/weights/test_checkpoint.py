@@ -40,7 +40,7 @@ def digest(path):
 def test_labels_that_do_not_fit_matter_only_where_they_would_be_used(name, config, message, altered):
     checkpoint = open_checkpoint(altered(name, config))
     assert checkpoint.labels is None
-    ways_out = ".*--labels.*--num-classes.*--features"
+    ways_out = r".*\(labels\).*\(num_classes\).*\(returns=\['features'\]\)"
     for use in (checkpoint.described, lambda: checkpoint.record):
         with pytest.raises(InputError, match=message + ways_out):
             use()
@@ -59,7 +59,7 @@ def test_labels_of_a_record_are_judged_like_any_other():
     record = record_of(source.spec)
     assert checkpoint_of(source, replace(record, labels=("a", "b"))).record.labels == ("a", "b")
     broken = checkpoint_of(source, replace(record, labels=("a", "\n")), "saved/")
-    with pytest.raises(InputError, match=r"in the record of saved/ has a control character .* at index 1.*--labels"):
+    with pytest.raises(InputError, match=r"in the record of saved/ has a control character .* at index 1.*(labels)"):
         broken.described()
     assert broken.described(labels=("a", "b")).record.labels == ("a", "b")
 

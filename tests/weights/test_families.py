@@ -249,7 +249,7 @@ def test_a_config_without_an_image_size_means_224(changed):
 
 def test_keys_of_dinov3_do_not_tell_the_size_of_its_images(tmp_path):
     shutil.copy(FAMILIES / "dinov3" / "model.safetensors", tmp_path)
-    with pytest.raises(InputError, match="does not say for images of which size it is: give --image-size"):
+    with pytest.raises(InputError, match="does not say for images of which size it is: give image_size"):
         open_checkpoint(tmp_path / "model.safetensors", num_heads=2)
     found = open_checkpoint(tmp_path / "model.safetensors", num_heads=2, image_size=16)
     assert found.spec == open_checkpoint(FAMILIES / "dinov3").spec

@@ -175,11 +175,11 @@ def of_converter(name, value):
         ("backbone", of_backbone("num_heads", 3), "3 attention heads do not divide the width 16"),
         ("backbone", of_backbone("layer_norm_epsilon", None), "has layer_norm_epsilon None"),
         ("backbone", of_backbone("dtype", {"class_name": "QuantizedDTypePolicy"}), "not quantized yet"),
-        ("classifier", of_converter("pad_to_aspect_ratio", True), "has pad_to_aspect_ratio True, expected .*--resize"),
+        ("classifier", of_converter("pad_to_aspect_ratio", True), "has pad_to_aspect_ratio True, expected .*give Pre"),
         ("classifier", of_converter("interpolation", "lanczos3"), "has interpolation 'lanczos3', expected bilinear or"),
         ("classifier", of_converter("image_size", [64, 64]), r"to image_size \[64, 64\], expected 32"),
         ("classifier", of_converter("scale", 1e-3), "expected those of a mean and std on the 0..1 scale"),
-        ("classifier", of_converter("offset", [0, 0]), r"offset \[0, 0\], expected a number or three: give --mean and"),
+        ("classifier", of_converter("offset", [0, 0]), r"offset \[0, 0\], expected a number or three: give Pre"),
         ("classifier", own("preprocessor", {"class_name": "Mine"}), "has a preprocessor 'Mine', expected one with an"),
     ],
 )

@@ -249,7 +249,7 @@ def test_preprocessor_config(changes, expected, altered):
         ({"rescale_factor": 0}, "rescale_factor .*expected 1/255"),
         ({"rescale_factor": 1 / 127.5, "rescale_offset": True}, "rescale_offset True"),
         ({"rescale_factor": 1 / 127.5, "offset": True}, "offset True"),
-        ({"do_rescale": False}, r"do_rescale False, expected true.*--mean and --std on the 0\.\.1 scale"),
+        ({"do_rescale": False}, r"do_rescale False, expected true.*\.mean and Preprocessing\.std on the 0\.\.1 scale"),
         ({"do_flip_channel_order": True}, "do_flip_channel_order True, expected false"),
         ({"crop_pct": 0.9}, "crop_pct 0.9, expected none"),
         ({"size": {"height": 32, "width": 32}, "do_center_crop": True, "crop_size": 40}, "at most the size 32"),
@@ -288,7 +288,7 @@ def test_names_and_sizes_come_from_the_checkpoint(tmp_path):
 
 def test_heads_are_told_known_or_asked_for(altered):
     silent = altered("timm", {"model_args": None})
-    with pytest.raises(InputError, match=r"does not say how many attention heads its width of 32 .*--num-heads"):
+    with pytest.raises(InputError, match=r"does not say how many attention heads its width of 32 .*num_heads"):
         open_checkpoint(silent)
     assert open_checkpoint(silent, num_heads=4).spec.num_heads == 4
     with pytest.raises(InputError, match="5 attention heads do not divide the width 32"):

@@ -139,7 +139,7 @@ def test_what_a_file_alone_does_not_say_is_assumed_aloud(name, told, tmp_path):
 
 def test_the_image_size_of_dinov3_alone_is_asked_for(tmp_path):
     shutil.copy(FOLDER / "dinov3" / "model.safetensors", tmp_path)
-    with pytest.raises(InputError, match="give --image-size, a multiple of 4"):
+    with pytest.raises(InputError, match="give image_size, a multiple of 4"):
         open_checkpoint(tmp_path / "model.safetensors", num_heads=4)
 
 

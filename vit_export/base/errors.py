@@ -4,18 +4,28 @@ import difflib
 from collections.abc import Collection, Iterable
 
 from vit_export.base.text import message
+from vit_export.base.wording import worded
 
 
 class VitExportError(Exception):
     """Base of every error this package raises on purpose; `exit_code` is what the shell sees.
 
-    Its text is one sentence of bounded length: names from files and addresses in it are made harmless here.
+    Its text is one sentence of bounded length: names from files and addresses in it are made harmless here. It names
+    options where the command line runs, and arguments where Python called (`base.wording`).
     """
 
     exit_code = 2
 
     def __init__(self, text: str = "") -> None:
         super().__init__(message(str(text)))
+
+    def __str__(self) -> str:
+        return worded(self.written)
+
+    @property
+    def written(self) -> str:
+        """The text as it was written, with options: for whoever passes it on, or looks for words in it."""
+        return str(self.args[0])
 
 
 class InputError(VitExportError):

@@ -1,6 +1,8 @@
 """Versions of the packages that decide what a file looks like, without importing them."""
 
+import tomllib
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 PACKAGES = (
     "vit-export",
@@ -24,3 +26,15 @@ def versions(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def own_version() -> str:
+    """The version of this package: as it was installed, or as the pyproject.toml beside a folder of it says."""
+    installed = versions("vit-export")["vit-export"]
+    if installed != "not installed":
+        return installed
+    try:
+        with open(Path(__file__).parents[2] / "pyproject.toml", "rb") as file:
+            return str(tomllib.load(file)["project"]["version"])
+    except (OSError, KeyError, TypeError, tomllib.TOMLDecodeError):
+        return "unknown"

@@ -18,6 +18,7 @@ from vit_export.base.errors import InputError, OutputError, VitExportError, near
 from vit_export.base.files import shortened
 from vit_export.base.interrupts import heard
 from vit_export.base.text import message, without_secrets
+from vit_export.base.wording import shell_reads
 from vit_export.cli.defaults import from_defaults, read_defaults, said
 from vit_export.cli.vocabulary import GROUPS, command_meant, meant, not_there
 from vit_export.model.variants import VARIANTS
@@ -118,7 +119,8 @@ class Commands(click.Group):
     def main(self, *args: Any, **options: Any) -> Any:
         """Run the command line; click's own refusals, which repeat what was typed, are made harmless in `invoke`."""
         prepare_streams()
-        return super().main(*args, **options)
+        with shell_reads():
+            return super().main(*args, **options)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Options without a command in front of them are those of `export`: `vit-export --tflite PATH`."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vit_export.base.numbers import three_digits
-from vit_export.cli.finish import finish
+from vit_export.cli.finish import finish, say
 from vit_export.cli.framework import CONTEXT, Command
 from vit_export.cli.options import AS_JSON, flag, image_size
 from vit_export.model.spec import ImageSize, shown_size
@@ -27,7 +27,14 @@ def list_command(as_json: bool, image_size: ImageSize, families: bool) -> None:
     from vit_export.model.listing import listing
 
     rows = listing(image_size)
-    finish(rows, lambda: render_listing(rows), as_json=as_json)
+
+    def show() -> None:
+        from vit_export.model.published import published_text
+
+        render_listing(rows)
+        say(f"\n{published_text()}")
+
+    finish(rows, show, as_json=as_json)
 
 
 if TYPE_CHECKING:

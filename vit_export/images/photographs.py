@@ -262,7 +262,7 @@ def _refuse_to_lose_files(target: Path, *, overwrite: bool) -> None:
     if entries and not overwrite:
         raise OutputError(
             f"The set of photographs in {target} is incomplete, changed or of another version: "
-            "pass overwrite=True (--overwrite) to replace it, or give another folder."
+            "pass --overwrite to replace it, or give another folder."
         )
 
 

@@ -17,6 +17,7 @@ from keras import layers, ops
 from vit_export.base.adapters.keras import layers_of
 from vit_export.base.errors import InputError
 from vit_export.model.keras_layers import AttentionPooling, Embedding, EncoderLayer
+from vit_export.model.keras_training import loss_of_logits, metrics_of_logits
 from vit_export.model.parameters import layer_name
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import ModelRecord
@@ -138,6 +139,33 @@ class VisionTransformer(keras.Model):
         if self.head is not None:
             self.head.build((None, self.spec.representation_size))
         self.built = True
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        **options: Any,
+    ) -> None:
+        """Configure training, as `keras.Model.compile` does, but that losses and metrics of a name are those of logits.
+
+        'sparse_categorical_crossentropy' and its kind are taken with `from_logits=True`, and said so once, since a
+        classifier returns logits; a loss that is an object stays as it is.
+        """
+        if self.head is not None:
+            loss = loss_of_logits(loss)
+            metrics, weighted_metrics = (
+                metrics_of_logits(given, self.spec.num_classes or 0) for given in (metrics, weighted_metrics)
+            )
+        super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **options)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile as `config` says, which `get_compile_config` gave: what loading a `.keras` file does."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
 
     def tokens(self, images: Any, training: bool | None = None) -> Any:
         """Token sequence [batch, tokens, width] after the final LayerNorm: class token, registers, patches.

@@ -37,11 +37,6 @@ _ROWS = (
 VARIANTS: dict[str, Variant] = {row.name: row for row in _ROWS}
 
 
-def list_variants() -> list[str]:
-    """The names of all variants, smallest first."""
-    return list(VARIANTS)
-
-
 def get_variant(name: str) -> Variant:
     """Return the row called `name`.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vit_export.artifacts.read import artifact_of, read_facts
 from vit_export.base.errors import InputError
 from vit_export.base.files import scratch_errors
+from vit_export.base.wording import worded
 from vit_export.model.artifact import Artifact, InputKind, Precision, TensorSpec
 from vit_export.model.names import SAVED_MODEL_NAME
 from vit_export.model.record import ModelRecord, assumptions_told, read_record
@@ -94,7 +95,7 @@ def reference_at(
     checkpoint = _opened(location, say)
     checkpoint = checkpoint.adapted(_wanted(checkpoint, artifacts))
     for text in (*checkpoint.notes, *assumptions_told(checkpoint.stated)):
-        say.note(text)
+        say.note(worded(text))
     name = shown(str(location))
     return build_reference(checkpoint, stage, say), name, {"built_from": name}
 
@@ -121,7 +122,7 @@ def _opened(location: str | Path, say: "Reporter") -> "Checkpoint":
     try:
         return open_checkpoint(location, progress=say.progress, note=say.note)
     except InputError as error:
-        if "give --" not in str(error):
+        if "give --" not in error.written:
             raise
         raise InputError(
             f"{error} (These are options of an export: make a SavedModel of it with `vit-export PATH --saved-model`, "

@@ -13,6 +13,7 @@ from vit_export.base.machine import release_memory
 from vit_export.base.quiet import import_tensorflow
 from vit_export.base.reporting import Reporter, Silent
 from vit_export.base.scratch import owned_folder
+from vit_export.base.wording import worded
 from vit_export.images.split import DataSplit
 from vit_export.model.artifact import Artifact
 from vit_export.model.labels import check_labels
@@ -58,6 +59,11 @@ class ExportResult:
         """False only when verification found a fault."""
         return self.verification is None or self.verification.passed
 
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """What verification found, a sentence each; none where nothing was verified."""
+        return () if self.verification is None else tuple(self.verification.failures)
+
 
 def export(request: ExportRequest, reporter: Reporter | None = None, *, commands: Sequence[str] = ()) -> ExportResult:
     """Build, save, convert, verify and report as `request` asks.
@@ -77,7 +83,7 @@ def export(request: ExportRequest, reporter: Reporter | None = None, *, commands
         spec = spec.with_(name=request.name)
     if spec is not None and request.hf_layout:
         for text in hub_folder.notes_on(spec, asked=bool(request.returns)):
-            say.note(text)
+            say.note(worded(text))
     if spec is None:
         raise InputError("There is nothing to export: name a variant, or give --weights.")
     if checkpoint is None and request.trained:
@@ -245,7 +251,7 @@ def _checkpoint(request: ExportRequest, say: Reporter) -> Checkpoint | None:
         _check_labels(request.labels, checkpoint.spec)
     checkpoint = checkpoint.described(_of_size(pixels, checkpoint.spec), request.labels, request.trained)
     for text in (*checkpoint.notes, *assumptions_told(checkpoint.stated)):
-        say.note(text)
+        say.note(worded(text))
     return checkpoint
 
 

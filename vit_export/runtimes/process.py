@@ -345,9 +345,9 @@ def serve() -> None:
         try:
             answer = (True, getattr(worker, request)(*arguments))
         except RunnerError as error:
-            answer = (False, str(error))
+            answer = (False, error.written)  # the parent knows who reads it
         except InputError as error:
-            answer = (None, str(error))
+            answer = (None, error.written)
         except Exception as error:  # whatever it was, the parent must hear of it rather than of a dead process
             answer = (False, f"{request} failed with {type(error).__name__}: {first_line(error)}")
         _send(answers, answer)

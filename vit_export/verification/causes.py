@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from vit_export.base.wording import worded
 from vit_export.model.input_kinds import KINDS, affine
 from vit_export.runtimes.runner import ProcessKilled, RunnerError
 from vit_export.verification import metrics
@@ -41,7 +42,7 @@ def find_causes(trial: Trial) -> tuple[Cause, ...]:
     is wrong with what the file tells other programs.
     """
     told = ((name, explain(trial)) for name, explain in TOLD_HYPOTHESES.items())
-    return _of_answers(trial) or tuple(Cause(name, detail) for name, detail in told if detail)
+    return _of_answers(trial) or tuple(Cause(name, worded(detail)) for name, detail in told if detail)
 
 
 def _of_answers(trial: Trial) -> tuple[Cause, ...]:
@@ -49,9 +50,9 @@ def _of_answers(trial: Trial) -> tuple[Cause, ...]:
         return ()
     for name, explain in OUTPUT_HYPOTHESES.items():
         if detail := explain(trial):
-            return (Cause(name, detail),)
+            return (Cause(name, worded(detail)),)
     tried = ((name, _tried(explain, trial)) for name, explain in INPUT_HYPOTHESES.items())
-    return tuple(Cause(name, detail) for name, detail in tried if detail)
+    return tuple(Cause(name, worded(detail)) for name, detail in tried if detail)
 
 
 def _tried(explain: Explanation, trial: Trial) -> str | None:

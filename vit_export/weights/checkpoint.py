@@ -164,7 +164,7 @@ class Checkpoint:
                 "give one of the two, or logits among what is returned."
             )
         if "logits" in names and num_classes is None and known.num_classes is None:
-            raise InputError("There are no logits: the checkpoint has no classifier; give num_classes for a new one.")
+            raise InputError("There are no logits: the checkpoint has no classifier; give --num-classes for a new one.")
         if "pooled" in names and known.pre_logits_size is None and known.pooling != "attention":
             reason = self.pooler_problem or "the checkpoint has no pooler (pre-logits layer)"
             raise InputError(f"There are no --pooled features: {reason}.")
