@@ -1,9 +1,10 @@
 """The last words of an export: where the result is, and a command that one would type next and that works."""
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vit_export.base.errors import VitExportError
 from vit_export.model.artifact import Format
@@ -27,11 +28,28 @@ def default_output(spec: ViTSpec) -> Path:
     return Path("exports") / f"{spec.name}-{shown_size(spec.image_size)}"
 
 
+def shipping(report: Mapping[str, Any]) -> list[str]:
+    """The line that says which file of a `report` to ship, and why; none where nothing was verified."""
+    from vit_export.report.recommendation import recommendation_told
+
+    told = recommendation_told(report)
+    return [f"Ship: {told}."] if told else []
+
+
+def advice(report: Mapping[str, Any]) -> list[str]:
+    """What a `report` says to do about files that failed: why, and on a line of its own the command."""
+    lines = []
+    for row in report.get("advice", ()):
+        lines.append(f"Next, for {', '.join(row['files'])}: {row['text']}{':' if row['command'] else '.'}")
+        lines += [f"  {row['command']}"] if row["command"] else []
+    return lines
+
+
 def closing(request: ExportRequest, result: "ExportResult") -> str:
     """Where the result is and what one would type next, in lines."""
     lines = [f"Files, report.html and report.json: {result.report_path.parent}/"]
     if not result.passed:
-        lines.append("At least one file is not the same model: see the failures above before shipping any of them.")
+        lines.append("At least one file is not the same model: see the failures above before shipping it.")
     elif command := _next(request, result):
         lines.append(f"Next: {command}")
     elif result.artifacts:

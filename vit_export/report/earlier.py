@@ -93,6 +93,14 @@ def recorded(path: Path) -> Artifact | None:
     return None
 
 
+def settings_told(path: Path) -> Record:
+    """The settings that the report beside the file `path` says it was exported with; empty where none lists it."""
+    report = _report(path.parent / REPORT_NAME)
+    made = [Path(text(artifact.get("path"))).name for artifact in records(report.get("artifacts"))]
+    settings = record(report.get("settings"))
+    return settings if path.name in made and "calibration" in settings else EMPTY
+
+
 def _report(path: Path) -> Record:
     """What is in the file `path`; nothing where it is not there, or no report."""
     try:
