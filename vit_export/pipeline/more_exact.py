@@ -81,8 +81,8 @@ def more_exact(file: FileResult, known: Known) -> Advice | None:
             return Advice("calibration", name, text, for_file(known.making, artifact.format, "int8", options))
         if (better := _better_scheme(file, known)) is not None:
             scheme = scheme_of(artifact.format, better["--int8-scheme"])
-            what = "a larger budget" if scheme and scheme.name == artifact.scheme else "another int8 scheme"
-            text = f"{what} keeps more of the answers ({scheme.about if scheme else ''})"
+            what = "a larger budget" if scheme and scheme.name == scheme_asked(file) else "another int8 scheme"
+            text = f"{what} keeps more of the answers ({scheme.name}: {scheme.about})" if scheme else what
             return Advice("scheme", name, text, for_file(known.making, artifact.format, "int8", better))
     wider: dict[Precision, tuple[Precision, ...]] = {"int8": ("float16", "float32"), "float16": ("float32",)}
     made = {(f.artifact.format, f.artifact.precision): f.passed for f in known.verification.files}
@@ -104,22 +104,41 @@ def calibration_folder(known: Known) -> str | None:
     return known.images or (_FOLDER if is_own_domain(known.record) else None)
 
 
+def scheme_asked(file: FileResult) -> str | None:
+    """The int8 scheme that `file` was asked for by: a mix that was looked for may have come out as another one."""
+    return SEARCHED if _search(file) else file.artifact.scheme
+
+
+def _search(file: FileResult) -> Mapping[str, Any]:
+    """How the mix of the file was found (`Choice.to_dict`); empty where none was looked for."""
+    return (file.artifact.quantization or {}).get("search") or {}
+
+
+def _budget_given(file: FileResult, known: Known) -> dict[str, str]:
+    """The options of the budget that somebody gave."""
+    options = ("--min-sqnr", "--min-agreement")
+    given = {option: value for option in options if (value := value_of(known.making, option))}
+    told = _search(file).get("budget") or {}
+    usual = (None, DEFAULT_MIN_SQNR, DEFAULT_MIN_SQNR_UNTRAINED)
+    values = {option: told.get(option[2:].replace("-", "_")) for option in options}
+    return given or {option: f"{value:g}" for option, value in values.items() if value not in usual}
+
+
 def scheme_options(file: FileResult, known: Known) -> dict[str, str]:
     """The scheme of `file` and its budget, where they are not what is made without being asked for."""
-    scheme = file.artifact.scheme
-    if scheme is None or scheme == INT8_SCHEMES[file.artifact.format][0]:
-        given = ("--min-sqnr", "--min-agreement")
-        budget = {option: value for option in given if (value := value_of(known.making, option))}
-        return {"--int8-scheme": SEARCHED, **budget} if budget and scheme == SEARCHED else {}
-    return {"--int8-scheme": scheme}
+    scheme = scheme_asked(file)
+    if scheme == SEARCHED and (budget := _budget_given(file, known)):
+        return {"--int8-scheme": SEARCHED, **budget}
+    usual = scheme is None or scheme == INT8_SCHEMES[file.artifact.format][0]
+    return {} if usual else {"--int8-scheme": str(scheme)}
 
 
 def _better_scheme(file: FileResult, known: Known) -> dict[str, str] | None:
     """The options of the next int8 scheme to try, which nothing here was made with yet."""
-    format, own = file.artifact.format, file.artifact.scheme or ""
-    if own == SEARCHED and (value_of(known.making, "--min-sqnr") or value_of(known.making, "--min-agreement")):
+    format, own = file.artifact.format, scheme_asked(file) or ""
+    if own == SEARCHED and _budget_given(file, known):
         return None  # what a budget could do was done
-    tried = {f.artifact.scheme for f in known.verification.files if f.artifact.format == format} - {own}
+    tried = {scheme_asked(f) for f in known.verification.files if f.artifact.format == format} - {own}
     for scheme in BETTER.get((format, own), ()):
         if scheme in tried:
             continue
@@ -132,7 +151,9 @@ def _better_scheme(file: FileResult, known: Known) -> dict[str, str] | None:
 def _raised(file: FileResult, known: Known) -> float:
     """A budget in dB that leaves the file what it lacks, and room for images that are harder."""
     budget = DEFAULT_MIN_SQNR if known.record.trained else DEFAULT_MIN_SQNR_UNTRAINED
-    if file.artifact.scheme != SEARCHED and file.comparison is not None:
+    if measured := (_search(file).get("measured") or {}).get("sqnr_db"):
+        budget = max(budget, float(measured))
+    elif scheme_asked(file) != SEARCHED and file.comparison is not None:
         budget = float(np.median(file.comparison.sqnr_db))
     lacks = [c.limit - c.value for c in file.checks if c.name == "sqnr" and not c.passed]
     return math.ceil(max(budget, 1.0) + max([0.0, *lacks]) + _MORE_DB)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vit_export.base.numbers import figure, megabytes, number, unit
+from vit_export.base.numbers import figure, megabytes, number, percent, unit
 from vit_export.model.names import FORMATS
 from vit_export.report.view import File, Record, read_files, record, text
 
@@ -83,8 +83,11 @@ def _among(alike: Sequence[File], timed: bool, passed: int, made: int) -> tuple[
     if len(alike) == 1:
         return chosen, f"the fastest of {passed} files that passed"
     others = [file.name for file in alike if file is not chosen]
+    if not timed:
+        best = "smallest" if len(small) == 1 else "most accurate of the small ones"
+        return chosen, f"the {best} of {passed} files that passed, none of which was timed"
     called = others[0] if len(others) == 1 else f"{len(others)} others"
-    speed = f"as fast as {called} (their intervals overlap)" if timed else "not timed"
+    speed = f"as fast as {called} (their intervals overlap)"
     if len(small) == 1:
         return chosen, f"{speed} and {'smaller' if len(others) == 1 else 'the smallest of them'}"
     accurate = "more accurate" if len(small) == 2 else "the most accurate"
@@ -111,5 +114,7 @@ def _figures(file: File, time: _Timed | None) -> str:
     known = time is not None and time.high != float("inf")
     ends = list(dict.fromkeys(map(figure, (time.low, time.high)))) if time and known else []
     told = [f"{' to '.join(ends)} ms" if ends else f"about {unit(file.milliseconds, 'ms')}" if time else ""]
+    accuracy = file.score("accuracy")
     told += [megabytes(file.bytes), f"{unit(file.score('sqnr'), 'dB')} on its worst image"]
+    told += [] if accuracy is None else [f"{percent(accuracy)} of the labelled images right"]
     return ", ".join(filter(None, told)).replace("\N{NO-BREAK SPACE}", " ")
