@@ -13,8 +13,8 @@ WORST_SHOWN = 6
 """Images of one file, beside its worst, that are shown for a limit they break or a top class that differs."""
 IMAGES_SHOWN = 12
 """Images that are shown in all."""
-IMAGES_LISTED = 200
-"""Images beyond a limit that are listed in all, the worst first."""
+ROWS_LISTED = 200
+"""Rows of the list of images beyond a limit, one for each file, the worst first."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def notable_images(files: Sequence[File], count: int) -> dict[int, list[File]]:
     """
     shown: dict[int, tuple[float, list[File]]] = {}
     for file in files:
-        order = sorted(_ranked(file, count), key=lambda pair: (-pair[0], pair[1]))
+        order = sorted(ranked(file, count), key=lambda pair: (-pair[0], pair[1]))
         limited = file.limit("worst_difference") is not None
         wrong = [
             (size, i)
@@ -88,16 +88,16 @@ def shown_images(
 
 
 def failing_images(files: Sequence[File], names: Sequence[str]) -> tuple[list[tuple[str, File, str]], int]:
-    """The images beyond a limit, each with the file and what is wrong, the worst first; and how many more there are."""
+    """The images beyond a limit, each with a file and what is wrong, the worst first; and how many images that are."""
     found = [
         (size, index, file, "; ".join(faults))
         for file in files
-        for size, index in _ranked(file, len(names))
+        for size, index in ranked(file, len(names))
         if (faults := faults_of(file, index))
     ]
     found.sort(key=lambda row: (-row[0], row[1]))
     rows = [(names[index], file, faults) for _, index, file, faults in found]
-    return rows[:IMAGES_LISTED], max(0, len(rows) - IMAGES_LISTED)
+    return rows[:ROWS_LISTED], len({index for _, index, _, _ in found})
 
 
 def faults_of(file: File, index: int) -> list[str]:
@@ -106,8 +106,7 @@ def faults_of(file: File, index: int) -> list[str]:
     for output, comparison in _outputs(file):
         for called, unit, value, limit, excess in _figures(file, comparison, index):
             if excess > 1:
-                sign = "at most" if called == "difference" else "at least"
-                found.append(f"{output}{called} {_digits(value, limit)}{unit}, {sign} {limit:g}{unit}")
+                found.append(f"{output}{called} {_digits(value, limit)}{unit}, limit {limit:g}")
     return found
 
 
@@ -145,7 +144,7 @@ def _at(comparison: Record, name: str, index: int) -> float | None:
     return number(values[index]) if index < len(values) else None
 
 
-def _ranked(file: File, count: int) -> Iterator[tuple[float, int]]:
+def ranked(file: File, count: int) -> Iterator[tuple[float, int]]:
     """How far each image is beyond its worst limit, as a factor; where there is none, the difference itself."""
     for index, value in enumerate(file.differences[:count]):
         if value is None:

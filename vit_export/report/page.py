@@ -135,7 +135,7 @@ def _content(report: Record, pictures: Mapping[str, bytes]) -> dict[str, Any]:
         "difference_chart": charts.differences(files, names),
         "images": shown_images(report, reference, files, names, pictures),
         "failing": failing[0],
-        "more_failing": failing[1],
+        "failing_images": failing[1],
         "layer_charts": [(file, chart) for file in files if (chart := charts.layers(file))],
         "latency_chart": charts.latencies(reference, files),
         "latency_basis": _latency_basis(report, verification),
