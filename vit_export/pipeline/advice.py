@@ -264,7 +264,7 @@ def _making(file: FileResult, reference: str) -> str:
     path = Path(file.artifact.path)
     if not same_path(Path(reference), path.parent / SAVED_MODEL_NAME):
         return export_command(reference, _by_itself(file), None)
-    settings = {**_by_itself(file), **settings_told(path)}
+    settings = {**settings_told(path), **_by_itself(file)}
     if settings.get("calibration") is not None and not Path(str(settings["calibration"])).is_dir():
         settings["calibration"] = None
     return changed(export_command(reference, settings, path.parent), {"--overwrite": None})

@@ -94,11 +94,13 @@ def recorded(path: Path) -> Artifact | None:
 
 
 def settings_told(path: Path) -> Record:
-    """The settings that the report beside the file `path` says it was exported with; empty where none lists it."""
-    report = _report(path.parent / REPORT_NAME)
-    made = [Path(text(artifact.get("path"))).name for artifact in records(report.get("artifacts"))]
-    settings = record(report.get("settings"))
-    return settings if path.name in made and "calibration" in settings else EMPTY
+    """The settings of the export whose report lies beside the file `path`; empty where that does not tell of it.
+
+    Of a file that an earlier export left there they are those of the newest one.
+    """
+    settings = record(_report(path.parent / REPORT_NAME).get("settings"))
+    told = "calibration" in settings and any(path.name in entry["files"] for entry in files_told(path.parent))
+    return settings if told else EMPTY
 
 
 def _report(path: Path) -> Record:
