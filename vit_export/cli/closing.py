@@ -10,17 +10,12 @@ from vit_export.base.errors import VitExportError
 from vit_export.model.artifact import Format
 from vit_export.model.names import DYNAMIC, SAVED_MODEL_NAME
 from vit_export.model.spec import ViTSpec, shown_size
+from vit_export.pipeline.commands import REPEATED
 from vit_export.pipeline.plan import plan_files
 from vit_export.pipeline.request import ExportRequest
 
 if TYPE_CHECKING:
     from vit_export.pipeline.steps import ExportResult
-
-_REPEATED = (
-    *("input", "calibration", "calibration_images", "held_out_images"),
-    *("batch", "layout", "threads", "seed", "opset"),
-)
-"""Fields of a request that another file of the same model needs again; the others are in its SavedModel's record."""
 
 
 def default_output(spec: ViTSpec) -> Path:
@@ -91,7 +86,7 @@ def _command(request: ExportRequest, file_format: Format) -> str | None:
     if request.output != default_output(spec):
         words += ["--output", str(request.output)]
     usual = ExportRequest(spec, request.output)
-    for name in _REPEATED:
+    for name in REPEATED:
         if (value := getattr(wanted, name)) != getattr(usual, name):
             words += [f"--{name.replace('_', '-')}", str(value)]
     if not request.verify:

@@ -25,7 +25,7 @@ _FLAGS = {
 _OF_PRECISIONS = ("--int8-scheme", "--min-sqnr", "--min-agreement")
 _ONNX_ONLY = ("--layout", "--hf-layout", "--opset")
 
-_REPEATED = (
+REPEATED = (
     *("input", "calibration", "calibration_images", "held_out_images"),
     *("batch", "layout", "threads", "seed", "opset"),
 )
@@ -74,7 +74,7 @@ def export_command(weights: str | Path, settings: Mapping[str, Any], output: Pat
     usual = ExportRequest(None, Path())
     options: dict[str, str | None] = {
         f"--{name.replace('_', '-')}": str(settings[name])
-        for name in (*_REPEATED, *_BUDGET)
+        for name in (*REPEATED, *_BUDGET)
         if settings.get(name) is not None and settings[name] != getattr(usual, name)
     }
     if settings.get("hf_layout") is True:
