@@ -279,6 +279,21 @@ def test_every_check_has_an_advice(kind, ours):
         assert exported(failed(kind))
 
 
+@pytest.mark.parametrize(
+    "quantization",
+    [[], {"search": 3}, {"search": {"budget": [1], "measured": "x"}}, {"search": {"budget": {"min_sqnr": "--x"}}}],
+)
+def test_what_a_report_of_somebody_else_says_becomes_no_option(quantization, ours):
+    ours["record"] = FEATURES
+    file = failed("constants", "--overwrite; rm -rf x")
+    hostile = replace(file, artifact=replace(file.artifact, quantization=quantization))
+    (row,) = verified(hostile)
+    assert row["command"] == "vit-export --weights ref/saved_model --tflite --int8"
+    assert exported(replace(failed(), artifact=hostile.artifact))
+    made = export_command("w", {"calibration": "--overwrite", "seed": [3], "threads": 2}, None)
+    assert made == "vit-export --weights w --threads 2"
+
+
 def test_commands_are_changed_word_by_word():
     typed = "vit-export verify --input=0..1 'a b.onnx' --data photos -- -odd.onnx"
     assert changed(typed, {"--input": "uint8", "--locate": None}) == (

@@ -278,7 +278,7 @@ def _by_itself(file: FileResult) -> dict[str, Any]:
     onnx = file.artifact.format == "onnx"
     batch = image.shape[0] if image.shape[0] is not None else "dynamic" if onnx else 1
     return {
-        **({"input": image.values} if image.values else {}),
+        **({"input": image.values} if image.values in INPUTS else {}),
         **({"layout": "NCHW"} if onnx and image.layout == "NCHW" else {}),
         "batch": batch,
     }

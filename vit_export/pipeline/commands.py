@@ -75,7 +75,8 @@ def export_command(weights: str | Path, settings: Mapping[str, Any], output: Pat
     options: dict[str, str | None] = {
         f"--{name.replace('_', '-')}": str(settings[name])
         for name in (*REPEATED, *_BUDGET)
-        if settings.get(name) is not None and settings[name] != getattr(usual, name)
+        if isinstance(value := settings.get(name), str | int | float | Path) and value != getattr(usual, name)
+        if not str(value).startswith("-")  # settings of a report that anybody may have written
     }
     if settings.get("hf_layout") is True:
         options["--hf-layout"] = None

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from vit_export.base.numbers import number
+from vit_export.int8.budget import MOST_DB
 from vit_export.model.artifact import Format, Precision
 from vit_export.model.names import (
     DEFAULT_MIN_SQNR,
@@ -19,6 +21,7 @@ from vit_export.model.names import (
 from vit_export.model.record import ModelRecord
 from vit_export.pipeline.commands import for_file, value_of
 from vit_export.pipeline.guesses import is_own_domain
+from vit_export.report.view import record
 from vit_export.verification.verdict import FileResult, Verification
 
 BETTER: Mapping[tuple[Format, str], tuple[str, ...]] = {
@@ -111,17 +114,19 @@ def scheme_asked(file: FileResult) -> str | None:
 
 def _search(file: FileResult) -> Mapping[str, Any]:
     """How the mix of the file was found (`Choice.to_dict`); empty where none was looked for."""
-    return (file.artifact.quantization or {}).get("search") or {}
+    return record(record(file.artifact.quantization).get("search"))  # of a report that anybody may have written
 
 
 def _budget_given(file: FileResult, known: Known) -> dict[str, str]:
     """The options of the budget that somebody gave."""
     options = ("--min-sqnr", "--min-agreement")
     given = {option: value for option in options if (value := value_of(known.making, option))}
-    told = _search(file).get("budget") or {}
-    usual = (None, DEFAULT_MIN_SQNR, DEFAULT_MIN_SQNR_UNTRAINED)
-    values = {option: told.get(option[2:].replace("-", "_")) for option in options}
-    return given or {option: f"{value:g}" for option, value in values.items() if value not in usual}
+    told = record(_search(file).get("budget"))
+    usual = (DEFAULT_MIN_SQNR, DEFAULT_MIN_SQNR_UNTRAINED)
+    values = {option: number(told.get(option[2:].replace("-", "_"))) for option in options}
+    return given or {
+        option: f"{value:g}" for option, value in values.items() if value is not None and value not in usual
+    }
 
 
 def scheme_options(file: FileResult, known: Known) -> dict[str, str]:
@@ -129,8 +134,8 @@ def scheme_options(file: FileResult, known: Known) -> dict[str, str]:
     scheme = scheme_asked(file)
     if scheme == SEARCHED and (budget := _budget_given(file, known)):
         return {"--int8-scheme": SEARCHED, **budget}
-    usual = scheme is None or scheme == INT8_SCHEMES[file.artifact.format][0]
-    return {} if usual else {"--int8-scheme": str(scheme)}
+    known_ones = INT8_SCHEMES.get(file.artifact.format, ())
+    return {"--int8-scheme": scheme} if scheme in known_ones[1:] else {}
 
 
 def _better_scheme(file: FileResult, known: Known) -> dict[str, str] | None:
@@ -151,9 +156,9 @@ def _better_scheme(file: FileResult, known: Known) -> dict[str, str] | None:
 def _raised(file: FileResult, known: Known) -> float:
     """A budget in dB that leaves the file what it lacks, and room for images that are harder."""
     budget = DEFAULT_MIN_SQNR if known.record.trained else DEFAULT_MIN_SQNR_UNTRAINED
-    if measured := (_search(file).get("measured") or {}).get("sqnr_db"):
-        budget = max(budget, float(measured))
+    if measured := number(record(_search(file).get("measured")).get("sqnr_db")):
+        budget = max(budget, measured)
     elif scheme_asked(file) != SEARCHED and file.comparison is not None:
         budget = float(np.median(file.comparison.sqnr_db))
     lacks = [c.limit - c.value for c in file.checks if c.name == "sqnr" and not c.passed]
-    return math.ceil(max(budget, 1.0) + max([0.0, *lacks]) + _MORE_DB)
+    return min(MOST_DB, math.ceil(max(budget, 1.0) + max([0.0, *lacks]) + _MORE_DB))
