@@ -101,4 +101,5 @@ def test_untrained_weights_are_said():
 @pytest.mark.parametrize("broken", [{}, {"verification": {"files": [{}]}}, {"verification": 3}])
 def test_what_somebody_else_wrote_breaks_nothing(broken):
     recommend(broken)
-    recommendation_told({**broken, "recommendation": {"formats": [3, {"format": "x"}], "file": 7}})
+    recommendation_told({**broken, "recommendation": {"formats": [3, {"format": {}}], "file": 7}})
+    recommendation_told({**broken, "recommendation": {"formats": [3, {"format": {}}], "file": "a"}})

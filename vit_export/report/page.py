@@ -244,7 +244,7 @@ def _recommendation(report: Record) -> dict[str, Any] | None:
     rows = [
         (FORMATS[row["format"]].title, text(row.get("file")), sentence(text(row.get("why"))))
         for row in records(found.get("formats"))
-        if row.get("format") in FORMATS and text(row.get("file"))
+        if text(row.get("format")) in FORMATS and text(row.get("file"))
     ]
     untrained = record(report.get("verification")).get("trained") is False
     return {

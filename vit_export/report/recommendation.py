@@ -11,7 +11,7 @@ from typing import Any
 
 from vit_export.base.numbers import figure, megabytes, number, percent, unit
 from vit_export.model.names import FORMATS
-from vit_export.report.view import File, Record, read_files, record, text
+from vit_export.report.view import File, Record, read_files, record, records, text
 
 AS_SMALL = 1.01
 """Sizes that differ by a smaller factor are the same."""
@@ -50,8 +50,8 @@ def recommendation_told(report: Record) -> str:
         return f"none of these files: {text(found.get('why'))}"
     others = [
         f"of {FORMATS[row['format']].title} {row['file']}, {text(row.get('why'))}"
-        for row in map(record, found.get("formats") or ())
-        if row.get("format") in FORMATS and text(row.get("file")) not in ("", name)
+        for row in records(found.get("formats"))
+        if text(row.get("format")) in FORMATS and text(row.get("file")) not in ("", name)
     ]
     untrained = record(report.get("verification")).get("trained") is False
     caution = ["the weights are untrained, so this goes by size and speed alone"] if untrained else []
