@@ -573,12 +573,23 @@ def test_nothing_is_left_of_an_interrupted_export(tmp_path, monkeypatch):
 
 def test_failures_are_told_beside_the_json(tmp_path, monkeypatch):
     verification = SimpleNamespace(failures=("a.tflite: image 3 differs",))
-    result = SimpleNamespace(report={"verdict": "fail"}, verification=verification, passed=False)
+    advice = [{"kind": "scheme", "files": ["a.tflite"], "text": "dynamic keeps more", "command": "vit-export x --int8"}]
+    report = {
+        "verdict": "fail",
+        "advice": [*advice, {**advice[0], "text": "float16 passed: ship that", "command": None}],
+    }
+    result = SimpleNamespace(report=report, verification=verification, passed=False)
     monkeypatch.setattr("vit_export.pipeline.steps.export", lambda *arguments, **options: result)
     monkeypatch.chdir(tmp_path)
-    found = invoke("vit_s32", "--json")
-    assert (found.exit_code, json.loads(found.stdout)) == (1, {"verdict": "fail"})
-    assert found.stderr == "FAIL  a.tflite: image 3 differs\n"
+    found, silent = invoke("vit_s32", "--json"), invoke("vit_s32", "--quiet")
+    assert (found.exit_code, json.loads(found.stdout)) == (1, report)
+    assert found.stderr.splitlines() == [
+        "FAIL  a.tflite: image 3 differs",
+        "Next, for a.tflite: dynamic keeps more:",
+        "  vit-export x --int8",
+        "Next, for a.tflite: float16 passed: ship that.",
+    ]
+    assert (silent.stdout, silent.stderr) == ("", found.stderr)
 
 
 def test_bad_calibration_folders(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from conftest import TOY, build, record_of
 
 from vit_export.base.errors import InputError, OutputError
 from vit_export.cli import compare as module
-from vit_export.cli.compare import COLUMNS, compare, compare_command, render_comparison
+from vit_export.cli.compare import compare, compare_command, render_comparison
 from vit_export.model.listing import listing
 from vit_export.model.parameters import parameter_specs
 from vit_export.model.spec import ViTSpec
@@ -351,25 +351,26 @@ def rendered(comparison):
     from rich.console import Console
 
     text = StringIO()
-    render_comparison(comparison, Console(file=text, width=COLUMNS))
+    render_comparison(comparison, Console(file=text, width=80))
     return text.getvalue()
 
 
 def test_tables(toys):
     text = rendered(toys[0])
     assert text.count("toy_odd") == 3
-    assert "1×10×64" in text  # the token sequence: 3x3 patches of 12 pixels and the class token
+    assert "36    12     10" in text  # tokens: 3x3 patches of 12 pixels and the class token
+    assert "the logits are 1000 numbers" in text
     assert "1.00" in text
     assert "1 thread of" in text
     assert "toy_small, whose median was" in " ".join(text.split())
-    assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_tables_of_all_variants_fit():
     result = invoke("--no-measure", "--image-size", "1024")
     assert result.exit_code == 0
     assert all(result.output.count(name) == 2 for name in VARIANTS)
-    assert max(map(len, result.output.splitlines())) <= 100
+    assert max(map(len, result.output.splitlines())) <= 80
     assert "Measured" not in result.output
     assert [row["name"] for row in json.loads(invoke("--no-measure", "--json").stdout)["variants"]] == list(VARIANTS)
 

@@ -193,6 +193,7 @@ def hostile_report():
     report = report_of(replace(plain, files=files, images=HOSTILE, warnings=HOSTILE))
     report["labels"] = list(HOSTILE)[:CLASSES]
     report["commands"] = list(HOSTILE)
+    report["advice"] = [{"kind": name, "files": list(HOSTILE), "text": name, "command": name} for name in HOSTILE]
     report["spec"]["name"] = HOSTILE[0]
     report["weights"] = {"source": HOSTILE[1], "location": HOSTILE[4], HOSTILE[0]: HOSTILE}
     report["versions"] = {name: name for name in HOSTILE}

@@ -12,7 +12,7 @@ from helpers import reports
 from vit_export.base.errors import InputError
 from vit_export.pipeline.folder import outdated
 from vit_export.report.content import write_report
-from vit_export.report.earlier import earlier_files, files_told, recorded
+from vit_export.report.earlier import earlier_files, files_told, recorded, settings_told
 from vit_export.report.schema import report_schema
 from vit_export.report.view import read_files
 
@@ -159,3 +159,17 @@ def test_names_in_a_report_that_no_file_can_have(folder):
     (folder / "report.json").write_text(json.dumps({"artifacts": entries}))
     assert outdated(folder, folder, set()) == ()
     assert write(report_on(FLOAT), folder) == {}
+
+
+def test_settings_are_those_of_the_report_that_tells_of_a_file(tmp_path):
+    report = {
+        "artifacts": [{"path": "/x/new.onnx"}],
+        "earlier_files": [{"files": ["old.tflite"]}],
+        "settings": {"calibration": "photos", "seed": 3},
+    }
+    (tmp_path / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    assert settings_told(tmp_path / "new.onnx")["calibration"] == "photos"
+    assert settings_told(tmp_path / "old.tflite")["seed"] == 3
+    assert settings_told(tmp_path / "other.tflite") == {}
+    (tmp_path / "report.json").write_text(json.dumps({**report, "settings": {"files": []}}), encoding="utf-8")
+    assert settings_told(tmp_path / "new.onnx") == {}

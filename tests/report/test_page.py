@@ -23,17 +23,19 @@ from vit_export.images.pictures import ImageSet, Pictures
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.report import charts
 from vit_export.report.content import write_report
+from vit_export.report.images import failing_images, faults_of, notable_images, ranked
 from vit_export.report.page import images_shown, render_page, write_page
 from vit_export.report.svg import Picture, by_matplotlib, clamped, linear, logarithmic, tick
 from vit_export.report.thumbnails import thumbnails
-from vit_export.report.view import image_names, notable_images, read_files
+from vit_export.report.view import image_names, read_files
 from vit_export.verification.checks import Check
-from vit_export.verification.metrics import compare
+from vit_export.verification.metrics import OutputResult, compare
 from vit_export.verification.verdict import FileResult, Reference
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
 SECTIONS = [
-    "findings", "files", "trade-off", "differences", "images", "layers", "latency", "checks", "made", "reproduce",
+    "ship", "findings", "files", "trade-off", "differences", "images", "layers", "latency", "checks", "made",
+    "reproduce",
 ]  # fmt: skip
 
 
@@ -114,7 +116,11 @@ def test_every_section_is_there_with_what_it_is_about(full):
 
 def test_the_table_gives_each_figure_with_its_interval_or_limit(full):
     page = sound(render_page(full, {}))
-    of_static = page.text.partition("toy_int8.tflite")[2].partition("toy_int8.onnx")[0]
+    of_static = (
+        page.text.partition("Every file with its figures")[2]
+        .partition("toy_int8.tflite")[2]
+        .partition("toy_int8.onnx")[0]
+    )
     file = full["verification"]["files"][2]
     right = file["accuracy"]
     for text in (
@@ -249,7 +255,7 @@ def test_a_failed_reference_and_files_that_never_ran():
     page = sound(render_page(report_of(replace(plain, reference=Reference("/x/s", 1, (check,)), files=files)), {}))
     assert "saved_model could not be loaded." in page.text
     assert "0 of 1 files are the reference’s model" in page.text
-    assert page.ids("section") == ["findings", "files", "checks", "made", "reproduce"]
+    assert page.ids("section") == ["ship", "findings", "files", "checks", "made", "reproduce"]
 
 
 def test_numbers_that_are_none():
@@ -291,14 +297,58 @@ def test_images_shown_are_the_worst_and_those_of_another_class(full):
     assert any(file.name == "toy_int8.onnx" for file in first)  # the worst against its limit comes first
     for index, of in shown.items():
         for file in of:
-            worst = file.part("comparison")["worst_image"] == index
-            over = file.differences[index] > file.limit("worst_difference")
-            assert worst or over or not file.agrees[index]
+            worst = index == min(ranked(file, 8), key=lambda pair: (-pair[0], pair[1]))[1]
+            assert worst or faults_of(file, index) or not file.agrees[index]
     missed = [i for i, agrees in enumerate(failing["top1_agrees"]) if not agrees]
     assert missed
     names = image_names(full)
     assert set(images_shown(full)) == {names[i] for i in shown}
     assert images_shown({}) == []
+
+
+def test_an_image_that_loses_sqnr_or_cosine_alone_is_shown_with_its_folder_and_its_figures():
+    """Limits of SQNR and cosine are broken by images whose largest difference is small."""
+    names = tuple(f"held_out/{flower}/{n}.jpg" for n, flower in enumerate(("gentian", "daisy", "gentian", "edelweiss")))
+    plain = verification(4, images=names)
+    outputs = np.random.default_rng(0).normal(size=(4, 300)).astype(np.float32)
+    found = outputs.copy()
+    found[1] += np.where(np.arange(300) % 2, 0.3, -0.3)  # everywhere a little
+    worse = replace(plain.files[2], comparison=compare(outputs, found), checks=(Check("runs", True),), location=None)
+    report = report_of(replace(plain, files=(worse,)))
+    _, files = read_files(report)
+    assert files[0].differences[1] < files[0].limit("worst_difference")
+    assert [*notable_images(files, 4)] == [1]
+    (row,), count = failing_images(files, names)
+    assert (row[0], count) == ("held_out/daisy/1.jpg", 1)
+    assert re.fullmatch(r"SQNR 1\d\.\d dB, limit 22; cosine 0\.9\d+, limit 0\.99", row[2])
+    page = sound(render_page(report, {}))
+    assert page.text.count("✕ SQNR 1") == page.text.count("✕ cosine 0.9") == 1
+    assert "held_out/daisy/1.jpg" in page.text
+    assert "Every image beyond a limit 1 image, the worst first" in page.text
+
+
+def test_images_that_lose_a_further_output_are_shown():
+    plain = verification(4)
+    outputs = np.random.default_rng(0).normal(size=(4, 300)).astype(np.float32)
+    found = outputs.copy()
+    found[2] *= np.float32(1.5)
+    tokens = OutputResult("tokens", compare(outputs, found, classes=False))
+    report = report_of(replace(plain, files=(replace(plain.files[2], outputs=(tokens,)),)))
+    _, files = read_files(report)
+    assert any(fault.startswith("tokens: SQNR ") for fault in faults_of(files[0], 2))
+    assert 2 in notable_images(files, 4)
+
+
+def test_what_to_ship_and_what_to_type_next():
+    command = "vit-export --weights 'my <model>' --onnx --int8 --int8-scheme w8a16"
+    advice = [{"kind": "scheme", "files": ["toy_int8.onnx"], "text": "another scheme keeps more", "command": command}]
+    page = sound(render_page(report_of(verification(), advice=advice), {}))
+    assert "toy_int8.tflite The fastest of 3 files that passed: 29.7 to 30.3 ms, 24.0 MB" in page.text
+    of_onnx = page.text.partition("onnx int8 dynamic")[2].partition("onnx float32")[0]
+    assert f"Next: Another scheme keeps more. {command}" in of_onnx
+    assert "next-file-3-1" in page.ids("code")
+    none = report_of(replace(verification(), files=verification().files[3:]))
+    assert "No file passed." in sound(render_page(none, {})).text
 
 
 def test_a_picture_is_embedded_once_and_its_absence_is_said(full):

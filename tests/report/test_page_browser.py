@@ -54,7 +54,13 @@ def picture():
 def folder(tmp_path_factory):
     """Pages of a report with everything in it, of one that passes, of one with hostile names, of an empty one."""
     path = tmp_path_factory.mktemp("pages")
-    full = report_of(verification(32))
+    advice = {
+        "kind": "scheme",
+        "files": ["toy_int8.onnx"],
+        "text": "another int8 scheme keeps more of the answers",
+        "command": f"vit-export --weights {'flowers-of-the-alps' * 4} --onnx --int8 --int8-scheme w8a16 --overwrite",
+    }
+    full = report_of(verification(32), advice=[advice])
     passing = replace(verification(), files=tuple(file for file in verification().files if file.passed))
     reports = {"full": full, "pass": report_of(passing), "hostile": hostile_report(), "empty": {}}
     for name, report in reports.items():
@@ -170,7 +176,7 @@ def test_every_section_is_seen_and_reached(browser, folder):
         sections = opened.run(
             "[...document.querySelectorAll('section')].map(s => [s.id, s.getBoundingClientRect().height])"
         )
-        assert len(sections) == 10
+        assert len(sections) == 11
         assert all(height > 60 for _, height in sections)
         links = opened.run("[...document.querySelectorAll('nav a')].map(a => a.getAttribute('href').slice(1))")
         assert links == [name for name, _ in sections]
@@ -213,5 +219,5 @@ def test_the_button_copies_the_command(clipboard, browser, folder):
 def test_without_script_everything_but_the_buttons_is_there(browser, folder):
     with Opened(browser, folder / "full.html", java_script_enabled=False) as opened:
         assert opened.page.locator("button:visible").count() == 0
-        assert opened.page.locator("section:visible").count() == 10
+        assert opened.page.locator("section:visible").count() == 11
         assert "vit-export verify exports" in opened.page.inner_text("#reproduce")

@@ -59,7 +59,7 @@ def test_one_row_each_and_every_row_has_all():
 def test_the_command_prints_the_table_and_json():
     shown = CliRunner().invoke(main, ["list", "--families"])
     assert shown.exit_code == 0
-    assert all(len(line) <= 115 for line in shown.output.splitlines())
+    assert all(len(line) <= 80 for line in shown.output.splitlines())
     words = shown.output.split()
     for row in (*FAMILIES, *REFUSED):
         assert row.name.split()[0] in words

@@ -1,26 +1,21 @@
 """The last words of an export: where the result is, and commands that one would type next and that work."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vit_export.base.errors import VitExportError
 from vit_export.model.artifact import Format
 from vit_export.model.names import DYNAMIC, SAVED_MODEL_NAME
 from vit_export.model.spec import ViTSpec, shown_size
+from vit_export.pipeline.commands import REPEATED
 from vit_export.pipeline.plan import plan_files
 from vit_export.pipeline.request import ExportRequest
 
 if TYPE_CHECKING:
     from vit_export.pipeline.steps import ExportResult
-
-_REPEATED = (
-    *("input", "calibration", "calibration_images", "held_out_images"),
-    *("batch", "layout", "threads", "seed", "opset"),
-)
-"""Fields of a request that another file of the same model needs again; the others are in its SavedModel's record."""
 
 
 def default_output(spec: ViTSpec) -> Path:
@@ -28,11 +23,28 @@ def default_output(spec: ViTSpec) -> Path:
     return Path("exports") / f"{spec.name}-{shown_size(spec.image_size)}"
 
 
+def shipping(report: Mapping[str, Any]) -> list[str]:
+    """The line that says which file of a `report` to ship, and why; none where nothing was verified."""
+    from vit_export.report.recommendation import recommendation_told
+
+    told = recommendation_told(report)
+    return [f"Ship: {told}."] if told else []
+
+
+def advice(report: Mapping[str, Any]) -> list[str]:
+    """What a `report` says to do about files that failed: why, and on a line of its own the command."""
+    lines = []
+    for row in report.get("advice", ()):
+        lines.append(f"Next, for {', '.join(row['files'])}: {row['text']}{':' if row['command'] else '.'}")
+        lines += [f"  {row['command']}"] if row["command"] else []
+    return lines
+
+
 def closing(request: ExportRequest, result: "ExportResult") -> str:
     """Where the result is and what one would type next, in lines."""
     lines = [f"Files, report.html and report.json: {result.report_path.parent}/"]
     if not result.passed:
-        lines.append("At least one file is not the same model: see the failures above before shipping any of them.")
+        lines.append("At least one file is not the same model: see the failures above before shipping it.")
     else:
         commands = filter(None, (*_with_a_file(request, result), _smaller(request, result)))
         lines += [f"{'' if place else 'Next:':<5} {command}" for place, command in enumerate(commands)]
@@ -102,7 +114,7 @@ def _command(request: ExportRequest, file_format: Format) -> str | None:
     if request.output != default_output(spec):
         words += ["--output", str(request.output)]
     usual = ExportRequest(spec, request.output)
-    for name in _REPEATED:
+    for name in REPEATED:
         if (value := getattr(wanted, name)) != getattr(usual, name):
             words += [f"--{name.replace('_', '-')}", str(value)]
     if not request.verify:

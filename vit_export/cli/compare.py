@@ -21,8 +21,6 @@ from vit_export.pipeline.compare import compare
 if TYPE_CHECKING:
     from rich.console import Console
 
-COLUMNS = 100
-
 
 @click.command("compare", cls=Command, context_settings=CONTEXT, short_help="Compare variants: sizes, speed, memory.")
 @click.argument("variants", nargs=-1)
@@ -70,7 +68,7 @@ def compare_command(
 
         say(json_text(json_ready(comparison)))
     else:
-        render_comparison(comparison, Console(width=COLUMNS))
+        render_comparison(comparison, Console())
     if plot is not None:
         from vit_export.report.speeds import speeds
 
@@ -84,18 +82,20 @@ def compare_command(
 
 
 def render_comparison(comparison: dict[str, Any], console: "Console") -> None:
-    """Print the listing, what was measured, and how the figures came about, in 100 columns."""
+    """Print the listing, what was measured, and how the figures came about."""
     from rich.text import Text
 
-    from vit_export.cli.list import render_listing, table
+    from vit_export.cli.list import render_listing
+    from vit_export.report.columns import Row, print_columns
 
     precisions, name = comparison["settings"]["precisions"], shortened(comparison["baseline"]["name"], 20)
     render_listing(comparison["variants"], console)
     console.print()
     if comparison["baseline"]["measured"]:
-        headings = ["\nvariant", "median\nms", "p90\nms", f"speed, {name}\nis 1", "peak\nMB"]
+        headings = ["variant", "median\nms", "p90\nms", f"speed, {name}\nis 1", "peak\nMB"]
         headings += [f"{precision}\nMB" for precision in precisions]
-        console.print(table(headings, [[row["name"], *_measured(row, precisions)] for row in comparison["variants"]]))
+        rows = [Row(row["name"], _measured(row, precisions)) for row in comparison["variants"]]
+        print_columns(console, headings, rows)
         console.print()
     for line in _closing(comparison):
         console.print(Text(line, style="dim"))
@@ -112,7 +112,11 @@ def _measured(row: dict[str, Any], precisions: list[str]) -> list[str]:
 
 def _closing(comparison: dict[str, Any]) -> Iterator[str]:
     """What was measured and how, in sentences."""
-    yield "Sizes, parameters and MACs by formula; output shapes are those for one image."
+    logits = " or ".join(dict.fromkeys(str(row["outputs"]["logits"][-1]) for row in comparison["variants"]))
+    yield (
+        f"Sizes, parameters and MACs by formula. Of one image the logits are {logits} numbers, features as many as the "
+        "width, and the sequence of tokens tokens × width."
+    )
     found = [row["measured"] for row in (*comparison["variants"], comparison["baseline"]) if row["measured"]]
     if not found:
         return

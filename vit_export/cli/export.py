@@ -10,7 +10,7 @@ import click
 
 from vit_export.base.errors import InputError, unknown
 from vit_export.cli import options as shared
-from vit_export.cli.closing import closing, default_output
+from vit_export.cli.closing import advice, closing, default_output, shipping
 from vit_export.cli.finish import finish, progress, say
 from vit_export.cli.framework import EXPORT, Command, is_location, typed, weights_hint
 from vit_export.cli.options import AS_JSON, LOCATION, QUIET, TEXT, THREADS, choice, count, flag, pathname
@@ -179,8 +179,10 @@ def _export(variant: Variant | None, *, as_json: bool, quiet: bool, **options: A
 
         if result.verification is not None:
             render_table(result.verification, Console())
-        say(closing(request, result))
+        for line in (*shipping(result.report), closing(request, result), *advised):
+            say(line)
 
+    advised = advice(result.report)
     failures = () if result.verification is None else result.verification.failures
     shown = None if quiet else show
     finish(
@@ -188,6 +190,7 @@ def _export(variant: Variant | None, *, as_json: bool, quiet: bool, **options: A
         shown,
         as_json=as_json,
         failures=failures,
+        advice=advised,
         assumed=tuple(result.report.get("weights", {}).get("assumed", {}).values()),
         shown=True,
         passed=result.passed,

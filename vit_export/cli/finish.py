@@ -39,13 +39,16 @@ def finish(
     as_json: bool,
     failures: Sequence[str] = (),
     assumed: Sequence[str] = (),
+    advice: Sequence[str] = (),
     shown: bool = False,
     passed: bool = True,
 ) -> None:
-    """Print `result` as JSON or let `show` print it for people, then the `failures` to stderr; exit 1 unless `passed`.
+    """Print `result` as JSON or let `show` print it for people, then the `failures` and `advice` to stderr.
 
-    Without `show` nothing but JSON, failures and what was `assumed` is printed: a guess is never silent. `shown` says
-    that `show` prints both itself.
+    The exit code is 1 unless `passed`.
+
+    Without `show` nothing but JSON, failures, what to do about them and what was `assumed` is printed: a guess is never
+    silent. `shown` says that `show` prints all of that itself.
     """
     if as_json:
         from vit_export.base.json_file import json_text
@@ -59,5 +62,7 @@ def finish(
             click.echo(f"ASSUMED  {phrase}", err=True)
         for failure in failures:
             say(f"FAIL  {failure}", err=True)
+        for line in advice:
+            say(line, err=True)
     if not passed:
         sys.exit(1)

@@ -11,6 +11,7 @@ from vit_export.base.errors import InputError
 from vit_export.base.files import claimed, refuse_existing
 from vit_export.base.reporting import Reporter, Silent
 from vit_export.cli import options as shared
+from vit_export.cli.closing import advice, shipping
 from vit_export.cli.finish import finish, progress, say
 from vit_export.cli.framework import CONTEXT, Command, typed
 from vit_export.cli.options import AS_JSON, FILES, LOCATION, QUIET, TEXT, THREADS, choice, count, flag, pathname
@@ -86,16 +87,17 @@ def verify_command(
         from vit_export.report.table import render_table
 
         render_table(result.verification, Console())
-        for path in written:
-            say(f"Wrote {path}")
+        for line in (*shipping(result.report), *(f"Wrote {path}" for path in written), *advised):
+            say(line)
 
     shown = None if quiet else show
-    found = result.verification
+    found, advised = result.verification, advice(result.report)
     finish(
         result.report,
         shown,
         as_json=as_json,
         failures=found.failures,
+        advice=advised,
         assumed=found.assumed,
         shown=True,
         passed=result.passed,

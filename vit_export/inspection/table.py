@@ -1,38 +1,33 @@
-"""What `vit-export inspect` found, for a terminal of 80 columns."""
+"""What `vit-export inspect` found, for a terminal."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from vit_export.base.numbers import MEGABYTE, three_digits
 from vit_export.base.text import shown
 from vit_export.model.names import FORMATS
 from vit_export.model.spec import shown_sides
+from vit_export.report.columns import Row, print_columns, print_pairs
 
 _STYLES = {"problem": "bold red", "remark": "yellow"}
 
-Row = tuple[str, str]
+Pair = tuple[str, str]
 
 
 def render(found: Mapping[str, Any], console: Console) -> None:
     """Print one file's inspection: what it is, its faults, and its delegates where they were asked for."""
     found = shown(found)  # names may be anything, control characters that drive a terminal too
     console.print(Text(found["path"], style="bold"), soft_wrap=True)
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in _rows(found):
-        table.add_row(name, Text(value))
-    console.print(table)
+    print_pairs(console, [*_rows(found)])
     _findings(found["findings"], console)
     if "delegates" in found:
         _delegates(found["delegates"], console)
 
 
-def _rows(found: Mapping[str, Any]) -> Iterator[Row]:
+def _rows(found: Mapping[str, Any]) -> Iterator[Pair]:
     schema = ", ".join(f"{name} {number}" for name, number in found["schema"].items())
     yield "format", FORMATS[found["format"]].title + (f" ({schema})" if schema else "")
     yield "size", f"{found['bytes'] / MEGABYTE:.1f} MB"
@@ -60,7 +55,7 @@ def _rows(found: Mapping[str, Any]) -> Iterator[Row]:
         yield "note", note
 
 
-def _contents(found: Mapping[str, Any]) -> Iterator[Row]:
+def _contents(found: Mapping[str, Any]) -> Iterator[Pair]:
     if found["operators"]:
         counts = ", ".join(f"{count} {name}" for name, count in found["operators"].items())
         yield "operators", f"{sum(found['operators'].values())}: {counts}"
@@ -72,7 +67,7 @@ def _contents(found: Mapping[str, Any]) -> Iterator[Row]:
         yield "beside it", ", ".join(found["external_files"])
 
 
-def _record(record: Mapping[str, Any]) -> Iterator[Row]:
+def _record(record: Mapping[str, Any]) -> Iterator[Pair]:
     model, pixels = record["model"], record["preprocessing"]
     scheme = f" ({record['scheme']})" if record["scheme"] else ""
     yield "model", f"{model['name']}, {shown_sides(model['image_size'])}, {record['precision']}{scheme}"
@@ -125,29 +120,20 @@ def _findings(findings: list[Mapping[str, Any]], console: Console) -> None:
 
 
 def _indented(console: Console, name: str, text: str) -> None:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(width=8, justify="right", style="dim")
-    table.add_column(width=7, style="dim")
-    table.add_column(overflow="fold")
-    table.add_row("", name, Text(text))
-    console.print(table)
+    print_pairs(console, [(f"{name:<7}", text)], indent=9)
 
 
 def _delegates(verdicts: list[Mapping[str, Any]], console: Console) -> None:
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("target", no_wrap=True)
-    for heading in ("ops taken", "pieces", "% of\nMACs"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("by", overflow="fold")
+    rows = []
     for verdict in verdicts:
         if verdict["error"]:
-            table.add_row(verdict["target"], "–", "–", "–", verdict["basis"])
+            rows.append(Row(verdict["target"], ["–", "–", "–", verdict["basis"]]))
             continue
         whole = verdict["supported"] == verdict["total"]
         taken = Text(f"{verdict['supported']} of {verdict['total']}", style="green" if whole else "yellow")
         share = "–" if verdict["macs"] is None else f"{100 * verdict['macs']:.1f}"
-        table.add_row(verdict["target"], taken, str(verdict["partitions"]), share, verdict["basis"])
-    console.print(table)
+        rows.append(Row(verdict["target"], [taken, str(verdict["partitions"]), share, verdict["basis"]]))
+    print_columns(console, ["target", "ops taken", "pieces", "% of\nMACs", "by"], rows, left=("by",))
     for verdict in verdicts:
         _verdict(verdict, console)
 

@@ -1,4 +1,4 @@
-"""What an export is asked for: the request, checked before anything is built."""
+"""What an export is asked for, checked before anything is built, and what a verification is asked for."""
 
 import os
 from collections.abc import Iterable
@@ -136,6 +136,35 @@ class ExportRequest:
         if self.hf_layout:
             return FileOptions(batch, self.input, "NCHW", True, True, self.opset)
         return FileOptions(batch, self.input, self.layout, self.batch == DYNAMIC, opset=self.opset)
+
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    """What to verify against what, on which images.
+
+    `reference` is a SavedModel or any checkpoint, None for the `saved_model/` beside the files; `data` a folder of
+    images, None for the photographs that scikit-image ships. `labelled` takes the folder of each image for its class;
+    `labels` are the names of the classes where the reference does not know them. `precision`, `scheme` and `input` say
+    of files of other tools what ours say themselves, `output_name` which output to compare where a file has several.
+    `images` is how many (None: as many as are quick to run).
+    """
+
+    files: tuple[str | Path, ...]
+    reference: str | Path | None = None
+    data: Path | None = None
+    labelled: bool = False
+    labels: tuple[str, ...] | None = None
+    precision: Precision | None = None
+    scheme: str | None = None
+    input: InputKind | None = None
+    output_name: str | None = None
+    probabilities: bool = False
+    images: int | None = None
+    threads: int = 1
+    seed: int = 0
+    latency: bool = True
+    locate: bool = False
+    emulate: str | None = None
 
 
 def _path(name: str, value: object) -> Path:

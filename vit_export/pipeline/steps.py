@@ -23,6 +23,7 @@ from vit_export.model.record import ModelRecord, assumptions_told, read_record
 from vit_export.model.saved_model import describe_saved_model
 from vit_export.model.spec import ViTSpec
 from vit_export.pipeline import hub_folder
+from vit_export.pipeline.advice import advice_on_export
 from vit_export.pipeline.choice import choose_images
 from vit_export.pipeline.convert import convert
 from vit_export.pipeline.folder import at_folder, leftover_data, outdated, staging, write_reports
@@ -202,6 +203,9 @@ def _report(
     `earlier` is told by the one that it replaces; files called as in `gone` go together with that.
     """
     record, data = made.record, made.data
+    advice = []
+    if verification is not None and not verification.passed:
+        advice = advice_on_export(request, record, Path(made.saved_model.path), verification, commands)
     report = build_report(
         record,
         datasets=data.to_dict() if data else {},
@@ -209,6 +213,7 @@ def _report(
         verification=verification,
         artifacts=(made.saved_model, *made.artifacts),
         commands=commands,
+        advice=advice,
     )
     if left := earlier_files(earlier, report, request.output, gone):
         report["earlier_files"] = left

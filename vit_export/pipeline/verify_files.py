@@ -13,11 +13,13 @@ from vit_export.base.reporting import Reporter, Silent
 from vit_export.base.scratch import owned_folder
 from vit_export.images.pictures import Pictures
 from vit_export.images.split import HELD_OUT, REPRESENTATIVE, Skipped, find_images, split
-from vit_export.model.artifact import Artifact, InputKind, Precision
+from vit_export.model.artifact import Artifact
 from vit_export.model.labels import check_labels
 from vit_export.model.record import ModelRecord, read_record
+from vit_export.pipeline.advice import advice_on_files
 from vit_export.pipeline.choice import default_photographs, images_to_verify
 from vit_export.pipeline.references import artifact_at, output_read, reference_at
+from vit_export.pipeline.request import VerifyRequest
 from vit_export.report.content import build_report
 from vit_export.verification.verdict import Verification
 from vit_export.weights.remote.fetch import shown
@@ -25,35 +27,6 @@ from vit_export.weights.remote.fetch import shown
 LABELLED_IMAGES = 256
 """Images that an accuracy is measured on where no number is given: its 95 % interval is ±6 points at the worst."""
 MAX_IMAGES = 100_000
-
-
-@dataclass(frozen=True)
-class VerifyRequest:
-    """What to verify against what, on which images.
-
-    `reference` is a SavedModel or any checkpoint, None for the `saved_model/` beside the files; `data` a folder of
-    images, None for the photographs that scikit-image ships. `labelled` takes the folder of each image for its class;
-    `labels` are the names of the classes where the reference does not know them. `precision`, `scheme` and `input` say
-    of files of other tools what ours say themselves, `output_name` which output to compare where a file has several.
-    `images` is how many (None: as many as are quick to run).
-    """
-
-    files: tuple[str | Path, ...]
-    reference: str | Path | None = None
-    data: Path | None = None
-    labelled: bool = False
-    labels: tuple[str, ...] | None = None
-    precision: Precision | None = None
-    scheme: str | None = None
-    input: InputKind | None = None
-    output_name: str | None = None
-    probabilities: bool = False
-    images: int | None = None
-    threads: int = 1
-    seed: int = 0
-    latency: bool = True
-    locate: bool = False
-    emulate: str | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +89,7 @@ def verify_files(request: VerifyRequest, reporter: Reporter | None = None, *, co
         verification=verification,
         artifacts=artifacts,
         commands=commands,
+        advice=[] if verification.passed else advice_on_files(request, record, name, verification, commands),
     )
     return Verified(verification, report, pictures)
 

@@ -4,33 +4,33 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from vit_export.base.numbers import MEGABYTE, NONE, conditions, three_digits
 from vit_export.base.text import visible
 from vit_export.model.names import FORMATS
+from vit_export.report.columns import Row, print_columns
 from vit_export.runtimes.timing.statistics import Interval
 
 if TYPE_CHECKING:
     from vit_export.runtimes.benchmark import BenchedFile, Benchmark
 
-COLUMNS = 100
+_FORMATS = {"saved_model": "SM", "tflite": "TFL", "onnx": "ONNX"}
+_PRECISIONS = {"float32": "f32", "float16": "f16", "int8": "int8"}
+"""Formats and precisions in as few letters as leave room for a name in 80 columns; the legend spells them."""
 
 
 def render_benchmark(benchmark: "Benchmark", console: Console | None = None) -> None:
     """Print a row for each file, the fastest first, then what the figures mean and what makes them doubtful."""
-    console = console or Console(width=max(COLUMNS, Console().width))
+    console = console or Console()
     batches = {row.latency.batch for row in benchmark.files if row.latency} - {1}
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("\nfile", overflow="fold", min_width=14)
-    table.add_column("\nformat", no_wrap=True)
-    headings = ["\nMB", "load\nms", "first\nms", "median\nms", "\n±%", "p90\nms", "p99\nms", "times\nbase", "\n±%"]
-    for heading in (*headings, "peak\nMB", *(["\nbatch"] if batches else []), "\nrank"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in sorted(benchmark.files, key=_place):
-        table.add_row(*_cells(row, benchmark.baseline, batch=bool(batches)))
-    console.print(table)
+    headings = ["file", "kind", "MB", "load\nms", "first\nms", "median\nms", "±%", "p90\nms", "p99\nms", "times\nbase"]
+    headings += ["±%", "peak\nMB", *(["batch"] if batches else []), "rank"]
+    rows = [
+        Row(visible(row.name), [*_cells(row, benchmark.baseline, batch=bool(batches))])
+        for row in sorted(benchmark.files, key=_place)
+    ]
+    print_columns(console, headings, rows, left=("kind",))
     for line in _legend(benchmark, batch=bool(batches)):
         console.print(Text(line, style="dim"))
     for warning in benchmark.warnings:
@@ -45,9 +45,7 @@ def _place(row: "BenchedFile") -> tuple[float, ...]:
 
 
 def _cells(row: "BenchedFile", baseline: str | None, *, batch: bool) -> Iterator[Text]:
-    yield Text(visible(row.name))
-    kind = " ".join(filter(None, (FORMATS[row.format].title if row.format else None, row.precision)))
-    yield Text(kind or NONE)
+    yield Text(" ".join(filter(None, (_FORMATS.get(row.format or ""), _PRECISIONS.get(row.precision or "")))) or NONE)
     latency, memory = row.latency, row.memory
     yield Text(three_digits(None if row.bytes is None else row.bytes / MEGABYTE))
     if latency is None or row.error:
@@ -68,7 +66,7 @@ def _cells(row: "BenchedFile", baseline: str | None, *, batch: bool) -> Iterator
 
 
 def _legend(benchmark: "Benchmark", *, batch: bool) -> Iterator[str]:
-    yield f"One call on {conditions(benchmark.threads, benchmark.machine['cpu'])}."
+    yield f"One call on {conditions(benchmark.threads, benchmark.machine['cpu'])}.{_kinds(benchmark)}"
     if benchmark.baseline is None:
         return
     per = "; ms are of a call, speed and rank of an image" if batch else ""
@@ -77,6 +75,15 @@ def _legend(benchmark: "Benchmark", *, batch: bool) -> Iterator[str]:
         "Files whose order the measurement leaves open share their ranks. Peak memory is that of a process that runs "
         "the file once, Python and runtime included."
     )
+
+
+def _kinds(benchmark: "Benchmark") -> str:
+    """What the short names of formats and precisions in the table stand for."""
+    formats = {row.format for row in benchmark.files}
+    precisions = {row.precision for row in benchmark.files}
+    said = [f"{_FORMATS[name]} {FORMATS[name].title}" for name in FORMATS if name in formats and name != "onnx"]
+    said += [f"{short} {name}" for name, short in _PRECISIONS.items() if name in precisions and name != "int8"]
+    return f" {', '.join(said)}." if said else ""
 
 
 def _uncertainty(interval: Interval | None, median: float) -> str:

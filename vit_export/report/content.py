@@ -1,7 +1,7 @@
 """report.json: everything that was found out, for machines and for the page made of it."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,10 +14,11 @@ from vit_export.base.signal import json_ready
 from vit_export.base.versions import versions
 from vit_export.model.artifact import Artifact
 from vit_export.model.record import ModelRecord
+from vit_export.report.recommendation import recommend
 from vit_export.verification.checks import LIMITS
 from vit_export.verification.verdict import Verification
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 def build_report(
@@ -28,16 +29,17 @@ def build_report(
     verification: Verification | None,
     artifacts: Sequence[Artifact],
     commands: Sequence[str] = (),
+    advice: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The content of report.json, JSON-ready.
 
-    `record` is the model's. `datasets` (calibration and held-out images with their digests), `settings` and `commands`,
-    the shell commands that reproduce the result, are taken as given; `report.schema.report_schema` describes the whole.
-    `verdict` is 'pass', 'fail' or, without
+    `record` is the model's. `datasets` (calibration and held-out images with their digests), `settings`, `commands`
+    (those that reproduce the result) and `advice` (what to do about files that failed) are taken as given;
+    `report.schema.report_schema` describes the whole. `verdict` is 'pass', 'fail' or, without
     `verification`, 'not verified'. Floats that are not finite are the strings 'NaN', 'Infinity' and '-Infinity', which
     JSON itself lacks.
     """
-    return dict(
+    report = dict(
         json_ready(
             {
                 "schema_version": SCHEMA_VERSION,
@@ -52,12 +54,14 @@ def build_report(
                 "datasets": datasets,
                 "settings": settings,
                 "commands": list(commands),
+                "advice": list(advice),
                 "artifacts": [artifact.to_dict() for artifact in artifacts],
                 "limits": [{"file": " ".join(filter(None, key)), **asdict(row)} for key, row in LIMITS.items()],
                 "verification": None if verification is None else verification.to_dict(),
             }
         )
     )
+    return {**report, "recommendation": recommend(report)}
 
 
 def write_report(report: dict[str, Any], path: Path) -> None:

@@ -104,6 +104,16 @@ def verified(path: Path, digest: str) -> tuple[Record, File | None]:
     return {}, None
 
 
+def settings_told(path: Path) -> Record:
+    """The settings of the export whose report lies beside the file `path`; empty where that does not tell of it.
+
+    Of a file that an earlier export left there they are those of the newest one.
+    """
+    settings = record(_report(path.parent / REPORT_NAME).get("settings"))
+    told = "calibration" in settings and any(path.name in entry["files"] for entry in files_told(path.parent))
+    return settings if told else EMPTY
+
+
 def _report(path: Path) -> Record:
     """What is in the file `path`; nothing where it is not there, or no report."""
     try:

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,20 @@ from markupsafe import Markup
 
 from vit_export.base.errors import InputError
 from vit_export.base.files import publish
-from vit_export.base.numbers import NONE, figure, megabytes, number, percent, sentence, shortened
+from vit_export.base.numbers import NONE, megabytes, number, percent, sentence, shortened
 from vit_export.base.text import visible
+from vit_export.model.names import FORMATS
 from vit_export.report import charts
+from vit_export.report.images import failing_images, notable_images, shown_images
 from vit_export.report.svg import asset
 from vit_export.report.view import (
     COLUMNS,
     EMPTY,
     Cell,
     File,
-    RankedClass,
     Record,
-    base_name,
     image_names,
     listed,
-    notable_images,
-    ranked_classes,
     read_files,
     record,
     records,
@@ -41,29 +38,6 @@ LONGEST_FACT = 400
 
 
 _LIMITS = ("worst_difference", "cosine", "sqnr_db", "agreement", "beyond")
-
-
-@dataclass(frozen=True)
-class ShownImage:
-    """An image on the page, what the reference sees in it, and the files it is shown for."""
-
-    name: str
-    picture: str | None
-    reference: list[RankedClass]
-    candidates: list["Candidate"]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What a file makes of a shown image; `departs` says that its top class is not the reference's."""
-
-    file: File
-    difference: str
-    bad: bool
-    sqnr: str
-    departs: bool
-    margin: str
-    classes: list[RankedClass]
 
 
 def render_page(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
@@ -135,6 +109,7 @@ def _content(report: Record, pictures: Mapping[str, bytes]) -> dict[str, Any]:
     verdict = verdict if verdict in ("pass", "fail") else "not verified"
     measure = charts.measure_of(files, trained=trained)
     commands = [text(command) for command in listed(report.get("commands")) if text(command)]
+    failing = failing_images(files, names)
     return {
         "model": _model(report),
         "verdict": verdict,
@@ -144,6 +119,8 @@ def _content(report: Record, pictures: Mapping[str, bytes]) -> dict[str, Any]:
         "reference": reference,
         "files": files,
         "trouble": _trouble(reference, files),
+        "advice": _advice(report),
+        "recommendation": _recommendation(report),
         "warnings": [sentence(w) for w in listed(verification.get("warnings")) if text(w)],
         "assumed": [text(phrase) for phrase in listed(verification.get("assumed")) if text(phrase)],
         "table": _table(reference, files),
@@ -156,7 +133,9 @@ def _content(report: Record, pictures: Mapping[str, bytes]) -> dict[str, Any]:
             files, reference, measure, lambda f: f.milliseconds, "milliseconds for one image", "by-time"
         ),
         "difference_chart": charts.differences(files, names),
-        "images": _images(report, reference, files, names, pictures),
+        "images": shown_images(report, reference, files, names, pictures),
+        "failing": failing[0],
+        "failing_images": failing[1],
         "layer_charts": [(file, chart) for file in files if (chart := charts.layers(file))],
         "latency_chart": charts.latencies(reference, files),
         "latency_basis": _latency_basis(report, verification),
@@ -245,6 +224,41 @@ def _trouble(reference: File | None, files: Sequence[File]) -> list[dict[str, An
     return found
 
 
+def _advice(report: Record) -> list[dict[str, Any]]:
+    """What to do about files that failed: their names, a sentence, and the command where there is one."""
+    return [
+        {
+            "files": [text(name) for name in listed(row.get("files")) if text(name)],
+            "text": sentence(_capital(text(row.get("text")))),
+            "command": Markup.escape(visible(text(row.get("command")), keep="\n")),
+        }
+        for row in records(report.get("advice"))
+    ]
+
+
+def _recommendation(report: Record) -> dict[str, Any] | None:
+    """Which file to ship and why, and the same of each format; None where the report does not say."""
+    found = record(report.get("recommendation"))
+    if not found:
+        return None
+    rows = [
+        (FORMATS[row["format"]].title, text(row.get("file")), sentence(text(row.get("why"))))
+        for row in records(found.get("formats"))
+        if text(row.get("format")) in FORMATS and text(row.get("file"))
+    ]
+    untrained = record(report.get("verification")).get("trained") is False
+    return {
+        "file": text(found.get("file")),
+        "why": sentence(_capital(text(found.get("why")))),
+        "formats": rows if len(rows) > 1 else [],
+        "untrained": untrained,
+    }
+
+
+def _capital(phrase: str) -> str:
+    return phrase[:1].upper() + phrase[1:]
+
+
 def _table(reference: File | None, files: Sequence[File]) -> dict[str, Any]:
     rows = [*([reference] if reference else []), *files]
     size = reference.bytes if reference else None
@@ -254,40 +268,6 @@ def _table(reference: File | None, files: Sequence[File]) -> dict[str, Any]:
         "columns": [(key, COLUMNS[key]) for key in filled],
         "rows": [(file, [(COLUMNS[key], row[key]) for key in filled]) for file, row in zip(rows, cells, strict=True)],
     }
-
-
-def _images(
-    report: Record, reference: File | None, files: Sequence[File], names: Sequence[str], pictures: Mapping[str, bytes]
-) -> list[ShownImage]:
-    labels = listed(report.get("labels"))
-    shown = []
-    for index, chosen in notable_images(files, len(names)).items():
-        picture = pictures.get(names[index])
-        source = None if not picture else f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
-        shown.append(
-            ShownImage(
-                base_name(names[index]) or names[index],
-                source,
-                ranked_classes(reference, index, labels) if reference else [],
-                [_candidate(file, index, labels, reference) for file in chosen],
-            )
-        )
-    return shown
-
-
-def _candidate(file: File, index: int, labels: Sequence[Any], reference: File | None) -> Candidate:
-    size, limit = file.differences[index], file.limit("worst_difference")
-    margin, bounds = file.image("reference_margin", index), number(file.part("comparison").get("range"))
-    departs = index < len(file.agrees) and not file.agrees[index]
-    return Candidate(
-        file=file,
-        difference=figure(size),
-        bad=limit is not None and size is not None and not size <= limit,
-        sqnr=figure(file.image("sqnr_db", index)),
-        departs=departs,
-        margin=figure(margin / bounds) if departs and margin is not None and bounds else "",
-        classes=ranked_classes(file, index, labels, reference),
-    )
 
 
 def _checked(file: File) -> dict[str, Any]:

@@ -1,34 +1,28 @@
 """The closing table of a verification, for a terminal."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from vit_export.base.numbers import MEGABYTE, NONE, conditions, figure
 from vit_export.base.text import visible
+from vit_export.report.columns import Cell, Row, print_columns
 from vit_export.verification.metrics import Accuracy, Neighbours
 from vit_export.verification.verdict import FileResult, Verification
 
 
 def render_table(verification: Verification, console: Console) -> None:
     """Print the closing table, then every failure on a line of its own, the warnings and the verdict."""
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("file", overflow="fold", min_width=16)
-    for heading in ("MB", "worst diff\nof range", "SQNR\ndB", "top-1\nagrees", "median\nms", "times\nref.", "peak\nMB"):
-        table.add_column(heading, justify="right", no_wrap=True)
     near = any(file.neighbours or any(o.neighbours for o in file.outputs) for file in verification.files)
-    if near:
-        table.add_column("same\nneighb.", justify="right", no_wrap=True)
     labelled = verification.reference.accuracy is not None
-    if labelled:
-        table.add_column("top-1\ncorrect", justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    _add_reference(table, verification, near=near)
+    headings = ["file", "MB", "worst\ndiff", "SQNR\ndB", "top-1\nagrees", "median\nms", "times\nref.", "peak\nMB"]
+    headings += ["same\nneighb."] * near + ["top-1\ncorrect"] * labelled + ["verdict"]
+    rows = [_reference(verification, near=near)]
     for file in verification.files:
-        _add_file(table, file, near=near, labelled=labelled)
-    console.print(table)
+        rows += _rows(file, near=near, labelled=labelled)
+    print_columns(console, headings, rows, left=("verdict",))
     console.print(Text(_legend(verification), style="dim"))
     for failure in verification.failures:
         console.print(Text.assemble(("FAIL  ", "bold red"), f"{visible(failure)}."), soft_wrap=True)
@@ -45,10 +39,9 @@ def render_table(verification: Verification, console: Console) -> None:
     console.print(Text(f"{verdict} on {len(verification.images)} images.", style=style), soft_wrap=True)
 
 
-def _add_reference(table: Table, verification: Verification, *, near: bool) -> None:
+def _reference(verification: Verification, *, near: bool) -> Row:
     reference = verification.reference
-    table.add_row(
-        Text(f"{visible(Path(reference.path).name)} (reference)"),
+    cells: list[Cell] = [
         figure(reference.bytes / MEGABYTE),
         *(NONE,) * 3,
         figure(reference.latency.median_ms if reference.latency else None),
@@ -57,14 +50,13 @@ def _add_reference(table: Table, verification: Verification, *, near: bool) -> N
         *([NONE] if near else []),
         *([_share(reference.accuracy)] if reference.accuracy else []),
         NONE if reference.passed else Text("fail", style="bold red"),
-        style="dim",
-    )
+    ]
+    return Row(f"{visible(Path(reference.path).name)} (reference)", cells, "dim")
 
 
-def _add_file(table: Table, file: FileResult, *, near: bool, labelled: bool) -> None:
+def _rows(file: FileResult, *, near: bool, labelled: bool) -> Iterator[Row]:
     comparison, latency = file.comparison, file.latency
-    table.add_row(
-        Text(visible(Path(file.artifact.path).name)),
+    cells: list[Cell] = [
         figure(file.artifact.bytes / MEGABYTE),
         NONE if comparison is None else f"{comparison.worst_relative:.1e}",
         NONE if comparison is None else f"{min(comparison.sqnr_db):.1f}",
@@ -75,26 +67,19 @@ def _add_file(table: Table, file: FileResult, *, near: bool, labelled: bool) -> 
         *([_recall(file.neighbours)] if near else []),
         *([_share(file.accuracy)] if labelled else []),
         Text("pass", style="green") if file.passed else Text("FAIL", style="bold red"),
-    )
+    ]
+    yield Row(visible(Path(file.artifact.path).name), cells)
     for output in file.outputs:
-        table.add_row(
-            Text(f"  {output.name}"),
-            NONE,
-            f"{output.comparison.worst_relative:.1e}",
-            f"{min(output.comparison.sqnr_db):.1f}",
-            *(NONE,) * 4,
-            *([_recall(output.neighbours)] if near else []),
-            *([NONE] if labelled else []),
-            NONE,
-            style="dim",
-        )
+        figures = f"{output.comparison.worst_relative:.1e}", f"{min(output.comparison.sqnr_db):.1f}"
+        others = [*([_recall(output.neighbours)] if near else []), *([NONE] if labelled else []), NONE]
+        yield Row(f"  {output.name}", [NONE, *figures, *(NONE,) * 4, *others], "dim")
 
 
 def _legend(verification: Verification) -> str:
     return (
         f"Worst image of {len(verification.images)}; one call on "
         f"{conditions(verification.threads, verification.cpu.to_dict())}; peak memory of a process that runs the file, "
-        "Python and runtime included."
+        "Python and runtime included. diff: as a share of the outputs' range."
     )
 
 

@@ -1,7 +1,7 @@
 """A report as it was read back from report.json, ready to be shown; what is missing or of another type is absent."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,11 +11,6 @@ from vit_export.model.names import PRECISIONS
 
 Record = Mapping[str, Any]
 EMPTY: Record = {}
-
-WORST_SHOWN = 3
-"""Images of one file, beside its worst, that are shown for a limit they break or a top class that differs."""
-IMAGES_SHOWN = 12
-"""Images that are shown in all."""
 
 
 def record(value: Any) -> Record:
@@ -293,33 +288,6 @@ def read_files(report: Record) -> tuple[File | None, list[File]]:
 def image_names(report: Record) -> list[str]:
     """The images a report was verified on."""
     return [text(name, "unnamed image") for name in listed(record(report.get("verification")).get("images"))]
-
-
-def notable_images(files: Sequence[File], count: int) -> dict[int, list[File]]:
-    """Images worth a look, by index, the worst against its limit first, each with the files it is shown for.
-
-    Those are each file's worst image and a few where it breaks its limit or has another top class.
-    """
-    shown: dict[int, tuple[float, list[File]]] = {}
-    for file in files:
-        limit = file.limit("worst_difference") or 0.0
-        by_size = sorted(_ranked(file, count), key=lambda pair: (-pair[0], pair[1]))
-        chosen = [i for _, i in by_size[:1]]
-        wrong = [
-            i for size, i in by_size[1:] if (limit and size > limit) or (i < len(file.agrees) and not file.agrees[i])
-        ]
-        for i in chosen + wrong[:WORST_SHOWN]:
-            size = next(value for value, index in by_size if index == i)
-            worst, of = shown.get(i, (0.0, []))
-            shown[i] = (max(worst, size / limit if limit else size), [*of, file])
-    order = sorted(shown, key=lambda i: (-shown[i][0], i))[:IMAGES_SHOWN]
-    return {i: shown[i][1] for i in order}
-
-
-def _ranked(file: File, count: int) -> Iterator[tuple[float, int]]:
-    for index, value in enumerate(file.differences[:count]):
-        if value is not None:
-            yield (math.inf if math.isnan(value) else value), index
 
 
 def ranked_classes(file: File, index: int, labels: Sequence[Any], reference: File | None = None) -> list[RankedClass]:
