@@ -13,6 +13,7 @@ LAYERS = (
     ("images", "weights", "deployment", "artifacts"),
     ("runtimes", "int8"),
     ("tflite", "onnx", "verification"),
+    ("evaluation",),
     ("report",),
     ("inspection", "bundles", "pipeline"),
     ("api", "cli"),

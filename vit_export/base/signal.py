@@ -28,8 +28,12 @@ def sqnr_db(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
     undecided about has logits near 0, and noise that is small beside all others' is no fault.
     """
     signal = np.square(reference.astype(np.float64)).sum(axis=1)
-    signal = np.maximum(signal, signal.mean())
-    noise = np.square(absolute_difference(reference, candidate)).sum(axis=1)
+    return decibels(signal, np.square(absolute_difference(reference, candidate)).sum(axis=1))
+
+
+def decibels(signal: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """`sqnr_db` of images whose squares sum to `signal` [n] and whose differences' squares to `noise` [n]."""
+    signal = np.maximum(signal, np.sort(signal).sum() / len(signal))
     return np.array([_decibel(s, n) for s, n in zip(signal, noise, strict=True)])
 
 

@@ -5,6 +5,7 @@ import click
 from vit_export.cli.bench import bench_command
 from vit_export.cli.bundle import bundle_command
 from vit_export.cli.compare import compare_command
+from vit_export.cli.evaluate import evaluate_command
 from vit_export.cli.export import export_command, variant_command
 from vit_export.cli.framework import CONTEXT, Commands
 from vit_export.cli.inspect import inspect_command
@@ -57,6 +58,7 @@ for command in (
     list_command,
     predict_command,
     verify_command,
+    evaluate_command,
     inspect_command,
     bundle_command,
     compare_command,

@@ -174,7 +174,7 @@ def classes_of(images: ImageSet, labels: Sequence[str] | None, *, required: bool
         raise InputError(
             "--labels-from folders takes the names of the classes from the model, and it has none: give --labels."
         )
-    index = _named(labels or (), numbers=required)
+    index = named_classes(labels or (), numbers=required)
     folders = [Path(name).parent.name for name in images.files]
     unknown = sorted({folder for folder in folders if folder not in index})
     if not unknown and folders:
@@ -190,7 +190,7 @@ def classes_of(images: ImageSet, labels: Sequence[str] | None, *, required: bool
     return None
 
 
-def _named(labels: Sequence[str], *, numbers: bool) -> dict[str, int]:
+def named_classes(labels: Sequence[str], *, numbers: bool = True) -> dict[str, int]:
     """What a folder may be called, and the class it then holds; a name that two classes share is left out."""
     index: dict[str, int] = {}
     taken: set[str] = set()

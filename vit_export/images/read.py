@@ -4,6 +4,7 @@ Calibration, verification and the metadata of an exported file all take their nu
 calibrated on what it is verified on and on what an app has to feed it.
 """
 
+import io
 import math
 import os
 import tempfile
@@ -65,11 +66,24 @@ def load_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
         raise UnreadableImage(name, "there is no such file")
     if not Path(path).is_file():  # a pipe would block for ever
         raise UnreadableImage(name, "it is not a regular file")
+    return _decoded(path, name, empty=Path(path).stat().st_size == 0)
+
+
+def decode_image(data: bytes, name: str) -> npt.NDArray[np.uint8]:
+    """The image whose file's bytes are `data` and which is called `name`, as `load_image` reads it.
+
+    Raises:
+        UnreadableImage: (an InputError) as `load_image`.
+    """
+    return _decoded(io.BytesIO(data), name, empty=not data)
+
+
+def _decoded(source: str | os.PathLike[str] | io.BytesIO, name: str, *, empty: bool) -> npt.NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
             # Pillow warns of large photographs and of damaged EXIF blocks, which are no fault here.
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=_FORMATS) as image:
+            with Image.open(source, formats=_FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError
                 image.load()
@@ -79,7 +93,6 @@ def load_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
     except Image.DecompressionBombError as error:
         raise UnreadableImage(name, f"it has more than {MAX_PIXELS // 10**6} million pixels") from error
     except Image.UnidentifiedImageError as error:
-        empty = Path(path).stat().st_size == 0
         raise UnreadableImage(name, "it is empty" if empty else f"it is no {_FORMATS_TEXT} file") from error
     except PermissionError as error:
         raise UnreadableImage(name, "permission was denied") from error

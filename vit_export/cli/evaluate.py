@@ -1,0 +1,61 @@
+"""`vit-export evaluate`: accuracy of files on a whole data set, of any size, from the form that it is in."""
+
+from pathlib import Path
+
+import click
+
+from vit_export.cli.finish import finish, progress
+from vit_export.cli.framework import CONTEXT, Command
+from vit_export.cli.options import AS_JSON, FILES, QUIET, TEXT, count, pathname
+
+
+@click.command("evaluate", cls=Command, context_settings=CONTEXT, short_help="Accuracy of files on a whole data set.")
+@FILES
+@click.option(
+    "--data",
+    type=TEXT,
+    metavar="DATA",
+    required=True,
+    help="A folder with a folder for each class; .tar files (WebDataset: shard-{0000..0063}.tar, also s3://, gs://, "
+    "https://); .parquet files with image and label.",
+)
+@pathname("--reference", "What the files are compared with: a file or SavedModel.  [the first FILE]", "MODEL")
+@click.option(
+    "--labels",
+    type=TEXT,
+    metavar="FILE",
+    help="Names of the classes as the data calls them; 'imagenet'; 'sorted' for folders in alphabetical order.  "
+    "[the model's]",
+)
+@count("--workers", "Processes, one thread each.", 1)
+@pathname("--resume", "Keep the rows here, and go on with what is here already.", "DIR")
+@AS_JSON
+@QUIET
+def evaluate_command(
+    files: tuple[Path, ...],
+    data: str,
+    reference: Path | None,
+    labels: str | None,
+    workers: int,
+    resume: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Count how often each FILE (.tflite, .onnx, SavedModel) is right on all images of a data set.
+
+    Images are streamed: memory does not grow with their number. Each is decoded once and given to all files. Top-1 and
+    top-5 come with Wilson's intervals, and McNemar's test says whether a file is worse than the reference. Interrupted,
+    the command goes on where it was with the same --resume, and ends with the same figures.
+    """
+    with progress(quiet=quiet) as say:
+        from vit_export.evaluation.evaluate import evaluate
+
+        result = evaluate(files, data, reference=reference, labels=labels, workers=workers, resume=resume, reporter=say)
+
+    def show() -> None:
+        from vit_export.report.evaluation import render_evaluation
+
+        named = result.subjects[0].record.get("labels")
+        render_evaluation(result.figures, named)
+
+    finish(result.to_dict(), None if quiet else show, as_json=as_json)

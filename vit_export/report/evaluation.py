@@ -1,0 +1,93 @@
+"""The table of `vit-export evaluate`: accuracy with its interval, beside the reference's on the same images."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vit_export.base.numbers import NONE
+from vit_export.base.text import visible
+from vit_export.verification.metrics import Accuracy
+
+if TYPE_CHECKING:
+    from vit_export.evaluation.figures import Figures, FileFigures
+
+_SHOWN_UNREADABLE = 5
+
+
+def render_evaluation(figures: "Figures", labels: Sequence[str] | None = None, console: Console | None = None) -> None:
+    """Print a row for each file, the reference first, then what is worse than chance explains, and what was left out.
+
+    `labels` are the names of the classes.
+    """
+    console = console or Console()
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("\nfile", overflow="fold", min_width=12)
+    for heading in (
+        "top-1\n%",
+        "\n±",
+        "top-5\n%",
+        "as ref.\n%",
+        "lost/\ngained",
+        "\np",
+        "ECE\n%",
+        "median\ndB",
+        "worst\ndB",
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for file in figures.files:
+        table.add_row(Text(visible(file.name)), *_cells(file))
+    console.print(table)
+    for line in _legend(figures):
+        console.print(Text(line, style="dim"))
+    for text in _findings(figures, labels):
+        console.print(Text.assemble(("note  ", "yellow"), visible(text)))
+
+
+def _cells(file: "FileFigures") -> Iterator[str]:
+    yield _percent(file.top1)
+    yield NONE if file.top1 is None else f"{50 * (file.top1.high - file.top1.low):.2f}"
+    yield _percent(file.top5)
+    yield _percent(file.agreement)
+    yield NONE if file.mcnemar is None else f"{file.mcnemar.lost}/{file.mcnemar.gained}"
+    yield NONE if file.mcnemar is None else f"{file.mcnemar.p:.2g}"
+    yield NONE if file.calibration_error is None else f"{100 * file.calibration_error:.1f}"
+    yield NONE if file.sqnr_median_db is None else f"{file.sqnr_median_db:.1f}"
+    yield NONE if file.sqnr_worst_db is None else f"{file.sqnr_worst_db:.1f}"
+
+
+def _percent(found: Accuracy | None) -> str:
+    return NONE if found is None else f"{100 * found.share:.2f}"
+
+
+def _legend(figures: "Figures") -> Iterator[str]:
+    yield f"{figures.images:,} images, {figures.labelled:,} of them with a class."
+    if figures.labelled:
+        yield (
+            "±: half of Wilson's 95 % interval. lost/gained: images that the reference, or the file, gets right alone; "
+            "p: McNemar's exact test of whether that is chance. ECE: expected calibration error of the softmax."
+        )
+    yield "as ref.: the same top class as the reference. dB: signal to noise of the outputs against it."
+
+
+def _findings(figures: "Figures", labels: Sequence[str] | None) -> Iterator[str]:
+    for file in figures.files:
+        if file.mcnemar is not None and file.mcnemar.worse:
+            yield (
+                f"{file.name} is worse than the reference: {file.mcnemar.lost} images lost, {file.mcnemar.gained} "
+                f"gained (p = {file.mcnemar.p:.2g})."
+            )
+        if file.worst_classes:
+            named = (
+                f"{labels[loss.index] if labels else f'class {loss.index}'} "
+                f"({loss.reference_correct} -> {loss.correct} of {loss.total})"
+                for loss in file.worst_classes
+            )
+            yield f"{file.name} loses most in {', '.join(named)}."
+    if figures.unreadable:
+        count = len(figures.unreadable)
+        first = "; ".join(f"{name}: {reason}" for name, reason in figures.unreadable[:_SHOWN_UNREADABLE])
+        more = "; ..." if count > _SHOWN_UNREADABLE else ""
+        yield f"{count} images could not be read and are in no figure ({first}{more})."
