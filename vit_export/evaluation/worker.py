@@ -27,7 +27,7 @@ def shard_done(job: dict[str, Any], number: int) -> dict[str, Any]:
         table = rows_of(shard, subjects, Classes(**job["classes"]))
         write_rows(table, Path(job["folder"], part_name(number)))
     except VitExportError as error:
-        return {"error": str(error), "exit_code": error.exit_code}
+        return {"error": error.written, "exit_code": error.exit_code}
     except OSError as error:
         return {"error": f"The rows cannot be written ({error.strerror or error}).", "exit_code": 2}
     return {"images": table.num_rows}

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from vit_export.base.numbers import NONE
 from vit_export.base.text import visible
+from vit_export.report.columns import Row, print_columns
 from vit_export.verification.metrics import Accuracy
 
 if TYPE_CHECKING:
@@ -23,9 +23,7 @@ def render_evaluation(figures: "Figures", labels: Sequence[str] | None = None, c
     `labels` are the names of the classes.
     """
     console = console or Console()
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("\nfile", overflow="fold", min_width=12)
-    for heading in (
+    measured = (
         "top-1\n%",
         "\n±",
         "top-5\n%",
@@ -35,11 +33,9 @@ def render_evaluation(figures: "Figures", labels: Sequence[str] | None = None, c
         "ECE\n%",
         "median\ndB",
         "worst\ndB",
-    ):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for file in figures.files:
-        table.add_row(Text(visible(file.name)), *_cells(file))
-    console.print(table)
+    )
+    rows = [Row(Text(visible(file.name)), list(_cells(file))) for file in figures.files]
+    print_columns(console, ("\nfile", *measured), rows)
     for line in _legend(figures):
         console.print(Text(line, style="dim"))
     for text in _findings(figures, labels):
