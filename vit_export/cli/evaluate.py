@@ -28,6 +28,12 @@ from vit_export.cli.options import AS_JSON, FILES, QUIET, TEXT, count, pathname
     "[the model's]",
 )
 @count("--workers", "Processes, one thread each.", 1)
+@click.option(
+    "--ray",
+    type=TEXT,
+    metavar="ADDRESS",
+    help="Workers on a Ray cluster: its address, or 'auto' on one of its nodes.",
+)
 @pathname("--resume", "Keep the rows here, and go on with what is here already.", "DIR")
 @AS_JSON
 @QUIET
@@ -37,6 +43,7 @@ def evaluate_command(
     reference: Path | None,
     labels: str | None,
     workers: int,
+    ray: str | None,
     resume: Path | None,
     as_json: bool,
     quiet: bool,
@@ -50,7 +57,9 @@ def evaluate_command(
     with progress(quiet=quiet) as say:
         from vit_export.evaluation.evaluate import evaluate
 
-        result = evaluate(files, data, reference=reference, labels=labels, workers=workers, resume=resume, reporter=say)
+        result = evaluate(
+            files, data, reference=reference, labels=labels, workers=workers, ray=ray, resume=resume, reporter=say
+        )
 
     def show() -> None:
         from vit_export.report.evaluation import render_evaluation

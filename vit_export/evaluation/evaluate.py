@@ -76,6 +76,7 @@ def evaluate(
     reference: str | Path | None = None,
     labels: str | None = None,
     workers: int = 1,
+    ray: str | None = None,
     resume: str | Path | None = None,
     reporter: "Reporter | None" = None,
 ) -> Evaluation:
@@ -84,7 +85,7 @@ def evaluate(
     `reference` is what they are compared with: a .tflite or .onnx file or a SavedModel of vit-export, without it the
     first of `paths`. `labels` names the classes as data sets call them: a file of names, "imagenet", or "sorted" for
     folders in alphabetical order; without it they are the model's own. `workers` processes take shards, each on one
-    thread.
+    thread; `ray` is the address of a Ray cluster whose nodes they are on (or "auto").
     `resume` is a folder for the rows: what is in it already, of these very files and data, is not evaluated again.
 
     Raises:
@@ -115,7 +116,12 @@ def evaluate(
                 f"{len(found.shards) - len(wanted)} of {len(found.shards)} shards are in {shortened(folder)} already."
             )
         say.step(f"Evaluating {len(subjects)} files on {len(found.shards)} shards of images")
-        _run(folder / JOB_NAME, wanted, min(workers, max(1, len(wanted))), say)
+        if ray is not None and wanted:
+            from vit_export.evaluation.cluster import run_on_ray
+
+            run_on_ray(ray, job, wanted, workers, folder, say)
+        else:
+            _run(folder / JOB_NAME, wanted, min(workers, max(1, len(wanted))), say)
         say.step("Computing the figures")
         names = [subject.name for subject in subjects]
         figures = figures_of(_tables(folder, len(found.shards)), names)

@@ -12,6 +12,8 @@
 | `signal`, `squared_error` | sum of the reference's squares, and of the squares of the difference from it |
 """
 
+import io
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -65,8 +67,6 @@ def _runner(path: str, format: Format) -> Runner:
 
 @lru_cache
 def _record(text: str) -> ModelRecord:
-    import json
-
     return ModelRecord.from_dict(json.loads(text))
 
 
@@ -105,14 +105,21 @@ def rows_of(shard: Shard, subjects: Sequence[Subject], classes: Classes) -> "pya
     return arrow.Table.from_batches(batches, schema=schema())
 
 
-def write_rows(table: "pyarrow.Table", path: Path) -> None:
-    """Write `table` to `path`, complete or not at all, whatever ends this process or this machine."""
+def packed(table: "pyarrow.Table") -> bytes:
+    """`table` as a Parquet file."""
     from pyarrow import parquet
 
+    file = io.BytesIO()
+    parquet.write_table(table, file, compression="zstd")
+    return file.getvalue()
+
+
+def write_rows(rows: bytes, path: Path) -> None:
+    """Write a Parquet file to `path`, complete or not at all, whatever ends this process or this machine."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(unfinished, "wb") as file:
-            parquet.write_table(table, file, compression="zstd")
+            file.write(rows)
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
@@ -175,8 +182,6 @@ def _rows(items: Sequence[Item], subjects: Sequence[Subject], classes: Classes) 
 
 
 def _known(subject: Subject) -> ModelRecord:
-    import json
-
     return _record(json.dumps(subject.record))
 
 

@@ -13,24 +13,39 @@ from typing import Any
 _SETTINGS = {"OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
-def shard_done(job: dict[str, Any], number: int) -> dict[str, Any]:
-    """Evaluate shard `number` of `job` and write its rows; how many images it has, or a sentence on why it failed."""
-    from vit_export.base.errors import VitExportError
+def shard_rows(job: dict[str, Any], number: int, paths: dict[str, str] | None = None) -> bytes:
+    """The rows of shard `number` of `job`, as a Parquet file.
+
+    `paths` says where this machine has the files, by their sha256; without it they are where the job says.
+
+    Raises:
+        InputError: the shard cannot be read, or a label is called like no class.
+        RunnerError: a file cannot be run.
+    """
     from vit_export.evaluation.classes import Classes
     from vit_export.evaluation.data import Shard
-    from vit_export.evaluation.rows import Subject, rows_of, write_rows
+    from vit_export.evaluation.rows import Subject, packed, rows_of
 
     told = job["shards"][number]
     shard = Shard(told["kind"], told["source"], tuple(told["part"]), told["columns"])
-    subjects = [Subject(**entry) for entry in job["subjects"]]
+    subjects = [
+        Subject(**{**entry, "path": (paths or {}).get(entry["sha256"], entry["path"])}) for entry in job["subjects"]
+    ]
+    return packed(rows_of(shard, subjects, Classes(**job["classes"])))
+
+
+def shard_done(job: dict[str, Any], number: int) -> dict[str, Any]:
+    """Evaluate shard `number` of `job` and write its rows; empty, or a sentence on why it failed."""
+    from vit_export.base.errors import VitExportError
+    from vit_export.evaluation.rows import write_rows
+
     try:
-        table = rows_of(shard, subjects, Classes(**job["classes"]))
-        write_rows(table, Path(job["folder"], part_name(number)))
+        write_rows(shard_rows(job, number), Path(job["folder"], part_name(number)))
     except VitExportError as error:
         return {"error": error.written, "exit_code": error.exit_code}
     except OSError as error:
         return {"error": f"The rows cannot be written ({error.strerror or error}).", "exit_code": 2}
-    return {"images": table.num_rows}
+    return {}
 
 
 def part_name(number: int) -> str:

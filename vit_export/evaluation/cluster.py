@@ -1,0 +1,126 @@
+"""Shards over a cluster: Ray's actors call the same function as local workers, the driver writes what they return.
+
+Each actor takes one CPU and keeps the files loaded. They go into Ray's object store once, and from there to each node
+once; the data are read where the actor is, so every node has to reach them (a shared folder, s3://, gs://, https://). A
+shard whose node is lost is begun again elsewhere.
+"""
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vit_export.base.errors import InputError, VerificationFailed, VitExportError, first_line
+from vit_export.base.interrupts import heed
+from vit_export.evaluation.rows import write_rows
+from vit_export.evaluation.worker import part_name, shard_rows
+
+if TYPE_CHECKING:
+    from vit_export.base.reporting import Reporter
+
+AUTO = "auto"
+"""In place of an address: the cluster that this machine is a node of."""
+TRIES = 5
+"""How often a shard is begun whose node was lost."""
+
+_POLL = 0.2
+
+
+class Worker:
+    """One CPU of a node: the files of a job, written there once, and the shards it is told."""
+
+    def __init__(self, job: dict[str, Any], files: dict[str, bytes]) -> None:
+        self._job = job
+        self._folder = tempfile.TemporaryDirectory(prefix="vit-export-")
+        self._paths = {}
+        for entry in job["subjects"]:
+            path = Path(self._folder.name, f"{entry['sha256'][:16]}{Path(entry['path']).suffix}")
+            path.write_bytes(files[entry["sha256"]])
+            self._paths[entry["sha256"]] = str(path)
+
+    def rows(self, number: int) -> bytes | dict[str, Any]:
+        """The rows of a shard as a Parquet file; a sentence and an exit code where that cannot be."""
+        try:
+            return shard_rows(self._job, number, self._paths)
+        except VitExportError as error:
+            return {"error": str(error), "exit_code": error.exit_code}
+
+
+def run_on_ray(
+    address: str, job: dict[str, Any], wanted: Sequence[int], workers: int, folder: Path, say: "Reporter"
+) -> None:
+    """Have `workers` actors of the cluster at `address` evaluate the shards `wanted` of `job`; rows go to `folder`.
+
+    Raises:
+        InputError: Ray is not installed, there is no such cluster, a file is no single file, or a shard cannot be read.
+        VerificationFailed: a file cannot be run, or a shard's node is lost again and again.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError("--ray needs Ray, which is not installed: pip install 'vit-export[cluster]'.") from error
+    files = {entry["sha256"]: _content(entry) for entry in job["subjects"]}
+    joined = not ray.is_initialized()
+    if joined:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"There is no Ray cluster at {address} ({first_line(error)}): see `ray status`."
+            ) from error
+    try:
+        _run(ray, job, files, wanted, workers, folder, say)
+    finally:
+        if joined:
+            ray.shutdown()
+
+
+def _content(entry: dict[str, Any]) -> bytes:
+    path = Path(entry["path"])
+    if not path.is_file():
+        raise InputError(f"{entry['name']} is a folder, which --ray does not send: give a .tflite or .onnx file.")
+    return path.read_bytes()
+
+
+def _run(
+    ray: Any,
+    job: dict[str, Any],
+    files: dict[str, bytes],
+    wanted: Sequence[int],
+    workers: int,
+    folder: Path,
+    say: "Reporter",
+) -> None:
+    sent, kept = ray.put(job), ray.put(files)
+    actor = ray.remote(num_cpus=1)(Worker)
+    left, tries, done = list(reversed(wanted)), dict[int, int](), 0
+    running: dict[Any, tuple[Any, int]] = {}
+    idle = [actor.remote(sent, kept) for _ in range(min(workers, len(wanted)))]
+    while done < len(wanted):
+        while idle and left:
+            worker, number = idle.pop(), left.pop()
+            running[worker.rows.remote(number)] = worker, number
+        ready, _ = ray.wait(list(running), timeout=_POLL)
+        heed()
+        for future in ready:
+            worker, number = running.pop(future)
+            try:
+                found = ray.get(future)
+            except ray.exceptions.RayActorError as error:
+                tries[number] = tries.get(number, 0) + 1
+                if tries[number] == TRIES:
+                    raise VerificationFailed(
+                        f"The node that evaluates shard {number} was lost {TRIES} times ({first_line(error)})."
+                    ) from error
+                say.note(f"A node was lost: shard {number} is begun again.")
+                left.append(number)
+                idle.append(actor.remote(sent, kept))
+                continue
+            if isinstance(found, dict):
+                kind: type[VitExportError] = InputError if found["exit_code"] == 2 else VerificationFailed
+                raise kind(found["error"])
+            write_rows(found, folder / part_name(number))
+            done += 1
+            say.progress(done, len(wanted))
+            idle.append(worker)
