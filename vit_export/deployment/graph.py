@@ -11,7 +11,7 @@ from typing import Any
 
 from vit_export.deployment.rewrites import Shapes
 from vit_export.model.parameters import layer_name
-from vit_export.model.spec import UNIT_EPSILON, ViTSpec
+from vit_export.model.spec import QUICK_GELU, UNIT_EPSILON, ViTSpec
 
 INPUT_NAME = "images"
 
@@ -159,8 +159,7 @@ class Graph:
             return found
         pooled = self.pool(normed)
         if "features" in spec.outputs:
-            joined = spec.pooled_by in ("class_and_mean", "class_and_distillation")
-            found["features"] = self.unit(self.rows(normed, 0, 1) if joined else pooled)
+            found["features"] = self.unit(self.rows(normed, 0, 1) if spec.joins else pooled)
         if spec.pre_logits_size is not None:
             pooled = self.dense(pooled, "pre_logits")
             if spec.pre_logits_activation == "tanh":
@@ -284,7 +283,7 @@ class Graph:
         """
         tf = self.tf
         if self.spec.gelu == "quick":
-            return x * tf.sigmoid(1.702 * x)
+            return x * tf.sigmoid(QUICK_GELU * x)
         if self.spec.gelu == "tanh":
             return tf.nn.gelu(x, approximate=True)
         return 0.5 * x * (1.0 + tf.math.erf(x * 0.5**0.5))

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from vit_export.base.errors import InputError
-from vit_export.base.lazy import LazyTensor, Tensors
+from vit_export.base.lazy import LazyTensor, Tensors, computed_together
 from vit_export.model.input_kinds import affine, kind_of
 from vit_export.model.parameters import ParameterSource, layer_name, parameter_specs
 from vit_export.model.preprocessing import Preprocessing
@@ -76,7 +76,7 @@ def plain_parameters(source: ParameterSource) -> Tensors:
 
     Used for ONNX, whose LayerNormalization and Attention operators take scale, shift and 1/√d for free.
     """
-    spec = source.spec
+    spec, scores = source.spec, _Scores(source)
     found: dict[str, LazyTensor] = {}
     for parameter in parameter_specs(spec):
         name, shape = parameter.name, parameter.shape
@@ -88,12 +88,8 @@ def plain_parameters(source: ParameterSource) -> Tensors:
             found[name] = _positions(source)
         elif name.startswith(("pooling/query", "pooling/key", "pooling/probe")):
             if name == "pooling/probe":
-                found["pooling/scores/kernel"] = LazyTensor(
-                    "pooling/scores/kernel", (spec.hidden_size, spec.num_heads), _FLOAT32, lambda: score_kernel(source)
-                )
-                found["pooling/scores/bias"] = LazyTensor(
-                    "pooling/scores/bias", (spec.num_heads,), _FLOAT32, lambda: np.zeros(spec.num_heads, np.float32)
-                )
+                for part, wanted in (("kernel", (spec.hidden_size, spec.num_heads)), ("bias", (spec.num_heads,))):
+                    found[f"pooling/scores/{part}"] = _parameter(scores, f"pooling/scores/{part}", wanted)
         else:
             found[name] = _parameter(source, name, shape)
     return found
@@ -181,11 +177,11 @@ def rotary_parameters(spec: ViTSpec) -> Tensors:
     if spec.positions != "rotary":
         return {}
     shape = (1, spec.num_tokens, 1, spec.head_size)
-    names = ("rotary/cosines", "rotary/sines")
-    return {
-        name: LazyTensor(name, shape, _FLOAT32, lambda number=number: rotary_tables(spec)[number].reshape(shape))  # type: ignore[misc]
-        for number, name in enumerate(names)
-    }
+    tables = computed_together(
+        [(name, shape, _FLOAT32) for name in ("rotary/cosines", "rotary/sines")],
+        lambda: tuple(table.reshape(shape) for table in rotary_tables(spec)),
+    )
+    return {table.name: table for table in tables}
 
 
 def score_kernel(source: ParameterSource) -> np.ndarray:

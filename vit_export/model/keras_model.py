@@ -210,8 +210,7 @@ class VisionTransformer(keras.Model):
 
     def _features(self, tokens: Any) -> Any:
         """What is pooled [batch, width] of `tokens` where nothing is joined to the class token."""
-        joined = self.spec.pooling in ("class_and_mean", "class_and_distillation")
-        return tokens[:, 0] if joined else self._pooled(tokens)
+        return tokens[:, 0] if self.spec.joins else self._pooled(tokens)
 
     def _pooled(self, tokens: Any) -> Any:
         """What is pooled [batch, pooled size] of `tokens`, which are those of `tokens()`."""

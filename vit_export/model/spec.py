@@ -17,6 +17,9 @@ ImageSize = int | tuple[int, int]
 Gelu = Literal["erf", "tanh", "quick"]
 """GELU exactly, by tanh (Hendrycks and Gimpel, 2016, section 2), or as x·sigmoid(1.702 x) (the same; CLIP's)."""
 
+QUICK_GELU = 1.702
+"""The factor of the last."""
+
 Positions = Literal["learned", "rotary"]
 """An embedding that is added to the tokens, or rotations of queries and keys (`model.rotary`; DINOv3)."""
 
@@ -267,10 +270,14 @@ class ViTSpec:
         return self.class_token + self.num_patches if self.positions == "learned" else 0
 
     @property
+    def joins(self) -> bool:
+        """Whether a classifier reads the class token and something else of the tokens behind it."""
+        return self.pooling in ("class_and_mean", "class_and_distillation")
+
+    @property
     def pooled_by(self) -> Pooling:
         """`pooling`, but that without classifier nothing is joined to the class token."""
-        joins = self.pooling in ("class_and_mean", "class_and_distillation")
-        return "class" if joins and self.num_classes is None else self.pooling
+        return "class" if self.joins and self.num_classes is None else self.pooling
 
     @property
     def kept_tokens(self) -> int:
@@ -297,7 +304,7 @@ class ViTSpec:
     @property
     def pooled_size(self) -> int:
         """Length of what is pooled from the tokens."""
-        return self.hidden_size * (1 + (self.pooled_by in ("class_and_mean", "class_and_distillation")))
+        return self.hidden_size * (2 if self.joins and self.num_classes is not None else 1)
 
     @property
     def representation_size(self) -> int:

@@ -13,12 +13,10 @@ from vit_export.artifacts.onnx_file import load_structure
 from vit_export.artifacts.tflite_file import Reader
 from vit_export.base.adapters.litert import integers, schema
 from vit_export.base.files import shortened
-from vit_export.model.spec import UNIT_EPSILON, ViTSpec
+from vit_export.model.spec import QUICK_GELU, UNIT_EPSILON, ViTSpec
 from vit_export.verification.audit.wiring import Read, misread
 from vit_export.verification.checks import Check, check
 
-QUICK = 1.702
-"""The factor of `ViTSpec.gelu` "quick"."""
 _PART = 0.02
 """How far an epsilon may be off in parts: w8a16 keeps it in 16 bits, with a scale of its own (1e-12 as 1.007e-12)."""
 
@@ -147,7 +145,7 @@ def _axes(given: Mapping[str, Any]) -> list[int]:
 
 def _unlike_numbers(constants: Mapping[str, Constant], spec: ViTSpec) -> Iterator[str]:
     """The single numbers of an .onnx file: epsilon, 1/√d, and those of GELU where it is decomposed."""
-    gelu = {"erf": (0.5, 0.5**0.5), "tanh": (0.5, 3, 0.044715, (2 / np.pi) ** 0.5), "quick": (QUICK,)}[spec.gelu]
+    gelu = {"erf": (0.5, 0.5**0.5), "tanh": (0.5, 3, 0.044715, (2 / np.pi) ** 0.5), "quick": (QUICK_GELU,)}[spec.gelu]
     lengths = [size**-0.5 for size in _unit_sizes(spec)]
     known = np.array([*_epsilons(spec), spec.head_size**-0.5, 1, *gelu, *lengths])
     for name, constant in constants.items():
@@ -162,8 +160,8 @@ def _unlike_quick(found: list[float], spec: ViTSpec) -> Iterator[str]:
     if spec.gelu != "quick" or not found:
         yield f"there is a sigmoid, expected GELU of the form {spec.gelu}"
     for number in found:
-        if not np.isclose(number, QUICK, rtol=1e-3, atol=0):
-            yield f"a sigmoid reads {number:.6g} x, expected {QUICK:g} x"
+        if not np.isclose(number, QUICK_GELU, rtol=1e-3, atol=0):
+            yield f"a sigmoid reads {number:.6g} x, expected {QUICK_GELU:g} x"
 
 
 def _unlike_epsilon(found: list[float], spec: ViTSpec) -> Iterator[str]:
