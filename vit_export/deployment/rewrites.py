@@ -11,6 +11,7 @@ import numpy as np
 
 from vit_export.base.errors import InputError
 from vit_export.base.lazy import LazyTensor, Tensors, computed_together
+from vit_export.model.head import DENSE, NORM
 from vit_export.model.input_kinds import affine, kind_of
 from vit_export.model.parameters import ParameterSource, layer_name, parameter_specs
 from vit_export.model.preprocessing import Preprocessing
@@ -95,7 +96,7 @@ def plain_parameters(source: ParameterSource) -> Tensors:
     return found
 
 
-def folded_parameters(  # noqa: PLR0915 - one line for each parameter, in the model's order
+def folded_parameters(  # noqa: PLR0912, PLR0915 - one line for each parameter, in the model's order
     source: ParameterSource, *, kept_norms: frozenset[str] = frozenset()
 ) -> Tensors:
     """The parameters for TFLite: kernels [out, in], LayerNorm folded into the next Dense, 1/√d folded into the query.
@@ -111,9 +112,9 @@ def folded_parameters(  # noqa: PLR0915 - one line for each parameter, in the mo
     def add(name: str, shape: tuple[int, ...], read: Callable[[], np.ndarray]) -> None:
         found[name] = LazyTensor(name, shape, _FLOAT32, read)
 
-    def keep(norm: str) -> None:
+    def keep(norm: str, width: int = spec.hidden_size) -> None:
         for part in ("scale", "bias"):
-            found[f"{norm}/{part}"] = _parameter(source, f"{norm}/{part}", (spec.hidden_size,))
+            found[f"{norm}/{part}"] = _parameter(source, f"{norm}/{part}", (width,))
 
     def dense(name: str, shape: tuple[int, int], norm: str | None = None, factor: float = 1.0) -> None:
         if norm in kept_norms:
@@ -165,8 +166,15 @@ def folded_parameters(  # noqa: PLR0915 - one line for each parameter, in the mo
     if spec.pre_logits_size is not None:
         dense("pre_logits", (spec.pooled_size, spec.pre_logits_size), norm)
         norm = None
+    width = spec.hidden_size  # of `norm`, which nothing has read yet
+    for name, step, inputs, outputs in spec.head_steps:
+        if step.kind == DENSE:
+            dense(name, (inputs, outputs), norm)
+        elif norm is not None:
+            keep(norm, width)
+        norm, width = (name, inputs) if step.kind == NORM else (None, inputs)
     if spec.num_classes is not None:
-        dense("head", (spec.representation_size, spec.num_classes), norm)
+        dense("head", (spec.classifier_inputs, spec.num_classes), norm)
     elif norm is not None:
         keep(norm)
     return found

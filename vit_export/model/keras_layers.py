@@ -8,6 +8,7 @@ os.environ["KERAS_BACKEND"] = "tensorflow"  # as in base.quiet, for who imports 
 import keras
 from keras import layers, ops
 
+from vit_export.model.head import Step
 from vit_export.model.spec import QUICK_GELU
 
 _PACKAGE = "vit_export"
@@ -18,6 +19,15 @@ def gelu_function(form: str) -> Any:
     if form == "quick":
         return lambda x: x * ops.sigmoid(QUICK_GELU * x)
     return lambda x: ops.gelu(x, approximate=form == "tanh")
+
+
+def activation_function(step: Step) -> Any:
+    """The activation that a step of `model.head` names."""
+    kind, number = step
+    if kind.startswith("gelu"):
+        return gelu_function("tanh" if kind == "gelu_tanh" else "erf")
+    function = getattr(keras.activations, kind)
+    return function if number is None else lambda x: function(x, number)
 
 
 def split_heads(projected: Any, num_heads: int) -> Any:
