@@ -193,7 +193,7 @@ def _diagonal(step: _Step) -> _Step:
     """A Dense that does what the affine `step` does: nothing beside it could."""
     if step.value > _MOST:
         raise InputError(
-            f"The model scales {step.value} numbers of which no Dense is made or read, expected {_MOST} at most: end in "
+            f"The model scales {step.value} numbers that no Dense makes or reads, expected {_MOST} at most: end it in "
             "a Dense."
         )
     factor, shift = step.made

@@ -101,13 +101,13 @@ def settings(entry: Mapping[str, Any], **defaults: Any) -> list[Any]:
     config = entry.get("config")
     if not isinstance(config, Mapping):
         raise refused(entry, "has no config that can be read")
+    dtype = config.get("dtype")
+    if isinstance(dtype, Mapping) and "uantiz" in str(dtype.get("class_name")):
+        raise refused(entry, "was quantized in Keras, expected floating-point numbers: give the model as it was before")
     for name, value in config.items():
         known = name in defaults or name in _UNREAD or name.endswith(_UNREAD_ENDS)
         if not known and value not in (None, False):
             raise refused(entry, f"has {shown(name)}={shown(value)}, which is not read: {EXPECTED}")
-    dtype = config.get("dtype")
-    if isinstance(dtype, Mapping) and "uantiz" in str(dtype.get("class_name")):
-        raise refused(entry, "was quantized in Keras, expected floating-point numbers: give the model as it was before")
     return [config.get(name, default) for name, default in defaults.items()]
 
 
