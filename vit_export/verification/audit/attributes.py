@@ -151,6 +151,8 @@ def _of_onnx(path: Path, spec: ViTSpec) -> Iterator[str]:
         elif node.op_type == "Gelu":
             form = given["approximate"].s.decode() if "approximate" in given else "none"
             yield from _unlike_gelu("tanh" if form == "tanh" else "erf", spec, head)
+        elif node.op_type == "Erf":
+            yield from _unlike_gelu("erf", spec, head)
         elif node.op_type in _MADE_OF:
             slope = given["alpha"].f if node.op_type == "LeakyRelu" and "alpha" in given else None
             yield from _unlike_activation(node.op_type, slope, head)
