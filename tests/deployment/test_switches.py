@@ -13,7 +13,6 @@ from vit_export.model.rotary import rotary_tables
 from vit_export.model.saved_model import ModelParameters
 from vit_export.model.spec import ViTSpec
 
-
 # Of a head the image's size is nothing.
 SIZES = [(name, size) for name in SWITCHES for size in ((16,) if "head" in name else (16, (16, 24)))]
 

@@ -104,6 +104,7 @@ CHANGES = {
         lambda c: layer_of(c, "VisionTransformer").update(inbound_nodes=[{"args": 3}]),
         "output that its layers do not lead to",
     ),
+    "a list": (lambda c: c["config"]["layers"][0].update(name=None, config=[1]), "is damaged"),
     "a name": (lambda c: layer_of(c, "Dropout").update(class_name="\x1b[2J" * 99), r"\\x?u?0*1b"),
     "no spec": (lambda c: layer_of(c, "VisionTransformer").update(config={}), "is damaged .*'spec'"),
     "layers as text": (lambda c: c["config"].update(layers="abc"), "no list of layers|of another Keras|the class"),

@@ -138,9 +138,9 @@ def _open_around(
     with _config_read(path):
         apart = take_apart(config)
         made = assemble(apart)
+        where = around(config, made, apart.path, layout(file, apart.record.spec), file)
     known = made.record
     require_variant(known.spec, hints, path)
-    where = around(config, made, apart.path, layout(file, apart.record.spec), file)
     # Behind two numbers, the steps and the rate, an optimizer keeps what it learnt.
     now = {**weights, "trained": known.trained or "optimizer/vars/2" in file.tensors}
     record = replace(known, weights=saved_again(known.weights, now))
