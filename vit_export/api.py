@@ -235,9 +235,9 @@ def export(
         assert export("hf:google/vit-base-patch16-224", "out/").passed
 
     Args:
-        model: a VisionTransformer (or a functional model of one without top and a Dense head on its class token), a
-            ViTBackbone or ViTImageClassifier of keras_hub, a ViTSpec or the name of a variant (random weights), or
-            a checkpoint, or where one is.
+        model: a VisionTransformer (or a functional or sequential model of one and a head), a ViTBackbone or
+            ViTImageClassifier of keras_hub, a ViTSpec or the name of a variant (random weights), or a checkpoint, or
+            where one is.
         output: the folder; nothing in it is replaced without `overwrite=True`.
         formats: of 'tflite' and 'onnx'; the SavedModel is always written.
         precisions: of 'float32', 'float16' and 'int8'.
@@ -343,13 +343,12 @@ def _subject(model: Any) -> tuple[ViTSpec | None, Checkpoint | None]:
     from vit_export.model.keras_model import was_fitted
     from vit_export.model.saved_model import ModelParameters
 
-    transformer, note = as_vision_transformer(model)
+    transformer, notes = as_vision_transformer(model)
     record = transformer.current_record
     if was_fitted(model):
         record = record.saying(trained=True, fitted_in="python")
     # A model in mixed precision computes in float16: the reference has to be built from its float32 variables.
     exact = transformer if transformer.is_float32 else None
-    notes = (note,) if note else ()
     return None, checkpoint_of(ModelParameters(transformer), record, model=exact, notes=notes)
 
 

@@ -33,6 +33,27 @@ SWITCHES = {
     "mean, features": {"pooling": "mean", "num_classes": None},
     "mean_norm": {"pooling": "mean_norm"},
     "mean_norm, features": {"pooling": "mean_norm", "num_classes": None},
+    "head": {"head": (("dense", 24), ("relu", None))},
+    "head of norms": {
+        "pooling": "mean_all",
+        "head": (("norm", 1e-3), ("dense", 20), ("gelu", None), ("norm", 1e-5), ("tanh", None)),
+    },
+    "head, sharp": {
+        "pooling": "class_and_mean",
+        "head": tuple(
+            step
+            for activation in (("relu6", None), ("leaky_relu", 0.2), ("elu", 1.0), ("elu", 0.7), ("selu", None))
+            for step in (("dense", 24), activation)
+        ),
+    },
+    "head, smooth": {
+        "head": tuple(
+            step
+            for kind in ("gelu_tanh", "sigmoid", "silu", "softplus", "softsign", "hard_silu", "mish")
+            for step in (("dense", 24), (kind, None))
+        ),
+    },
+    "head, bent first": {"gelu": "quick", "head": (("relu", None), ("norm", 1e-4), ("norm", 1e-6))},
     "mean_norm, registers alone": {"class_token": False, "num_registers": 2, "pooling": "mean_norm"},
 }
 """Switches by what they make together, as the families have them."""

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vit_export.deployment.activations import activation, gelu
 from vit_export.deployment.rewrites import Shapes
+from vit_export.model.head import DENSE, NORM
 from vit_export.model.parameters import layer_name
-from vit_export.model.spec import UNIT_EPSILON, ViTSpec
+from vit_export.model.spec import QUICK_GELU, UNIT_EPSILON, ViTSpec
 
 INPUT_NAME = "images"
 
@@ -159,8 +161,7 @@ class Graph:
             return found
         pooled = self.pool(normed)
         if "features" in spec.outputs:
-            joined = spec.pooled_by in ("class_and_mean", "class_and_distillation")
-            found["features"] = self.unit(self.rows(normed, 0, 1) if joined else pooled)
+            found["features"] = self.unit(self.rows(normed, 0, 1) if spec.joins else pooled)
         if spec.pre_logits_size is not None:
             pooled = self.dense(pooled, "pre_logits")
             if spec.pre_logits_activation == "tanh":
@@ -168,6 +169,13 @@ class Graph:
         if "pooled" in spec.outputs:
             found["pooled"] = self.unit(pooled)
         if "logits" in spec.outputs:
+            for name, step, _, _ in spec.head_steps:
+                if step.kind == DENSE:
+                    pooled = self.dense(pooled, name)
+                elif step.kind == NORM:
+                    pooled = self.layer_norm(pooled, name, step.value)
+                else:
+                    pooled = activation(step, pooled)
             found["logits"] = self.dense(pooled, "head")
         return {name: found[name] for name in spec.outputs}
 
@@ -192,20 +200,21 @@ class Graph:
             return self.rows(normed, 0, 1)
         if pooling == "attention":
             return self.attention_pool(normed)
-        if pooling == "mean":
-            return self.mean(normed)
+        if pooling in ("mean", "mean_all"):
+            return self.mean(normed, first=spec.num_prefix_tokens if pooling == "mean" else 0)
         if pooling == "mean_norm":
-            return self.layer_norm(self.mean(normed), "encoder/norm")
+            return self.layer_norm(self.mean(normed, first=spec.num_prefix_tokens), "encoder/norm")
         if pooling == "class_and_distillation":
             # The two rows of an image lie side by side.
             return self.tf.reshape(self.rows(normed, 0, 2), (self.batch, spec.pooled_size))
-        return self.tf.concat([self.rows(normed, 0, 1), self.mean(normed)], axis=-1)
+        patches = self.mean(normed, first=spec.num_prefix_tokens)
+        return self.tf.concat([self.rows(normed, 0, 1), patches], axis=-1)
 
-    def mean(self, tokens: Any) -> Any:
-        """The mean [batch, width] of the patches' rows of `tokens`."""
+    def mean(self, tokens: Any, first: int) -> Any:
+        """The mean [batch, width] of the rows of each image from `first` on."""
         spec = self.spec
         sequence = self.tf.reshape(tokens, (self.batch, spec.num_tokens, spec.hidden_size))
-        return self.tf.reduce_mean(sequence[:, spec.num_prefix_tokens :], axis=1)
+        return self.tf.reduce_mean(sequence[:, first:] if first else sequence, axis=1)
 
     def attention_pool(self, tokens: Any) -> Any:
         """`keras_layers.AttentionPooling`; the query is in the weights of the scores (`rewrites.score_kernel`)."""
@@ -260,12 +269,12 @@ class Graph:
         sequence = self.tf.reshape(tokens, (self.batch, count, self.spec.hidden_size))
         return self.tf.reshape(sequence[:, first:end], (-1, self.spec.hidden_size))
 
-    def layer_norm(self, x: Any, name: str) -> Any:
+    def layer_norm(self, x: Any, name: str, epsilon: float | None = None) -> Any:
         """LayerNorm (Ba et al., 2016) over the last axis; scale and shift unless they are folded away."""
-        tf = self.tf
+        tf, epsilon = self.tf, self.spec.layer_norm_epsilon if epsilon is None else epsilon
         centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
         variance = tf.reduce_mean(centred * centred, axis=-1, keepdims=True)
-        normed = centred * tf.math.rsqrt(variance + self.spec.layer_norm_epsilon)
+        normed = centred * tf.math.rsqrt(variance + epsilon)
         if f"{name}/scale" in self.weights:
             normed = normed * self.weights[f"{name}/scale"] + self.weights[f"{name}/bias"]
         return normed
@@ -278,13 +287,5 @@ class Graph:
         return self.visit(name, y)
 
     def gelu(self, x: Any) -> Any:
-        """GELU (Hendrycks and Gimpel, 2016) in the form that each converter recognises as one operator.
-
-        `tf.nn.gelu(approximate=False)` emits Erfc, which tf2onnx cannot convert and TFLite does not fuse.
-        """
-        tf = self.tf
-        if self.spec.gelu == "quick":
-            return x * tf.sigmoid(1.702 * x)
-        if self.spec.gelu == "tanh":
-            return tf.nn.gelu(x, approximate=True)
-        return 0.5 * x * (1.0 + tf.math.erf(x * 0.5**0.5))
+        """GELU of an MLP's hidden layer, in the form that the spec names."""
+        return x * self.tf.sigmoid(QUICK_GELU * x) if self.spec.gelu == "quick" else gelu(x, self.spec.gelu)

@@ -10,7 +10,8 @@ from dataclasses import replace
 import numpy as np
 
 from vit_export.base.errors import InputError
-from vit_export.base.lazy import LazyTensor, Tensors
+from vit_export.base.lazy import LazyTensor, Tensors, computed_together
+from vit_export.model.head import DENSE, NORM
 from vit_export.model.input_kinds import affine, kind_of
 from vit_export.model.parameters import ParameterSource, layer_name, parameter_specs
 from vit_export.model.preprocessing import Preprocessing
@@ -76,7 +77,7 @@ def plain_parameters(source: ParameterSource) -> Tensors:
 
     Used for ONNX, whose LayerNormalization and Attention operators take scale, shift and 1/√d for free.
     """
-    spec = source.spec
+    spec, scores = source.spec, _Scores(source)
     found: dict[str, LazyTensor] = {}
     for parameter in parameter_specs(spec):
         name, shape = parameter.name, parameter.shape
@@ -88,18 +89,14 @@ def plain_parameters(source: ParameterSource) -> Tensors:
             found[name] = _positions(source)
         elif name.startswith(("pooling/query", "pooling/key", "pooling/probe")):
             if name == "pooling/probe":
-                found["pooling/scores/kernel"] = LazyTensor(
-                    "pooling/scores/kernel", (spec.hidden_size, spec.num_heads), _FLOAT32, lambda: score_kernel(source)
-                )
-                found["pooling/scores/bias"] = LazyTensor(
-                    "pooling/scores/bias", (spec.num_heads,), _FLOAT32, lambda: np.zeros(spec.num_heads, np.float32)
-                )
+                for part, wanted in (("kernel", (spec.hidden_size, spec.num_heads)), ("bias", (spec.num_heads,))):
+                    found[f"pooling/scores/{part}"] = _parameter(scores, f"pooling/scores/{part}", wanted)
         else:
             found[name] = _parameter(source, name, shape)
     return found
 
 
-def folded_parameters(  # noqa: PLR0915 - one line for each parameter, in the model's order
+def folded_parameters(  # noqa: PLR0912, PLR0915 - one line for each parameter, in the model's order
     source: ParameterSource, *, kept_norms: frozenset[str] = frozenset()
 ) -> Tensors:
     """The parameters for TFLite: kernels [out, in], LayerNorm folded into the next Dense, 1/√d folded into the query.
@@ -115,9 +112,9 @@ def folded_parameters(  # noqa: PLR0915 - one line for each parameter, in the mo
     def add(name: str, shape: tuple[int, ...], read: Callable[[], np.ndarray]) -> None:
         found[name] = LazyTensor(name, shape, _FLOAT32, read)
 
-    def keep(norm: str) -> None:
+    def keep(norm: str, width: int = spec.hidden_size) -> None:
         for part in ("scale", "bias"):
-            found[f"{norm}/{part}"] = _parameter(source, f"{norm}/{part}", (spec.hidden_size,))
+            found[f"{norm}/{part}"] = _parameter(source, f"{norm}/{part}", (width,))
 
     def dense(name: str, shape: tuple[int, int], norm: str | None = None, factor: float = 1.0) -> None:
         if norm in kept_norms:
@@ -169,8 +166,15 @@ def folded_parameters(  # noqa: PLR0915 - one line for each parameter, in the mo
     if spec.pre_logits_size is not None:
         dense("pre_logits", (spec.pooled_size, spec.pre_logits_size), norm)
         norm = None
+    width = spec.hidden_size  # of `norm`, which nothing has read yet
+    for name, step, inputs, outputs in spec.head_steps:
+        if step.kind == DENSE:
+            dense(name, (inputs, outputs), norm)
+        elif norm is not None:
+            keep(norm, width)
+        norm, width = (name, inputs) if step.kind == NORM else (None, inputs)
     if spec.num_classes is not None:
-        dense("head", (spec.representation_size, spec.num_classes), norm)
+        dense("head", (spec.classifier_inputs, spec.num_classes), norm)
     elif norm is not None:
         keep(norm)
     return found
@@ -181,11 +185,11 @@ def rotary_parameters(spec: ViTSpec) -> Tensors:
     if spec.positions != "rotary":
         return {}
     shape = (1, spec.num_tokens, 1, spec.head_size)
-    names = ("rotary/cosines", "rotary/sines")
-    return {
-        name: LazyTensor(name, shape, _FLOAT32, lambda number=number: rotary_tables(spec)[number].reshape(shape))  # type: ignore[misc]
-        for number, name in enumerate(names)
-    }
+    tables = computed_together(
+        [(name, shape, _FLOAT32) for name in ("rotary/cosines", "rotary/sines")],
+        lambda: tuple(table.reshape(shape) for table in rotary_tables(spec)),
+    )
+    return {table.name: table for table in tables}
 
 
 def score_kernel(source: ParameterSource) -> np.ndarray:

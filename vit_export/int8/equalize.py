@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from vit_export.model.head import DENSE
 from vit_export.model.parameters import ParameterSource, layer_name
 from vit_export.model.spec import ViTSpec
 
@@ -134,11 +135,13 @@ def norm_groups(spec: ViTSpec) -> dict[str, tuple[str, ...]]:
         attention = tuple(f"{prefix}/attention/{name}" for name in ("query", "key", "value"))
         groups[f"{prefix}/attention_norm"] = attention
         groups[f"{prefix}/mlp_norm"] = (f"{prefix}/mlp/dense_1",)
-    if spec.pooled_by not in ("class", "mean", "mean_norm") or spec.returns_normed:
+    if spec.pooled_by not in ("class", "mean", "mean_all", "mean_norm") or spec.returns_normed:
         return groups
     if spec.pre_logits_size is not None:
         groups["encoder/norm"] = ("pre_logits",)
-    elif spec.num_classes is not None:
+    elif spec.head_steps and spec.head_steps[0].step.kind == DENSE:
+        groups["encoder/norm"] = (spec.head_steps[0].name,)
+    elif spec.num_classes is not None and not spec.head:
         groups["encoder/norm"] = ("head",)
     return groups
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from vit_export.int8.modes import Modes
 from vit_export.int8.sensitivity import Component, Option, components
+from vit_export.model.head import DENSE
 from vit_export.model.spec import ViTSpec
 
 INT8_MS, FLOAT_MS, DYNAMIC_MS, PRODUCTS_MS = 15.0, 69.0, 0.7, 4.9
@@ -79,8 +80,11 @@ def _dense(spec: ViTSpec, component: Component) -> Iterator[_Dense]:
             yield _Dense(1, width, width + 2 * spec.mlp_size)
         if spec.pre_logits_size is not None:
             yield _Dense(1, spec.pooled_size, spec.pre_logits_size)
+        for _, step, inputs, outputs in spec.head_steps:
+            if step.kind == DENSE:
+                yield _Dense(1, inputs, outputs)
         if spec.num_classes is not None:
-            yield _Dense(1, spec.representation_size, spec.num_classes)
+            yield _Dense(1, spec.classifier_inputs, spec.num_classes)
 
 
 def _products(spec: ViTSpec, layer: int) -> int:

@@ -8,14 +8,32 @@ os.environ["KERAS_BACKEND"] = "tensorflow"  # as in base.quiet, for who imports 
 import keras
 from keras import layers, ops
 
+from vit_export.model.head import Step
+from vit_export.model.spec import QUICK_GELU
+
 _PACKAGE = "vit_export"
 
 
 def gelu_function(form: str) -> Any:
     """GELU in the form that `ViTSpec.gelu` names."""
     if form == "quick":
-        return lambda x: x * ops.sigmoid(1.702 * x)
+        return lambda x: x * ops.sigmoid(QUICK_GELU * x)
     return lambda x: ops.gelu(x, approximate=form == "tanh")
+
+
+def activation_function(step: Step) -> Any:
+    """The activation that a step of `model.head` names."""
+    kind, number = step
+    if kind.startswith("gelu"):
+        return gelu_function("tanh" if kind == "gelu_tanh" else "erf")
+    function = getattr(keras.activations, kind)
+    return function if number is None else lambda x: function(x, number)
+
+
+def split_heads(projected: Any, num_heads: int) -> Any:
+    """`projected` [batch, tokens, width] as [batch, heads, tokens, head size]."""
+    split = ops.reshape(projected, (ops.shape(projected)[0], -1, num_heads, projected.shape[-1] // num_heads))
+    return ops.transpose(split, (0, 2, 1, 3))
 
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
@@ -117,11 +135,9 @@ class SelfAttention(layers.Layer):
 
     def call(self, tokens: Any, rotary: Any = None, training: bool | None = None) -> Any:
         """Attended tokens, same shape as `tokens`; `rotary` are the tables of `model.rotary`, None for no rotation."""
-        batch, length = ops.shape(tokens)[0], ops.shape(tokens)[1]
-        head_size = self.hidden_size // self.num_heads
 
-        def heads(projected: Any) -> Any:  # [batch, tokens, width] -> [batch, heads, tokens, head size]
-            return ops.transpose(ops.reshape(projected, (batch, length, self.num_heads, head_size)), (0, 2, 1, 3))
+        def heads(projected: Any) -> Any:
+            return split_heads(projected, self.num_heads)
 
         def turned(x: Any) -> Any:  # [batch, heads, tokens, head size]
             if rotary is None:
@@ -130,11 +146,11 @@ class SelfAttention(layers.Layer):
             first, second = ops.split(x, 2, axis=-1)
             return x * cosines + ops.concatenate([second, first], axis=-1) * sines
 
-        query = turned(heads(self.query(tokens))) * head_size**-0.5
+        query = turned(heads(self.query(tokens))) * (self.hidden_size // self.num_heads) ** -0.5
         scores = ops.matmul(query, ops.transpose(turned(heads(self.key(tokens))), (0, 1, 3, 2)))
         weights = self.dropout(ops.softmax(scores, axis=-1), training=training)
         attended = ops.transpose(ops.matmul(weights, heads(self.value(tokens))), (0, 2, 1, 3))
-        return self.output_projection(ops.reshape(attended, (batch, length, self.hidden_size)))
+        return self.output_projection(ops.reshape(attended, ops.shape(tokens)))
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
@@ -238,13 +254,13 @@ class AttentionPooling(layers.Layer):
 
     def call(self, tokens: Any) -> Any:
         """The pooled vector of each sequence of `tokens`."""
-        batch, head_size = ops.shape(tokens)[0], self.hidden_size // self.num_heads
 
-        def heads(projected: Any) -> Any:  # [batch, tokens, width] -> [batch, heads, tokens, head size]
-            return ops.transpose(ops.reshape(projected, (batch, -1, self.num_heads, head_size)), (0, 2, 1, 3))
+        def heads(projected: Any) -> Any:
+            return split_heads(projected, self.num_heads)
 
+        batch = ops.shape(tokens)[0]
         probe = ops.broadcast_to(ops.cast(self.probe, tokens.dtype), (batch, 1, self.hidden_size))
-        query = heads(self.query(probe)) * head_size**-0.5
+        query = heads(self.query(probe)) * (self.hidden_size // self.num_heads) ** -0.5
         weights = ops.softmax(ops.matmul(query, ops.transpose(heads(self.key(tokens)), (0, 1, 3, 2))), axis=-1)
         found = self.output_projection(ops.reshape(ops.matmul(weights, heads(self.value(tokens))), (batch, -1)))
         return found + self.dense_2(self.activation(self.dense_1(self.norm(found))))

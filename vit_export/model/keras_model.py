@@ -16,7 +16,8 @@ from keras import layers, ops
 
 from vit_export.base.adapters.keras import layers_of
 from vit_export.base.errors import InputError
-from vit_export.model.keras_layers import AttentionPooling, Embedding, EncoderLayer
+from vit_export.model.head import DENSE, NORM, Placed
+from vit_export.model.keras_layers import AttentionPooling, Embedding, EncoderLayer, activation_function
 from vit_export.model.keras_training import loss_of_logits, metrics_of_logits
 from vit_export.model.parameters import layer_name
 from vit_export.model.preprocessing import Preprocessing
@@ -105,9 +106,18 @@ class VisionTransformer(keras.Model):
             self.pre_logits = layers.Dense(
                 spec.pre_logits_size, activation=spec.pre_logits_activation, name="pre_logits", dtype=policy
             )
+        self.head_layers = [self._head_layer(step) for step in self.spec.head_steps]
         # Logits stay float32 under mixed precision, as losses and softmax need them.
         self.head = layers.Dense(self.spec.num_classes, name="head", dtype="float32") if self.include_top else None
         self.build((None, *spec.image_sides, 3))
+
+    def _head_layer(self, placed: Placed) -> layers.Layer:
+        name, (kind, value) = placed.name.rpartition("/")[2] or None, placed.step
+        if kind == DENSE:
+            return layers.Dense(placed.outputs, name=name, dtype=self.dtype_policy)
+        if kind == NORM:
+            return layers.LayerNormalization(epsilon=value, name=name, dtype=self.dtype_policy)
+        return layers.Activation(activation_function(placed.step), dtype=self.dtype_policy)
 
     @property
     def current_record(self) -> ModelRecord:
@@ -136,8 +146,10 @@ class VisionTransformer(keras.Model):
                 layer.build(tokens)
         if self.pre_logits is not None:
             self.pre_logits.build((None, self.spec.pooled_size))
+        for layer, step in zip(self.head_layers, self.spec.head_steps, strict=True):
+            layer.build((None, step.inputs))
         if self.head is not None:
-            self.head.build((None, self.spec.representation_size))
+            self.head.build((None, self.spec.classifier_inputs))
         self.built = True
 
     def compile(
@@ -177,7 +189,7 @@ class VisionTransformer(keras.Model):
     def call(self, images: Any, training: bool | None = None) -> Any:
         """Logits, or the token sequence when the model has no classifier."""
         encoded = self._encoded(images, training=training)
-        return self._sequence(encoded) if self.head is None else self.head(self._representation(encoded))
+        return self._sequence(encoded) if self.head is None else self._logits(self._representation(encoded))
 
     def extract_features(self, images: Any, training: bool = False) -> Any:
         """What is pooled of `images` [batch, height, width, 3], before any pre-logits layer: [batch, width].
@@ -203,7 +215,7 @@ class VisionTransformer(keras.Model):
             representation = pooled if self.pre_logits is None else self.pre_logits(pooled)
             found["pooled"] = self._unit(representation)
             if self.head is not None:
-                found["logits"] = self.head(representation)
+                found["logits"] = self._logits(representation)
         return {name: found[name] for name in spec.outputs}
 
     def exported_output(self, images: Any) -> Any:
@@ -236,10 +248,14 @@ class VisionTransformer(keras.Model):
         pooled = self._pooled(self._sequence(encoded))
         return pooled if self.pre_logits is None else self.pre_logits(pooled)
 
+    def _logits(self, representation: Any) -> Any:
+        for layer in self.head_layers:
+            representation = layer(representation)
+        return self.head(representation)  # type: ignore[misc]
+
     def _features(self, tokens: Any) -> Any:
         """What is pooled [batch, width] of `tokens` where nothing is joined to the class token."""
-        joined = self.spec.pooling in ("class_and_mean", "class_and_distillation")
-        return tokens[:, 0] if joined else self._pooled(tokens)
+        return tokens[:, 0] if self.spec.joins else self._pooled(tokens)
 
     def _pooled(self, tokens: Any) -> Any:
         """What is pooled [batch, pooled size] of `tokens`, which are those of `tokens()`."""
@@ -248,6 +264,8 @@ class VisionTransformer(keras.Model):
             return self.pooling(tokens)
         if pooling == "mean":
             return self._mean(tokens)
+        if pooling == "mean_all":
+            return ops.mean(tokens, axis=1)
         if pooling == "mean_norm" and self.norm is not None:
             return self.norm(self._mean(tokens))
         if pooling == "class":
@@ -308,6 +326,9 @@ class VisionTransformer(keras.Model):
             dense("pooling/mlp/dense_2", self.pooling.dense_2)
         if self.pre_logits is not None:
             dense("pre_logits", self.pre_logits)
+        for layer, step in zip(self.head_layers, self.spec.head_steps, strict=True):
+            if step.name:
+                (dense if step.step.kind == DENSE else norm)(step.name, layer)
         if self.head is not None:
             dense("head", self.head)
         return found

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from vit_export.model.head import DENSE, NORM
 from vit_export.model.spec import ViTSpec
 
 
@@ -68,9 +69,9 @@ def _rows(spec: ViTSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield f"{name}/kernel", (inputs, outputs)
         yield f"{name}/bias", (outputs,)
 
-    def norm(name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-        yield f"{name}/scale", (d,)
-        yield f"{name}/bias", (d,)
+    def norm(name: str, width: int = d) -> Iterator[tuple[str, tuple[int, ...]]]:
+        yield f"{name}/scale", (width,)
+        yield f"{name}/bias", (width,)
 
     yield "patch_embedding/kernel", (p, p, 3, d)
     yield "patch_embedding/bias", (d,)
@@ -101,5 +102,7 @@ def _rows(spec: ViTSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield from dense("pooling/mlp/dense_2", m, d)
     if spec.pre_logits_size is not None:
         yield from dense("pre_logits", spec.pooled_size, spec.pre_logits_size)
+    for name, step, inputs, outputs in spec.head_steps:
+        yield from {DENSE: dense(name, inputs, outputs), NORM: norm(name, inputs)}.get(step.kind, ())
     if spec.num_classes is not None:
-        yield from dense("head", spec.representation_size, spec.num_classes)
+        yield from dense("head", spec.classifier_inputs, spec.num_classes)

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self, get_args
 
 from vit_export.base.checks import is_number, is_whole, whole_number
 from vit_export.base.errors import InputError
+from vit_export.model import head as heads
 from vit_export.model import outputs
 from vit_export.model.variants import Variant, get_variant
 
@@ -17,13 +18,16 @@ ImageSize = int | tuple[int, int]
 Gelu = Literal["erf", "tanh", "quick"]
 """GELU exactly, by tanh (Hendrycks and Gimpel, 2016, section 2), or as x·sigmoid(1.702 x) (the same; CLIP's)."""
 
+QUICK_GELU = 1.702
+"""The factor of the last."""
+
 Positions = Literal["learned", "rotary"]
 """An embedding that is added to the tokens, or rotations of queries and keys (`model.rotary`; DINOv3)."""
 
-Pooling = Literal["class", "mean", "mean_norm", "class_and_mean", "class_and_distillation", "attention"]
-"""What of the tokens a classifier reads: the class token; the mean of the patches after the final LayerNorm, or the
-LayerNorm of their mean (MAE, timm's fc_norm); class token and mean (DINOv2) or class and distillation token (DeiT) one
-after the other; or what attention with a learned query makes of them (SigLIP's head)."""
+Pooling = Literal["class", "mean", "mean_all", "mean_norm", "class_and_mean", "class_and_distillation", "attention"]
+"""What of the tokens a classifier reads: the class token; the mean of the patches after the final LayerNorm, or of all
+tokens, or the LayerNorm of the patches' mean (MAE, timm's fc_norm); class token and mean (DINOv2) or class and
+distillation token (DeiT) one after the other; or what attention with a learned query makes of them (SigLIP's head)."""
 
 MAX_IMAGE_SIZE = 4096
 MAX_CLASSES = 1_000_000
@@ -71,7 +75,8 @@ class ViTSpec:
     `image_size` is the side of square images in pixels, or their (height, width). `num_classes` is None for a model
     without classifier. `pre_logits_size` is the width of a Dense between what is pooled and what follows (Google's
     representation layer, Hugging Face's pooler, CLIP's projection), None where there is none; `pre_logits_activation`
-    is what it ends in. `name` is what files are called: at most 100 ASCII letters, digits, '.', '_' and '-'.
+    is what it ends in. `head` are the steps between that and the classifier's own Dense (`model.head`), no part of a
+    model without classifier. `name` is what files are called: at most 100 ASCII letters, digits, '.', '_' and '-'.
 
     The defaults of the rest are those of the paper's model. `num_registers` tokens without position follow the class
     token (Darcet et al., 2024; a distillation token with its position added is one, too). `embedding_norm` is a
@@ -104,6 +109,7 @@ class ViTSpec:
     embedding_norm: bool = False
     pooling: Pooling = "class"
     ignores_border: bool = False
+    head: tuple[heads.Step, ...] = ()
     returns: tuple[str, ...] = ()
     l2_normalize: bool = False
 
@@ -146,6 +152,7 @@ class ViTSpec:
             raise InputError(f"A model without class token cannot have pooling {self.pooling!r}.")
         if self.pooling == "class_and_distillation" and self.num_registers != 1:
             raise InputError(f"A model with a distillation token has {self.num_registers} registers, expected 1.")
+        object.__setattr__(self, "head", () if self.num_classes is None else heads.checked(self.head))
         # The usual output is not named, so that a model is the same whether or not it was asked for.
         object.__setattr__(self, "returns", outputs.checked(self))
 
@@ -175,7 +182,8 @@ class ViTSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict."""
-        return {**asdict(self), "image_size": json_size(self.image_size), "returns": list(self.returns)}
+        own = {"head": [list(step) for step in self.head], "returns": list(self.returns)}
+        return {**asdict(self), "image_size": json_size(self.image_size), **own}
 
     def with_(self, **changes: Any) -> Self:
         """A copy with `changes`, which are checked."""
@@ -282,10 +290,14 @@ class ViTSpec:
         return self.class_token + self.num_patches if self.positions == "learned" else 0
 
     @property
+    def joins(self) -> bool:
+        """Whether a classifier reads the class token and something else of the tokens behind it."""
+        return self.pooling in ("class_and_mean", "class_and_distillation")
+
+    @property
     def pooled_by(self) -> Pooling:
         """`pooling`, but that without classifier nothing is joined to the class token."""
-        joins = self.pooling in ("class_and_mean", "class_and_distillation")
-        return "class" if joins and self.num_classes is None else self.pooling
+        return "class" if self.joins and self.num_classes is None else self.pooling
 
     @property
     def kept_tokens(self) -> int:
@@ -312,19 +324,29 @@ class ViTSpec:
     @property
     def pooled_size(self) -> int:
         """Length of what is pooled from the tokens."""
-        return self.hidden_size * (1 + (self.pooled_by in ("class_and_mean", "class_and_distillation")))
+        return self.hidden_size * (2 if self.joins and self.num_classes is not None else 1)
 
     @property
     def representation_size(self) -> int:
-        """Length of what a classifier reads: what is pooled, or what the pre-logits layer makes of it."""
+        """Length of what leaves the pre-logits layer: what is pooled where there is none."""
         return self.pooled_size if self.pre_logits_size is None else self.pre_logits_size
+
+    @property
+    def head_steps(self) -> tuple[heads.Placed, ...]:
+        """`head` with names and widths."""
+        return tuple(heads.placed(self.head, self.representation_size))
+
+    @property
+    def classifier_inputs(self) -> int:
+        """Length of what the classifier's own Dense reads."""
+        return heads.width_behind(self.head, self.representation_size)
 
     @property
     def num_parameters(self) -> int:
         """Exact parameter count: 3P²D + D + (1 + T)D + L(4D² + 2DM + 9D + M) + 2D, plus DC + C with a classifier.
 
         A pre-logits layer of width R adds DR + R, and the classifier is then RC + C; attention pooling adds
-        4D² + 2DM + 8D + M.
+        4D² + 2DM + 8D + M, a Dense or LayerNorm of the head its own.
         """
         p, d, m = self.patch_size, self.hidden_size, self.mlp_size
         count = 3 * p * p * d + d + (self.num_prefix_tokens + self.num_positions) * d
@@ -334,7 +356,9 @@ class ViTSpec:
         if self.pre_logits_size is not None:
             count += (self.pooled_size + 1) * self.pre_logits_size
         if self.num_classes is not None:
-            count += (self.representation_size + 1) * self.num_classes
+            count += (self.classifier_inputs + 1) * self.num_classes
+        for step in self.head_steps:
+            count += {heads.DENSE: (step.inputs + 1) * step.outputs, heads.NORM: 2 * step.inputs}.get(step.step.kind, 0)
         return count
 
     @property
@@ -342,14 +366,14 @@ class ViTSpec:
         """Multiply-accumulates of one image: 3P²DN + L(4TD² + 2TDM + 2T²D) + DC (matrix products only).
 
         With a pre-logits layer of width R the last term is DR + RC; attention pooling adds TD(D + heads + 1) + D² +
-        2DM.
+        2DM, a Dense of the head its own.
         """
         p, d, m, t = self.patch_size, self.hidden_size, self.mlp_size, self.num_tokens
         macs = 3 * p * p * d * self.num_patches + self.num_layers * (4 * t * d * d + 2 * t * d * m + 2 * t * t * d)
         if self.attention_pooling:
             macs += t * d * (d + self.num_heads + 1) + d * d + 2 * d * m
-        macs += self.pooled_size * (self.pre_logits_size or 0)
-        return macs + self.representation_size * (self.num_classes or 0)
+        macs += self.pooled_size * (self.pre_logits_size or 0) + self.classifier_inputs * (self.num_classes or 0)
+        return macs + sum(s.inputs * s.outputs for s in self.head_steps if s.step.kind == heads.DENSE)
 
 
 def sides_of(size: ImageSize) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vit_export.base.errors import StructureError
+from vit_export.model.head import DENSE, NORM
 from vit_export.model.parameters import layer_name
 from vit_export.model.spec import ViTSpec
 from vit_export.onnx.editing import Constant, Editor, Number, Op, Pattern, Value, count, drop_unused
@@ -51,17 +52,15 @@ def fuse(model: "onnx.ModelProto", spec: ViTSpec, *, batch: int, without: Collec
             raise StructureError(f"ONNX fusion {fusion.operator}: the graph has {found} of them, expected {expected}.")
 
 
-def norm_names(spec: ViTSpec) -> Iterator[str]:
-    """Prefix of the parameters of every LayerNorm of `spec`."""
-    if spec.embedding_norm:
-        yield "embedding_norm"
+def norms(spec: ViTSpec) -> dict[str, float]:
+    """The epsilon of every LayerNorm of `spec`, by the prefix of its parameters."""
+    names = ["embedding_norm"] if spec.embedding_norm else []
     for index in range(spec.num_layers):
-        yield f"{layer_name(index)}/attention_norm"
-        yield f"{layer_name(index)}/mlp_norm"
-    if spec.final_norm:
-        yield "encoder/norm"
-    if spec.attention_pooling:
-        yield "pooling/norm"
+        names += [f"{layer_name(index)}/attention_norm", f"{layer_name(index)}/mlp_norm"]
+    names += ["encoder/norm"] if spec.final_norm else []
+    names += ["pooling/norm"] if spec.attention_pooling else []
+    own = {placed.name: placed.step.value or 0.0 for placed in spec.head_steps if placed.step.kind == NORM}
+    return dict.fromkeys(names, spec.layer_norm_epsilon) | own
 
 
 def mlp_names(spec: ViTSpec) -> Iterator[str]:
@@ -73,9 +72,10 @@ def mlp_names(spec: ViTSpec) -> Iterator[str]:
 
 
 def dense_layers(spec: ViTSpec) -> int:
-    """Dense layers of `spec`: six per encoder layer, the patch embedding, five of attention pooling, the classifier."""
-    pooling = 5 * spec.attention_pooling
-    return 6 * spec.num_layers + 1 + pooling + (spec.pre_logits_size is not None) + (spec.num_classes is not None)
+    """Dense layers of `spec`: six per encoder layer, the patch embedding, five of attention pooling, the head's."""
+    head = (spec.pre_logits_size is not None) + (spec.num_classes is not None)
+    head += sum(step.kind == DENSE for step in spec.head)
+    return 6 * spec.num_layers + 1 + 5 * spec.attention_pooling + head
 
 
 def norm_pattern(epsilon: float, last_axis: int, *, axes_input: bool) -> Op:
@@ -97,20 +97,20 @@ def _fuse_norms(editor: Editor, spec: ViTSpec, batch: int) -> None:
     del batch
     from onnx import helper
 
-    for name in norm_names(spec):
+    for name, epsilon in norms(spec).items():
         scale, bias = f"{name}/scale", f"{name}/bias"
         output = editor.only_consumer(bias).output[0]
-        found = _first_match(editor, output, _norm_patterns(spec), {"scale": scale, "bias": bias}, name)
+        found = _first_match(editor, output, _norm_patterns(epsilon), {"scale": scale, "bias": bias}, name)
         # stash_type 1: mean and variance are computed in float32 whatever the type of x.
-        attributes = {"axis": -1, "epsilon": spec.layer_norm_epsilon, "stash_type": 1}
+        attributes = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
         editor.replace(
             output, [helper.make_node("LayerNormalization", [found["x"], scale, bias], [output], **attributes)]
         )
 
 
-def _norm_patterns(spec: ViTSpec) -> list[Op]:
+def _norm_patterns(epsilon: float) -> list[Op]:
     # Tokens are two-dimensional, so the last axis is 1 where tf2onnx writes it as an attribute.
-    return [norm_pattern(spec.layer_norm_epsilon, 1, axes_input=axes_input) for axes_input in (True, False)]
+    return [norm_pattern(epsilon, 1, axes_input=axes_input) for axes_input in (True, False)]
 
 
 def gelu_pattern(form: str) -> Op:
@@ -194,7 +194,7 @@ def _require_shape(editor: Editor, value: str, wanted: tuple[int, ...], name: st
 
 
 FUSIONS = (
-    Fusion("LayerNormalization", 17, lambda spec: len([*norm_names(spec)]), _fuse_norms),
+    Fusion("LayerNormalization", 17, lambda spec: len(norms(spec)), _fuse_norms),
     # The runtime finds x·sigmoid(1.702 x) itself, which has no operator of ONNX's own.
     Fusion("Gelu", 20, lambda spec: 0 if spec.gelu == "quick" else len([*mlp_names(spec)]), _fuse_gelus),
     # Rotary positions stand between the Dense layers and the products, where the operator would have no room for them.

@@ -16,7 +16,7 @@ from vit_export.deployment.rewrites import halved, plain_parameters
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.spec import ViTSpec
 from vit_export.onnx.editing import Editor, drop_unused
-from vit_export.onnx.fusion import norm_names
+from vit_export.onnx.fusion import norms
 from vit_export.onnx.qdq import Ranges
 from vit_export.onnx.stream import declare_inputs
 
@@ -99,7 +99,7 @@ def _float32_nodes(graph: "onnx.GraphProto", spec: ViTSpec) -> set[str]:
     """Outputs of the nodes that make up decomposed LayerNorms; empty where LayerNormalization is an operator."""
     editor = Editor(graph)
     found: set[str] = set()
-    for name in norm_names(spec):
+    for name in norms(spec):
         final = editor.only_consumer(f"{name}/bias")
         if final.op_type == "LayerNormalization":
             continue

@@ -109,7 +109,10 @@ def rules_of(scheme: str, modes: Modes | None) -> tuple[Rule, ...]:
     if modes is None:
         return EVERYWHERE[scheme]
     found = []
-    for name, mode in (("patch_embedding", modes.patch), ("(pooling|pre_logits|logits|pooled|features)", modes.head)):
+    for name, mode in (
+        ("patch_embedding", modes.patch),
+        ("(pooling|pre_logits|head|logits|pooled|features)", modes.head),
+    ):
         if mode != "float":
             found.append(Rule(rf"^{name}(/|;?$)", "FULLY_CONNECTED", mode))
     if modes.patch == "static":

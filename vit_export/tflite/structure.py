@@ -114,6 +114,7 @@ class Structure:
                 raise StructureError(f"No bias follows the FULLY_CONNECTED of {self.tensor_name(dense.inputs[1])}.")
             dense.inputs = [dense.inputs[0], dense.inputs[1], bias[0]]
             dense.outputs = list(add.outputs)
+            dense.builtinOptions.fusedActivationFunction = add.builtinOptions.fusedActivationFunction
             fused.append(add)
         self.graph.operators = [o for o in self.graph.operators if not any(o is f for f in fused)]
         expected = sum(name.endswith("/kernel") for name in parameters)

@@ -202,10 +202,11 @@ class Checkpoint:
             "image_size": known.image_size,
             "num_classes": known.num_classes,
             "pre_logits_size": known.pre_logits_size if wanted.pre_logits_size is None else wanted.pre_logits_size,
+            "head": known.head,
             "returns": known.returns,
             "l2_normalize": known.l2_normalize,
         }
-        if wanted.with_(**movable) != known:
+        if wanted.with_(**movable) != known or wanted.head not in ((), known.head):
             ours, theirs = wanted.to_dict(), known.to_dict()
             different = ", ".join(
                 f"{k} {theirs[k]!r} where {ours[k]!r} was asked for" for k in ours if ours[k] != theirs[k]
@@ -231,10 +232,11 @@ class Checkpoint:
             record, problem = replace(record, labels=None, problem_type=None), None
             record = record.without_assumed(OF_CLASSIFIER)
         new_head = wanted.num_classes is not None and (
-            wanted.num_classes != known.num_classes or wanted.pre_logits_size != known.pre_logits_size
+            (wanted.num_classes, wanted.pre_logits_size, wanted.head)
+            != (known.num_classes, known.pre_logits_size, known.head)
         )
         if new_head:
-            overrides["head/kernel"] = lambda: _glorot(wanted.representation_size, wanted.output_size, seed)
+            overrides["head/kernel"] = lambda: _glorot(wanted.classifier_inputs, wanted.output_size, seed)
             overrides["head/bias"] = lambda: np.zeros(wanted.output_size, np.float32)
             before = "where there was none" if known.num_classes is None else f"in place of {known.num_classes} classes"
             notes.append(

@@ -17,8 +17,9 @@ _LAST = (
     ("pooling/mlp/dense_1",),
     ("pooling/mlp/dense_2",),
     ("pre_logits",),
-    ("head",),
 )
+"""Those behind the encoder, but for the head's, which come last."""
+
 _STORED = ("/float16", "_quantized", "_scale", "_zero_point")
 _STEPS = ("DequantizeLinear", "DEQUANTIZE")
 _PASSED_ON = ("Cast", "Mul")
@@ -76,5 +77,6 @@ def _place(name: str, spec: ViTSpec) -> tuple[int, int]:
         found = [number for number, block in enumerate(_BLOCKS) if rest.startswith(block)]
         return int(index), max(found, default=0)
     owner = name.rpartition("/")[0]
-    last = [number for number, owners in enumerate(_LAST) if owner in owners]
+    head = [placed.name for placed in spec.head_steps if placed.name] + ["head"]
+    last = [number for number, owners in enumerate((*_LAST, *((step,) for step in head))) if owner in owners]
     return (spec.num_layers, last[0]) if last else (-1, int(owner == "embedding_norm"))

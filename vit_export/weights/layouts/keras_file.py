@@ -1,32 +1,38 @@
 """What this package's own reference model saved: `.keras` (with its spec and record) and `.weights.h5` (numbers alone).
 
+So are models around one, functional or sequential (`keras_functional`).
 A `.keras` file of keras_hub's is passed on to `keras_hub`.
 
 Keras names the groups of its file after attributes and classes of the model, in the order in which it finds them. The
 table below is what the pinned release writes; a test holds it to a real file.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vit_export.base.errors import InputError
+from vit_export.model.assembled import assemble
+from vit_export.model.head import DENSE
 from vit_export.model.parameters import layer_name, parameter_specs
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
+from vit_export.model.taken_apart import REGISTERED_NAME, backbones, record_of, take_apart
 from vit_export.weights.checkpoint import Checkpoint, checkpoint_of
 from vit_export.weights.containers.hdf5 import OWN_MODELS, open_keras_archive, open_weights_h5
 from vit_export.weights.containers.safetensors_file import listed
 from vit_export.weights.containers.tensors import TensorFile
 from vit_export.weights.layouts import keras_hub
+from vit_export.weights.layouts.keras_functional import around
 from vit_export.weights.layouts.mapping import Layout, MappedParameters, same
 from vit_export.weights.layouts.sizes import Hints, Sizes, require_variant, shape_of, spec_of
 from vit_export.weights.provenance import saved_again
 
 TITLE = "vit-export's Keras model"
-REGISTERED_NAME = "vit_export>VisionTransformer"
 
 _LAYER_PARTS = {
     "attention_norm": "attention_norm",
@@ -74,8 +80,14 @@ def layout(file: TensorFile, spec: ViTSpec) -> Layout:
     norm = "layers/layer_normalization" + ("_1" if spec.embedding_norm else "")
     pairs = {"embedding_norm": "embedding_norm", "encoder/norm": norm}
     pairs |= {own: f"layers/attention_pooling/{theirs}" for own, theirs in _POOLING_PARTS.items()}
+    counted = Counter[str]()
+    for name, step, _, _ in spec.head_steps:
+        group = "dense" if step.kind == DENSE else "layer_normalization"
+        if name:
+            pairs[name] = f"head_layers/{group}" + (f"_{counted[group]}" if counted[group] else "")
+            counted[group] += 1
     for own, theirs in pairs.items():
-        first = "scale" if own.endswith("norm") else "kernel"
+        first = "scale" if "norm" in own else "kernel"
         keys |= {f"{own}/{first}": f"{theirs}/vars/0", f"{own}/bias": f"{theirs}/vars/1"}
     for index in range(spec.num_layers):
         for own, theirs in _LAYER_PARTS.items():
@@ -100,6 +112,8 @@ def open_keras(path: Path, kind: str, hints: Hints, origin: Mapping[str, Any]) -
         file, config = open_keras_archive(path)
         if keras_hub.is_of_keras_hub(config):
             return keras_hub.open_model(file, config, hints, {**weights, "source": "keras_hub"}, str(path))
+        if config.get("registered_name") != REGISTERED_NAME and backbones(config):
+            return _open_around(path, file, config, hints, weights)
         record = _record(path, config, weights)
         require_variant(record.spec, hints, path)
         notes: tuple[str, ...] = ()
@@ -117,48 +131,41 @@ def open_keras(path: Path, kind: str, hints: Hints, origin: Mapping[str, Any]) -
     return checkpoint_of(parameters, record, str(path), notes=notes)
 
 
+def _open_around(
+    path: Path, file: TensorFile, config: Mapping[str, Any], hints: Hints, weights: dict[str, Any]
+) -> Checkpoint:
+    """The checkpoint of a model around a VisionTransformer."""
+    with _config_read(path):
+        apart = take_apart(config)
+        made = assemble(apart)
+        where = around(config, made, apart.path, layout(file, apart.record.spec), file)
+    known = made.record
+    require_variant(known.spec, hints, path)
+    # Behind two numbers, the steps and the rate, an optimizer keeps what it learnt.
+    now = {**weights, "trained": known.trained or "optimizer/vars/2" in file.tensors}
+    record = replace(known, weights=saved_again(known.weights, now))
+    return checkpoint_of(MappedParameters(file, where, TITLE), record, str(path), notes=made.notes)
+
+
 def _record(path: Path, config: Mapping[str, Any], weights: dict[str, Any]) -> ModelRecord:
-    name, own = config.get("registered_name"), config.get("config")
-    if name != REGISTERED_NAME or not isinstance(own, Mapping):
-        raise _refused(path, config)
+    if config.get("registered_name") != REGISTERED_NAME or not isinstance(config.get("config"), Mapping):
+        raise InputError(f"{path} holds a Keras model of the class {config.get('class_name')!r:.80}, {OWN_MODELS}")
+    with _config_read(path):
+        record = record_of(config)
+    # Whether it was trained is in the record; releases before that wrote it nowhere.
+    now = {**weights, "trained": record.weights.get("trained", True)}
+    return replace(record, weights=saved_again(record.weights, now))
+
+
+@contextmanager
+def _config_read(path: Path) -> Iterator[None]:
+    """What the config in `path` is refused for, with its name."""
     try:
-        spec = ViTSpec.from_dict(dict(own["spec"]))
-        if own.get("record"):
-            record = ModelRecord.from_dict(dict(own["record"]))
-            if record.spec == spec:
-                # Whether it was trained is in the record; releases before that wrote it nowhere.
-                now = {**weights, "trained": record.weights.get("trained", True)}
-                return replace(record, weights=saved_again(record.weights, now))
-        return ModelRecord(spec, Preprocessing(spec.image_size), weights)
+        yield
     except InputError as error:
         raise InputError(f"The config in {path} cannot be used: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"The config in {path} is damaged ({error!r}): save the model again.") from error
-
-
-def _refused(path: Path, config: Mapping[str, Any]) -> InputError:
-    """What to say of a model of another class, which may hold one of ours among its layers."""
-    of_class = f"{path} holds a Keras model of the class {config.get('class_name')!r:.80}"
-    if _holds_ours(config):
-        return InputError(
-            f"{of_class} around a VisionTransformer of vit_export: load it in Python where you trust it "
-            "(keras.models.load_model), and give it to vit_export.export (see docs/python.md)."
-        )
-    return InputError(f"{of_class}, {OWN_MODELS}")
-
-
-def _holds_ours(config: Any) -> bool:
-    """Whether some layer in `config`, at any depth, is a VisionTransformer of this package."""
-    waiting = [config]
-    while waiting:
-        entry = waiting.pop()
-        if isinstance(entry, Mapping):
-            if entry.get("registered_name") == REGISTERED_NAME:
-                return True
-            waiting += entry.values()
-        elif isinstance(entry, list):
-            waiting += entry
-    return False
 
 
 def _sizes(file: TensorFile) -> Sizes:

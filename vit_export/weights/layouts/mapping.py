@@ -167,6 +167,10 @@ class MappedParameters:
                 )
             tensors.append(values)
         made = np.ascontiguousarray(piece.make(*tensors), dtype=np.float32)
+        if len(tensors) > 1 and not np.isfinite(made).all():
+            raise InputError(
+                f"{name} of {self._file.path} is made of numbers that give {_strange(made)}: save it again."
+            )
         if made.shape != self._shapes[name]:
             raise AssertionError(f"{name} was made with shape {made.shape}, expected {self._shapes[name]}")
         return made
