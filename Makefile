@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup export test test-thorough test-slow test-originals calibration arm64 fuzz lint types bench real clean
+.PHONY: help setup export test test-thorough test-slow test-originals calibration arm64 fuzz lint types docs bench real clean
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,10 @@ lint: $(SETUP)  ## ruff
 
 types: $(SETUP)  ## mypy
 	$(BIN)/mypy
+
+docs: $(SETUP)  ## docs/ and the reference as a site in build/site/, warnings as errors (installs mkdocs)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 bench: $(SETUP)  ## the quick benchmarks, stock converters beside ours
 	$(BIN)/python benchmarks/int8_latency.py --variants vit_s32

@@ -146,8 +146,7 @@ def export(
         precisions: of 'float32', 'float16' and 'int8'.
         int8_scheme: see `names.SCHEMES`; the default of each format when None.
         returns: what the files return, some of 'logits', 'pooled', 'features' and 'tokens' (`model.outputs.RETURNS`):
-        one
-            file, several named outputs. By default logits, or what a model without classifier embeds images by.
+            one file, several named outputs. By default logits, or what a model without classifier embeds images by.
         l2_normalize: divide features and pooled embeddings by their length.
         labels: names of the classes in their order; those the model knows when None.
         preprocessing: the pixels the model was trained on; what the model knows when None.

@@ -16,6 +16,7 @@ import click
 from vit_export.base.errors import InputError, OutputError, VitExportError, nearest
 from vit_export.base.files import shortened
 from vit_export.base.interrupts import heard
+from vit_export.base.packages import installed
 from vit_export.base.text import message, without_secrets
 
 EXPORT = "export"
@@ -116,7 +117,7 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what this package raises on purpose becomes one line and an exit code."""
         try:
-            with heard(), harmless():
+            with heard(), harmless(), installed():
                 return super().invoke(ctx)
         except VitExportError as error:
             text, code = str(error), error.exit_code

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vit_export.artifacts.read import artifact_of, read_facts
 from vit_export.base.errors import InputError
 from vit_export.base.files import scratch_errors
+from vit_export.base.packages import require_tensorflow
 from vit_export.model.artifact import Artifact, InputKind, Precision
 from vit_export.model.names import SAVED_MODEL_NAME
 from vit_export.model.record import ModelRecord, assumptions_told, read_record
@@ -87,6 +88,7 @@ def reference_at(
 
     if location is None:
         location = _beside(artifacts)
+    require_tensorflow()
     say.step("Opening the reference")
     if os.path.isdir(location) and (Path(location) / "saved_model.pb").is_file():
         read_record(location)
