@@ -38,7 +38,8 @@ def _command_line() -> Iterator[str]:
     yield "# The command line\n"
     with click.Context(main, info_name="vit-export") as context:
         yield from _help("vit-export", main, context)
-        yield f"Every variant ({', '.join(f'`{name}`' for name in VARIANTS)}) is a command with the options of `export`.\n"
+        variants = ", ".join(f"`{name}`" for name in VARIANTS)
+        yield f"Every variant ({variants}) is a command with the options of `export`.\n"
         for name in main.list_commands(context):
             command = main.get_command(context, name)
             if command is None or command.hidden or name in VARIANTS:

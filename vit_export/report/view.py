@@ -4,8 +4,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from vit_export.artifacts.identify import SUFFIXES
 from vit_export.base.numbers import NONE, figure, megabytes, number, percent, seconds, span, unit
 from vit_export.model.names import PRECISIONS
 
@@ -285,7 +287,8 @@ def read_files(report: Record) -> tuple[File | None, list[File]]:
         found = records(verification.get("files"))
         files = [of(i, entry, record(entry.get("artifact"))) for i, entry in enumerate(found)]
         known = record(verification.get("reference"))
-        return (File("reference", known, {**known, "format": "saved_model"}, True, EMPTY) if known else None), files
+        format = SUFFIXES.get(Path(text(known.get("path"))).suffix.lower(), "saved_model")
+        return (File("reference", known, {**known, "format": format}, True, EMPTY) if known else None), files
     artifacts = records(report.get("artifacts"))
     return None, [of(i, EMPTY, artifact) for i, artifact in enumerate(artifacts)]
 
