@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import click
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 import vit_export
@@ -17,13 +16,6 @@ from vit_export.model.variants import VARIANTS
 
 COLUMNS = 78
 
-PYTHON = {
-    "Models": ("create_vit", "VisionTransformer", "ViTSpec", "VARIANTS", "list_variants", "open_checkpoint"),
-    "Export": ("export", "ExportRequest", "ExportResult", "write_saved_model"),
-    "Verification": ("verify", "VerifyOptions", "verify_files", "VerifyRequest"),
-    "Images": ("Preprocessing", "Pictures", "find_images"),
-    "Errors": ("VitExportError", "InputError", "OutputError"),
-}
 FACTORIES = {f"create_{variant}" for variant in VARIANTS}
 
 
@@ -56,14 +48,9 @@ def _help(title: str, command: click.Command, context: click.Context) -> Iterato
 
 
 def _python() -> Iterator[str]:
-    shown = {name for names in PYTHON.values() for name in names}
-    if missing := sorted(set(dir(vit_export)) - shown - FACTORIES):
-        raise PluginError(f"docs/reference.py has no place for {', '.join(missing)}: name them in PYTHON.")
     yield "# The Python interface\n"
     yield "All of these are imported from `vit_export`; [the guide](../python.md) shows them at work.\n"
-    for title, names in PYTHON.items():
-        yield f"## {title}\n"
-        for name in names:
-            yield f"::: {vit_export._HOMES[name]}.{name}\n"
-        if title == "Models":
-            yield f"{', '.join(f'`{name}`' for name in sorted(FACTORIES))} are `create_vit` of one variant each.\n"
+    yield f"{', '.join(f'`{name}`' for name in sorted(FACTORIES))} are `create_vit` of one variant each.\n"
+    for name, home in vit_export._HOMES.items():
+        if name not in FACTORIES:
+            yield f"::: {home}.{name}\n"

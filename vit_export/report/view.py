@@ -7,9 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vit_export.artifacts.identify import SUFFIXES
 from vit_export.base.numbers import NONE, figure, megabytes, number, percent, seconds, span, unit
-from vit_export.model.names import PRECISIONS
+from vit_export.model.names import FORMATS, PRECISIONS
 
 Record = Mapping[str, Any]
 EMPTY: Record = {}
@@ -287,7 +286,8 @@ def read_files(report: Record) -> tuple[File | None, list[File]]:
         found = records(verification.get("files"))
         files = [of(i, entry, record(entry.get("artifact"))) for i, entry in enumerate(found)]
         known = record(verification.get("reference"))
-        format = SUFFIXES.get(Path(text(known.get("path"))).suffix.lower(), "saved_model")
+        suffix = Path(text(known.get("path"))).suffix.lower().removeprefix(".")
+        format = suffix if suffix in FORMATS else "saved_model"
         return (File("reference", known, {**known, "format": format}, True, EMPTY) if known else None), files
     artifacts = records(report.get("artifacts"))
     return None, [of(i, EMPTY, artifact) for i, artifact in enumerate(artifacts)]
