@@ -28,8 +28,8 @@ ARCHITECTURES = ("arm64",)
     "--reference",
     type=TEXT,
     metavar="MODEL",
-    help="The truth: a SavedModel of vit-export, any checkpoint that --weights takes, or, as good as it is, a float32 "
-    "file of vit-export.  [saved_model/ beside FILE]",
+    help="The truth: a SavedModel or float32 file of vit-export, or any checkpoint that --weights takes.  "
+    "[saved_model/ beside FILE]",
 )
 @shared.images("--data", ".  [photographs of scikit-image]")
 @count("--images", "How many.  [32, 8 for large models, 256 with labels]")
