@@ -44,7 +44,7 @@ def test_the_light_installation_is_the_whole_one_without_what_exports():
 def test_what_is_pinned_to_one_release_is_so_in_the_documents():
     pins = {entry for entry in PROJECT["dependencies"] if "==" in entry}
     text = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
-    assert {name_of(pin) for pin in pins} == {"tensorflow", "tf2onnx", "ai-edge-quantizer", "ai-edge-litert"}
+    assert {name_of(pin) for pin in pins} == {"tensorflow", "tf2onnx"}
     for name, release in (pin.split("==") for pin in pins):
         assert re.search(rf"{name}(`| |==){release}", text), f"{name} {release}"
     extras = PROJECT["optional-dependencies"]

@@ -9,6 +9,7 @@ import os
 from importlib import import_module
 from typing import Any
 
+from vit_export.base.packages import installed
 from vit_export.model.variants import VARIANTS
 
 # Read when ONNX Runtime is loaded, here and in every process that is started from here: without it each use writes an
@@ -43,9 +44,11 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'vit_export' has no attribute '{name}'")
-    if name.startswith("create_"):
-        import_module("vit_export.model.keras_model")  # registers the classes that `keras.models.load_model` looks up
-    return getattr(import_module(_HOMES[name]), name)
+    with installed():
+        if name.startswith("create_"):
+            # It registers the classes that `keras.models.load_model` looks up.
+            import_module("vit_export.model.keras_model")
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

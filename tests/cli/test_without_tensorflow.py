@@ -29,11 +29,14 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run(folder, *words):
+def hiding(folder):
     environment = python_environment()
-    environment["PYTHONPATH"] = os.pathsep.join([str(folder / "hiding"), environment["PYTHONPATH"]])
+    return {**environment, "PYTHONPATH": os.pathsep.join([str(folder / "hiding"), environment["PYTHONPATH"]])}
+
+
+def run(folder, *words):
     command = python_command("-m", "vit_export", *words)
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=folder, env=hiding(folder), capture_output=True, text=True, check=False)
 
 
 def refused(done):
@@ -91,6 +94,18 @@ def test_a_saved_model_among_other_files_is_a_row_that_could_not_be_measured(fol
     assert done.returncode == 1
     assert "FAIL  TensorFlow is not installed here" in done.stderr
     assert "vit_toy_int8.onnx" in done.stdout
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "statement", ["from vit_export import create_vit_b16", "v.create_vit('vit_b16')", "v.VisionTransformer"]
+)
+def test_python_hears_it_in_the_same_sentence(folder, statement):
+    code = f"import vit_export as v\ntry:\n    {statement}\nexcept v.InputError as error:\n    print(error)"
+    done = subprocess.run(
+        python_command("-c", code), cwd=folder, env=hiding(folder), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("keras is not installed here, which exporting, training")
 
 
 def test_any_package_of_others_is_named():
