@@ -9,7 +9,6 @@ import os
 from importlib import import_module
 from typing import Any
 
-from vit_export.base.packages import installed
 from vit_export.model.variants import VARIANTS
 
 # Read when ONNX Runtime is loaded, here and in every process that is started from here: without it each use writes an
@@ -44,11 +43,12 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'vit_export' has no attribute '{name}'")
-    with installed():
-        if name.startswith("create_"):
-            # It registers the classes that `keras.models.load_model` looks up.
-            import_module("vit_export.model.keras_model")
-        return getattr(import_module(_HOMES[name]), name)
+    if name.startswith("create_") or _HOMES[name] == "vit_export.model.keras_model":
+        from vit_export.base.quiet import import_tensorflow
+
+        import_tensorflow()
+        import_module("vit_export.model.keras_model")  # registers the classes that `keras.models.load_model` looks up
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

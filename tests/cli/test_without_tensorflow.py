@@ -105,7 +105,7 @@ def test_python_hears_it_in_the_same_sentence(folder, statement):
     done = subprocess.run(
         python_command("-c", code), cwd=folder, env=hiding(folder), capture_output=True, text=True, check=True
     )
-    assert done.stdout.startswith("keras is not installed here, which exporting, training")
+    assert done.stdout.startswith("TensorFlow is not installed here, which exporting, training")
 
 
 def test_any_package_of_others_is_named():

@@ -27,7 +27,7 @@ def import_tensorflow() -> None:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     # With oneDNN, TensorFlow keeps what it frees for itself: a model that is gone would still take its memory.
     os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
-    if "tensorflow" not in sys.modules:
+    if sys.modules.get("tensorflow") is None:
         require_tensorflow()
         quiet_environment()
         with quiet():
