@@ -41,14 +41,9 @@ def test_the_light_installation_is_the_whole_one_without_what_exports():
     assert light == {entry for entry in PROJECT["dependencies"] if name_of(entry) not in EXPORTING}
 
 
-def test_what_is_pinned_to_one_release_is_so_in_the_documents():
-    pins = {entry for entry in PROJECT["dependencies"] if "==" in entry}
+def test_every_extra_is_explained():
     text = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
-    assert {name_of(pin) for pin in pins} == {"tensorflow", "tf2onnx"}
-    for name, release in (pin.split("==") for pin in pins):
-        assert re.search(rf"{name}(`| |==){release}", text), f"{name} {release}"
-    extras = PROJECT["optional-dependencies"]
-    assert not [extra for extra in extras if f"| `{extra}` |" not in text]
+    assert not [extra for extra in PROJECT["optional-dependencies"] if f"| `{extra}` |" not in text]
 
 
 @pytest.fixture(scope="module")
