@@ -118,19 +118,6 @@ def reference_at(
     return build_reference(checkpoint, stage, say), name, {"built_from": name}
 
 
-def _file(path: Path) -> Path:
-    """`path`, if files can be compared with it as with a SavedModel."""
-    artifact, outputs = artifact_of(path), record_of(path).spec.outputs
-    given = artifact.precision if artifact.precision != "float32" else "other input or outputs"
-    usual = all(entry.values == "normalized" for entry in artifact.inputs)
-    if artifact.precision != "float32" or not usual or {entry.name for entry in artifact.outputs} != {*outputs}:
-        raise InputError(
-            f"{shortened(path)} cannot be the reference, expected a float32 file of vit-export with its usual input "
-            f"(normalized) and outputs ({', '.join(outputs)}), given {given}: give the SavedModel or a checkpoint."
-        )
-    return path
-
-
 def _beside(artifacts: Sequence[Artifact]) -> Path:
     folders = {Path(artifact.path).parent for artifact in artifacts}
     found = [folder / SAVED_MODEL_NAME for folder in sorted(folders)]
@@ -223,3 +210,16 @@ def build_reference(checkpoint: "Checkpoint", stage: Path, say: "Reporter") -> P
     del model
     release_memory()
     return folder
+
+
+def _file(path: Path) -> Path:
+    """`path`, if files can be compared with it as with a SavedModel."""
+    artifact, outputs = artifact_of(path), record_of(path).spec.outputs
+    given = artifact.precision if artifact.precision != "float32" else "other input or outputs"
+    usual = all(entry.values == "normalized" for entry in artifact.inputs)
+    if artifact.precision != "float32" or not usual or {entry.name for entry in artifact.outputs} != {*outputs}:
+        raise InputError(
+            f"{shortened(path)} cannot be the reference, expected a float32 file of vit-export with its usual input "
+            f"(normalized) and outputs ({', '.join(outputs)}), given {given}: give the SavedModel or a checkpoint."
+        )
+    return path
