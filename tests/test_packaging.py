@@ -41,6 +41,15 @@ def test_the_light_installation_is_the_whole_one_without_what_exports():
     assert light == {entry for entry in PROJECT["dependencies"] if name_of(entry) not in EXPORTING}
 
 
+def test_the_lowest_releases_are_those_that_the_ranges_begin_with():
+    lines = (ROOT / "requirements-lowest.txt").read_text(encoding="utf-8").splitlines()
+    lowest = dict(line.split("==") for line in lines if not line.startswith("#"))
+    ranges = {name_of(entry): entry for entry in PROJECT["dependencies"] if name_of(entry) in lowest}
+    for name, release in lowest.items():
+        start = re.search(r">=([\d.]+)", ranges[name])[1]
+        assert release in (start, f"{start}.0"), name
+
+
 def test_every_extra_is_explained():
     text = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
     assert not [extra for extra in PROJECT["optional-dependencies"] if f"| `{extra}` |" not in text]
