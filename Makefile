@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup export test test-thorough test-slow test-originals calibration arm64 fuzz lint types bench real clean
+.PHONY: help setup export test test-thorough test-slow test-lowest test-originals calibration arm64 fuzz lint types docs bench real clean
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,11 @@ test-thorough: $(SETUP)  ## the further tests that CI runs
 test-slow: $(SETUP)  ## every test, the full-size exports too
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m ''
 
+test-lowest:  ## the fast tests of converters and runtimes, with the oldest of them that are taken (a 3 GB environment)
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint requirements-lowest.txt
+	$(VENV)-lowest/bin/python -m pytest -n 2 --dist loadfile $(addprefix tests/,test_traps.py base/test_adapters.py onnx tflite int8 model)
+
 test-originals: $(SETUP)  ## full-size models against transformers' own forward pass (installs torch)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,originals]'
 	$(BIN)/python -m pytest -m '' tests/pipeline/test_full_size.py
@@ -51,6 +56,10 @@ lint: $(SETUP)  ## ruff
 types: $(SETUP)  ## mypy
 	$(BIN)/mypy
 
+docs: $(SETUP)  ## docs/ and the reference as a site in build/site/, warnings as errors (installs mkdocs)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 bench: $(SETUP)  ## the quick benchmarks, stock converters beside ours
 	$(BIN)/python benchmarks/int8_latency.py --variants vit_s32
 	$(BIN)/python benchmarks/onnx_export.py --variant vit_b16
@@ -61,5 +70,5 @@ real: $(SETUP)  ## every scheme beside other quantizers, on really trained weigh
 	$(BIN)/python benchmarks/real.py
 
 clean:  ## remove the virtual environment, caches and exports
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build benchmarks/.cache *.egg-info exports/vit_*
+	rm -rf $(VENV) $(VENV)-lowest .pytest_cache .ruff_cache .mypy_cache build benchmarks/.cache *.egg-info exports/vit_*
 	find . -name __pycache__ -prune -exec rm -rf {} +

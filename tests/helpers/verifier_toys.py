@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_export.base.files import digest_of_file, digest_of_folder, size_of_folder
+from vit_export.base.files import digest_of_file, digest_of_folder, size_of
 from vit_export.model.artifact import Artifact, TensorSpec
 from vit_export.runtimes.runner import open_runner
 
@@ -147,7 +147,7 @@ def artifact_of(path: Path, precision: str = "float32", scheme: str | None = Non
         precision=precision,
         inputs=inputs,
         outputs=outputs,
-        bytes=size_of_folder(path) if folder else path.stat().st_size,
+        bytes=size_of(path) if folder else path.stat().st_size,
         sha256=digest_of_folder(path) if folder else digest_of_file(path),
         scheme=scheme,
     )

@@ -13,6 +13,7 @@ from vit_export.artifacts.tflite_file import read_tflite
 from vit_export.base.errors import InputError
 from vit_export.base.files import digest_of_file, input_errors, shortened
 from vit_export.model.artifact import Artifact, Precision, in_order
+from vit_export.model.record import ModelRecord, read_record
 
 REQUANTIZED = "It was quantized by another tool after the export"
 """How the note begins on a file of ours whose record promises wider weights than it has."""
@@ -46,6 +47,20 @@ def require_feasible(facts: FileFacts) -> None:
     """Raise InputError where a file's images or answers are larger than can be run."""
     if reason := too_large(facts.inputs, facts.outputs):
         raise InputError(f"{shortened(facts.path)} cannot be run: {reason}.")
+
+
+def record_of(path: str | Path) -> ModelRecord:
+    """What this package wrote into the SavedModel or the .tflite or .onnx file at `path` of the model that it is.
+
+    Raises:
+        InputError: it holds no such record; see also `read_facts` and `read_record`.
+    """
+    if os.path.isdir(path):
+        return read_record(path)
+    facts = read_facts(path)
+    if facts.record is None:
+        raise InputError(f"{shortened(path)} holds no record of vit-export, expected a file that it wrote: give one.")
+    return ModelRecord.from_dict({**facts.record})
 
 
 def precision_found(facts: FileFacts) -> Precision:

@@ -265,9 +265,9 @@ def same_path(one: Path, other: Path) -> bool:
     return one.resolve() == other.resolve()
 
 
-def size_of_folder(path: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
 
 
 def shortened(path: str | Path) -> str:

@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from vit_export.base.packages import require_tensorflow
+
 
 def quiet_environment() -> None:
     """Settings that C++ libraries read when they load: call before TensorFlow is imported."""
@@ -16,12 +18,17 @@ def quiet_environment() -> None:
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow without its greetings (absl writes some before any level can be set)."""
+    """Import TensorFlow without its greetings (absl writes some before any level can be set).
+
+    Raises:
+        InputError: it is not installed.
+    """
     # TensorFlow imports Keras, which reads its backend once, then: the user's may be another, from keras.json too.
     os.environ["KERAS_BACKEND"] = "tensorflow"
     # With oneDNN, TensorFlow keeps what it frees for itself: a model that is gone would still take its memory.
     os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
-    if "tensorflow" not in sys.modules:
+    if sys.modules.get("tensorflow") is None:
+        require_tensorflow()
         quiet_environment()
         with quiet():
             import tensorflow  # noqa: F401

@@ -37,13 +37,13 @@ def main(output: Path | None) -> None:
 def _set_up(where: Path) -> None:
     from rich.console import Console
 
-    from vit_export.base.files import size_of_folder
+    from vit_export.base.files import size_of
     from vit_export.cli.progress import ConsoleReporter
     from vit_export.runtimes.emulation.install import set_up
 
     with ConsoleReporter(Console(stderr=True)) as reporter:
         done = set_up(where, reporter.step)
-    state = f"set up in {where} ({size_of_folder(where) / 1e6:.0f} MB)" if done else f"up to date in {where}"
+    state = f"set up in {where} ({size_of(where) / 1e6:.0f} MB)" if done else f"up to date in {where}"
     say(f"The arm64 runtimes are {state}.")
     if where != launch.folder():
         say(f"For them to be found there: export {launch.VARIABLE}={where}")

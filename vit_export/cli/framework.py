@@ -17,6 +17,7 @@ from click.shell_completion import CompletionItem
 from vit_export.base.errors import InputError, OutputError, VitExportError, nearest
 from vit_export.base.files import shortened
 from vit_export.base.interrupts import heard
+from vit_export.base.packages import installed
 from vit_export.base.text import message, without_secrets
 from vit_export.base.wording import shell_reads
 from vit_export.cli.defaults import from_defaults, read_defaults, said
@@ -169,7 +170,7 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what this package raises on purpose becomes one line and an exit code."""
         try:
-            with heard(), harmless():
+            with heard(), harmless(), installed():
                 return super().invoke(ctx)
         except VitExportError as error:
             text, code = str(error), error.exit_code

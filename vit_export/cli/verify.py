@@ -25,7 +25,9 @@ ARCHITECTURES = ("arm64",)
 
 @click.command("verify", cls=Command, context_settings=CONTEXT, short_help="Verify files against a reference.")
 @FILES
-@shared.reference("The truth: a SavedModel of vit-export, or any checkpoint.  [saved_model/ beside FILE]")
+@shared.reference(
+    "The truth: a SavedModel or float32 file of vit-export, or any checkpoint.  [saved_model/ beside FILE]"
+)
 @shared.images("--data", ".  [photographs of scikit-image]")
 @count("--images", "How many.  [32, 8 for large models, 256 with labels]")
 @choice(

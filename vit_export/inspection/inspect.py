@@ -12,7 +12,7 @@ from vit_export.artifacts.onnx_file import load_structure, properties_of
 from vit_export.artifacts.read import read_facts
 from vit_export.artifacts.runtime_versions import minimum_onnx_runtime, needs_of
 from vit_export.artifacts.tflite_metadata import read_tflite_metadata
-from vit_export.base.files import digest_of_file, digest_of_folder, input_errors, size_of_folder
+from vit_export.base.files import digest_of_file, digest_of_folder, input_errors, size_of
 from vit_export.inspection import mediapipe, onnx_findings, tflite_findings
 from vit_export.inspection.delegates import Verdict, assess, targets
 from vit_export.inspection.findings import NO_LABELS, NO_NORMALIZATION, Finding
@@ -89,7 +89,7 @@ def _saved_model(path: Path, *, digest: bool) -> dict[str, Any]:
     spec = record.spec
     image = TensorSpec(INPUT_NAME, (None, *spec.image_sides, 3), "float32", "NHWC", values="normalized")
     with input_errors(path):
-        nbytes = size_of_folder(path)
+        nbytes = size_of(path)
     return {
         **_common(path, "saved_model", nbytes, record.to_dict(), digest=digest),
         "producer": PRODUCER,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vit_export.base.errors import InputError, first_line
-from vit_export.base.files import digest_of_folder, publish_folder, size_of_folder
+from vit_export.base.files import digest_of_folder, publish_folder, size_of
 from vit_export.base.versions import versions
 from vit_export.model.artifact import Artifact, TensorSpec
 from vit_export.model.checkpoint_index import require_sound
@@ -97,7 +97,7 @@ def describe_saved_model(path: Path) -> Artifact:
         precision="float32",
         inputs=(TensorSpec(INPUT_NAME, (None, *spec.image_sides, 3), "float32", "NHWC", values="normalized"),),
         outputs=tuple(TensorSpec(name, (None, *shape), "float32") for name, shape in spec.outputs.items()),
-        bytes=size_of_folder(path),
+        bytes=size_of(path),
         sha256=digest_of_folder(path),
         versions=versions("tensorflow", "keras"),
     )

@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit_export.artifacts.read import artifact_of, read_facts
+from vit_export.artifacts.identify import SUFFIXES
+from vit_export.artifacts.read import artifact_of, read_facts, record_of
 from vit_export.base.errors import InputError
-from vit_export.base.files import scratch_errors
+from vit_export.base.files import scratch_errors, shortened
+from vit_export.base.packages import require_tensorflow
 from vit_export.base.wording import worded
 from vit_export.model.artifact import Artifact, InputKind, Precision, TensorSpec
 from vit_export.model.names import SAVED_MODEL_NAME
@@ -75,9 +77,10 @@ def reference_at(
 ) -> tuple[Path, str, dict[str, Any]]:
     """The SavedModel that `artifacts` are compared with, what to call it, and what the report says of its origin.
 
-    It is always built here, in the folder `stage`. Of a SavedModel that is given the variables and the record are read
-    and its graph is left alone, which is a program that anybody may have written; any other checkpoint is built as the
-    model that the files are of. None stands for the `saved_model/` beside the files.
+    A float32 .tflite or .onnx file of this package stands for one as it is, without TensorFlow. Any other is built
+    here, in the folder `stage`. Of a SavedModel that is given the variables and the record are read and its graph is
+    left alone, which is a program that anybody may have written; any other checkpoint is built as the model that the
+    files are of. None stands for the `saved_model/` beside the files.
 
     Raises:
         InputError: there is none, it cannot be read, or is of no model that the files could be of.
@@ -88,6 +91,14 @@ def reference_at(
 
     if location is None:
         location = _beside(artifacts)
+    if Path(location).is_file() and Path(location).suffix.lower() in SUFFIXES:
+        return _file(Path(location)), str(location), {}
+    try:
+        require_tensorflow()
+    except InputError as error:
+        raise InputError(
+            f"{error} Without it the --reference can be the float32 .tflite or .onnx file of the same export."
+        ) from error
     say.step("Opening the reference")
     if _is_saved_model(location):
         read_record(location)
@@ -222,3 +233,16 @@ def build_reference(checkpoint: "Checkpoint", stage: Path, say: "Reporter") -> P
     del model
     release_memory()
     return folder
+
+
+def _file(path: Path) -> Path:
+    """`path`, if files can be compared with it as with a SavedModel."""
+    artifact, outputs = artifact_of(path), record_of(path).spec.outputs
+    given = artifact.precision if artifact.precision != "float32" else "other input or outputs"
+    usual = all(entry.values == "normalized" for entry in artifact.inputs)
+    if artifact.precision != "float32" or not usual or {entry.name for entry in artifact.outputs} != {*outputs}:
+        raise InputError(
+            f"{shortened(path)} cannot be the reference, expected a float32 file of vit-export with its usual input "
+            f"(normalized) and outputs ({', '.join(outputs)}), given {given}: give the SavedModel or a checkpoint."
+        )
+    return path

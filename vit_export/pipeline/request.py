@@ -142,11 +142,11 @@ class ExportRequest:
 class VerifyRequest:
     """What to verify against what, on which images.
 
-    `reference` is a SavedModel or any checkpoint, None for the `saved_model/` beside the files; `data` a folder of
-    images, None for the photographs that scikit-image ships. `labelled` takes the folder of each image for its class;
-    `labels` are the names of the classes where the reference does not know them. `precision`, `scheme` and `input` say
-    of files of other tools what ours say themselves, `output_name` which output to compare where a file has several.
-    `images` is how many (None: as many as are quick to run).
+    `reference` is a SavedModel, any checkpoint or a float32 file of this package, None for the `saved_model/` beside
+    the files; `data` a folder of images, None for the photographs that scikit-image ships. `labelled` takes the folder
+    of each image for its class; `labels` are the names of the classes where the reference does not know them.
+    `precision`, `scheme` and `input` say of files of other tools what ours say themselves, `output_name` which output
+    to compare where a file has several. `images` is how many (None: as many as are quick to run).
     """
 
     files: tuple[str | Path, ...]

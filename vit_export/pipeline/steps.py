@@ -10,6 +10,7 @@ import numpy as np
 from vit_export.base.errors import InputError
 from vit_export.base.files import claimed, input_errors, move_into, output_errors, refuse_existing
 from vit_export.base.machine import release_memory
+from vit_export.base.packages import require_tensorflow
 from vit_export.base.quiet import import_tensorflow
 from vit_export.base.reporting import Reporter, Silent
 from vit_export.base.scratch import owned_folder
@@ -78,6 +79,7 @@ def export(request: ExportRequest, reporter: Reporter | None = None, *, commands
         OutputError: something exists already or cannot be written; nothing half-written is left.
     """
     say = _checked(reporter)
+    require_tensorflow()
     checkpoint = _checkpoint(request, say)
     spec = checkpoint.spec if checkpoint else request.spec and _returning(request, request.spec)
     if spec is not None and request.name is not None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_export.artifacts.identify import files_of
+from vit_export.artifacts.read import record_of
 from vit_export.base.checks import whole_number
 from vit_export.base.errors import InputError
 from vit_export.base.files import input_errors
@@ -15,7 +16,7 @@ from vit_export.images.pictures import Pictures
 from vit_export.images.split import HELD_OUT, REPRESENTATIVE, Skipped, find_images, split
 from vit_export.model.artifact import Artifact
 from vit_export.model.labels import check_labels
-from vit_export.model.record import ModelRecord, read_record
+from vit_export.model.record import ModelRecord
 from vit_export.pipeline.advice import advice_on_files
 from vit_export.pipeline.choice import default_photographs, images_to_verify
 from vit_export.pipeline.references import artifact_at, output_read, reference_at
@@ -57,7 +58,12 @@ def verify_files(request: VerifyRequest, reporter: Reporter | None = None, *, co
     )
     with owned_folder("vit-export-verify-") as stage:
         reference, name, origin = reference_at(request.reference, artifacts, stage, say)
-        record = read_record(reference)
+        record = record_of(reference)
+        if request.locate and reference.is_file():
+            raise InputError(
+                "--locate compares layer by layer, expected a SavedModel or a checkpoint as the reference, given "
+                f"{name}: give one, or leave --locate out."
+            )
         if request.labels is not None:
             check_labels(request.labels, record.spec.num_classes)
         labels = request.labels or record.labels

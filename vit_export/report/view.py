@@ -4,10 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from vit_export.base.numbers import NONE, figure, megabytes, number, percent, seconds, span, unit
-from vit_export.model.names import PRECISIONS
+from vit_export.model.names import FORMATS, PRECISIONS
 
 Record = Mapping[str, Any]
 EMPTY: Record = {}
@@ -280,7 +281,9 @@ def read_files(report: Record) -> tuple[File | None, list[File]]:
         found = records(verification.get("files"))
         files = [of(i, entry, record(entry.get("artifact"))) for i, entry in enumerate(found)]
         known = record(verification.get("reference"))
-        return (File("reference", known, {**known, "format": "saved_model"}, True, EMPTY) if known else None), files
+        suffix = Path(text(known.get("path"))).suffix.lower().removeprefix(".")
+        format = suffix if suffix in FORMATS else "saved_model"
+        return (File("reference", known, {**known, "format": format}, True, EMPTY) if known else None), files
     artifacts = records(report.get("artifacts"))
     return None, [of(i, EMPTY, artifact) for i, artifact in enumerate(artifacts)]
 

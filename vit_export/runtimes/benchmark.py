@@ -14,7 +14,7 @@ from vit_export.artifacts.identify import files_of, format_of
 from vit_export.artifacts.read import artifact_of, read_facts, require_feasible
 from vit_export.base.checks import whole_number
 from vit_export.base.errors import InputError
-from vit_export.base.files import input_errors, shortened, size_of_folder
+from vit_export.base.files import input_errors, shortened, size_of
 from vit_export.base.machine import machine
 from vit_export.model.artifact import Format, Precision, TensorSpec
 from vit_export.model.names import MAX_THREADS, TIME_LIMIT
@@ -271,7 +271,7 @@ def _described(path: Path, among: Sequence[Path]) -> BenchedFile:
     try:
         if format_of(path) == "saved_model":
             with input_errors(path):
-                return replace(row, format="saved_model", precision=_precision(path), bytes=size_of_folder(path))
+                return replace(row, format="saved_model", precision=_precision(path), bytes=size_of(path))
         artifact = artifact_of(path)
     except InputError as error:
         return replace(row, error=str(error))

@@ -29,6 +29,7 @@ from vit_export.artifacts.onnx_file import require_own_data
 from vit_export.artifacts.sizes import MAX_ANSWERS
 from vit_export.base.errors import InputError, first_line
 from vit_export.base.interrupts import heed
+from vit_export.base.packages import installed
 from vit_export.base.python import python_command, python_environment
 from vit_export.model.artifact import Format, TensorSpec
 from vit_export.runtimes.runner import RUNNERS, ProcessKilled, Runner, RunnerError, open_runner, require
@@ -409,7 +410,8 @@ def _import_runtime(format: Format) -> None:
         sys.modules["keras"] = None  # type: ignore[assignment]
     # What a runtime imports is never garbage: to look through it takes time here, and later amid the timed calls.
     gc.disable()
-    RUNNERS[format].import_runtime()
+    with installed():
+        RUNNERS[format].import_runtime()
     gc.freeze()
     gc.enable()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_export.base.files import digest_of_file, digest_of_folder, size_of_folder
+from vit_export.base.files import digest_of_file, digest_of_folder, size_of
 from vit_export.model.artifact import Artifact, Format, Precision, TensorSpec, in_order
 from vit_export.runtimes.process import RunnerProcess
 from vit_export.runtimes.runner import ProcessKilled, RunnerError
@@ -115,7 +115,7 @@ def stored(artifact: Artifact) -> list[Check]:
     parts = [path, *(path.with_name(Path(extra).name) for extra in artifact.extra_files)]
     if missing := [part.name for part in parts if not part.exists()]:
         return [Check("exists", False, detail=f"{', '.join(missing)} does not exist")]
-    size = sum(size_of_folder(part) if part.is_dir() else part.stat().st_size for part in parts)
+    size = sum(size_of(part) if part.is_dir() else part.stat().st_size for part in parts)
     digest = digest_of_folder(path) if path.is_dir() else digest_of_file(path)
     return [
         Check("exists", True),

@@ -8,7 +8,7 @@ import numpy as np
 
 from vit_export.artifacts.read import FileFacts, precision_found, read_facts
 from vit_export.base.errors import InputError
-from vit_export.base.files import size_of_folder
+from vit_export.base.files import size_of
 from vit_export.images.pictures import Pictures
 from vit_export.model.artifact import Artifact
 from vit_export.model.outputs import names_in_file
@@ -54,7 +54,7 @@ def run_reference(
     Raises:
         ProcessKilled: `process` was killed or starved.
     """
-    path, size, names = str(process.path), size_of_folder(process.path), pictures.names
+    path, size, names = str(process.path), size_of(process.path), pictures.names
     try:
         process.start()
         if len(process.outputs) != 1 and record is None:

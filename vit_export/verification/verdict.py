@@ -89,9 +89,9 @@ class FileResult:
 
 @dataclass(frozen=True)
 class Reference:
-    """The SavedModel that files are compared with. `output` and `range` are None when it could not be run.
+    """The SavedModel, or a file in its place, that files are compared with.
 
-    `output` is the first of its outputs, `more_outputs` are the others.
+    `output` is the first of its outputs, `more_outputs` are the others; it and `range` are None when it could not run.
     """
 
     path: str

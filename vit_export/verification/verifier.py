@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_export.artifacts.read import REQUANTIZED
+from vit_export.artifacts.identify import format_of
+from vit_export.artifacts.read import REQUANTIZED, record_of
 from vit_export.base.errors import InputError, VitExportError
-from vit_export.base.files import same_path, size_of_folder
+from vit_export.base.files import same_path, size_of
 from vit_export.base.machine import cpu
 from vit_export.base.quiet import import_tensorflow
 from vit_export.base.reporting import Reporter, Silent
@@ -50,9 +51,10 @@ def verify(
     """Compare each of `artifacts` with the SavedModel `reference` on `pictures`, as `options` say.
 
     The reference's graph is run if it is arithmetic alone, and believed: `pipeline.verify_files` builds it anew first.
-    It is fed the pictures normalized, every file what its recorded input kind says; each runs in its own
-    runtime and in a process of its own. A file that fails does not raise: its checks say what was wrong. Where
-    `pictures` know their classes, accuracies are added. `reporter` is told the steps.
+    A float32 .tflite or .onnx file of this package may stand for it, which needs no TensorFlow. It is fed the pictures
+    normalized, every file what its recorded input kind says; each runs in its own runtime and in a process of its own.
+    A file that fails does not raise: its checks say what was wrong. Where `pictures` know their classes, accuracies are
+    added. `reporter` is told the steps.
 
     Raises:
         InputError: nothing to verify, no pictures, or such as are not finite float32 [n, s, s, 3] when they are
@@ -66,20 +68,20 @@ def verify(
 
     images = _normalized(pictures)
     _validate(artifacts, pictures, images)
-    record = _record(reference)
+    record, kind = _record(reference), _kind(reference)
     if record is not None and not record.classifies:  # no top class could be the one that a folder names
         pictures = replace(pictures, classes=None)
     subjects = [Subject(a.path, a.format, a.bytes) for a in artifacts if not same_path(Path(a.path), reference)]
-    basis = Subject(str(reference), "saved_model", size_of_folder(reference))
+    basis = Subject(str(reference), kind, size_of(reference))
     # Starting TensorFlow takes seconds: processes that may stay resident together are timed where they are.
     together = plan_of(basis, subjects) == "together"
     with _Processes(options) as processes:
         step(f"running the reference on {len(images)} images")
-        process = processes.of(basis.path, "saved_model")
+        process = processes.of(basis.path, kind)
         truth, expected = run_reference(process, pictures, images, options.known_outputs, record)
         processes.settle(basis.path, process, keep=together and expected is not None)
         others = any(artifact.format != "saved_model" for artifact in artifacts)
-        parameters = _parameters(reference) if record is not None and expected is not None and others else None
+        parameters = _parameters(reference, kind) if record is not None and expected is not None and others else None
         answers = _answers(truth, expected, options)
         files: list[FileResult] = []
         first: dict[str, np.ndarray] = {}
@@ -215,13 +217,21 @@ def _measured(
         return error
 
 
+def _kind(reference: Path) -> Format:
+    return format_of(reference) if reference.is_file() else "saved_model"
+
+
 def _record(reference: Path) -> ModelRecord | None:
     """What the reference says of itself; None for a SavedModel that another tool wrote."""
+    if reference.is_file():
+        return record_of(reference)
     return read_record(reference) if (reference / RECORD_FILE).is_file() else None
 
 
-def _parameters(reference: Path) -> ParameterSource | None:
+def _parameters(reference: Path, kind: Format) -> ParameterSource | None:
     """The reference's parameters; None where they cannot be read: the variables of its graph are another matter."""
+    if kind != "saved_model":
+        return None
     import_tensorflow()
     try:
         return SavedModelParameters(reference)
@@ -307,6 +317,11 @@ def _warnings(result: Verification, expected: np.ndarray | None) -> Iterator[str
         yield (
             "The weights are untrained: agreement of classes means little (it is reported, not judged)"
             f"{also if int8 else ''}."
+        )
+    if Path(result.reference.path).is_file():
+        yield (
+            f"The reference is a file itself, {Path(result.reference.path).name}: a fault that the files share with it "
+            "is not found. The SavedModel or the weights would show it."
         )
     if len(result.images) < 2:
         yield "One image only: whether outputs depend on the image and keep their order could not be checked."
