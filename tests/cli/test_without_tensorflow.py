@@ -69,6 +69,7 @@ def test_what_needs_tensorflow_says_so_and_writes_nothing(folder, words):
         ("inspect", INT8, TFLITE, "--delegates"),
         ("inspect", "exported/saved_model"),
         ("bench", INT8, TFLITE, "--time-limit", "0.1"),
+        ("predict", TFLITE, "photos"),
         ("bundle", INT8, "--target", "linux", "--target", "web", "--output", "zips"),
         ("verify", INT8, TFLITE, "--reference", FLOAT, "--data", "photos", "--report", "checked"),
     ],
