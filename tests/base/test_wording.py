@@ -83,12 +83,14 @@ def test_every_argument_is_one_that_python_takes(option):
     from dataclasses import fields
 
     from vit_export import api
+    from vit_export.evaluation.evaluate import evaluate
     from vit_export.model.preprocessing import Preprocessing
     from vit_export.pipeline.compare import compare
     from vit_export.pipeline.verify_files import VerifyRequest
+    from vit_export.runtimes.on_device import bench_on_device
 
     known = {"pooled features"}
-    for call in (api.create_vit, api.export, compare):
+    for call in (api.create_vit, api.export, compare, evaluate, bench_on_device):
         known |= {*inspect.signature(call).parameters}
     known |= {field.name for field in fields(VerifyRequest)}
     known |= {f"Preprocessing.{field.name}" for field in fields(Preprocessing)}
