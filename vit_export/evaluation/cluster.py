@@ -7,6 +7,7 @@ shard whose node is lost is begun again elsewhere.
 
 import logging
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ TRIES = 5
 """How often a shard is begun whose node was lost."""
 
 _POLL = 0.2
+_PATIENCE = 120
 
 
 class Worker:
@@ -38,6 +40,9 @@ class Worker:
             path = Path(self._folder.name, f"{entry['sha256'][:16]}{Path(entry['path']).suffix}")
             path.write_bytes(files[entry["sha256"]])
             self._paths[entry["sha256"]] = str(path)
+
+    def ready(self) -> None:
+        """Answer, once there was a CPU for this worker."""
 
     def rows(self, number: int) -> bytes | dict[str, Any]:
         """The rows of a shard as a Parquet file; a sentence and an exit code where that cannot be."""
@@ -95,32 +100,48 @@ def _run(
     sent, kept = ray.put(job), ray.put(files)
     actor = ray.remote(num_cpus=1)(Worker)
     left, tries, done = list(reversed(wanted)), dict[int, int](), 0
+    starting: dict[Any, Any] = {}
     running: dict[Any, tuple[Any, int]] = {}
-    idle = [actor.remote(sent, kept) for _ in range(min(workers, len(wanted)))]
+    idle: list[Any] = []
+
+    def start() -> None:
+        worker = actor.remote(sent, kept)
+        starting[worker.ready.remote()] = worker  # which waits for a free CPU, for ever where there is none
+
+    for _ in range(min(workers, len(wanted))):
+        start()
+    asked = time.monotonic()
     while done < len(wanted):
         while idle and left:
             worker, number = idle.pop(), left.pop()
             running[worker.rows.remote(number)] = worker, number
-        ready, _ = ray.wait(list(running), timeout=_POLL)
+        ready, _ = ray.wait([*starting, *running], timeout=_POLL)
         heed()
+        if not ready and not running and time.monotonic() - asked > _PATIENCE:
+            raise InputError(f"The Ray cluster had no free CPU within {_PATIENCE} seconds: see `ray status`.")
         for future in ready:
-            worker, number = running.pop(future)
+            asked = time.monotonic()
+            begun: tuple[Any, int | None] = running.pop(future, None) or (starting.pop(future), None)
+            worker, shard = begun
             try:
                 found = ray.get(future)
             except ray.exceptions.RayActorError as error:
-                tries[number] = tries.get(number, 0) + 1
-                if tries[number] == TRIES:
+                start()
+                if shard is None:
+                    continue
+                tries[shard] = tries.get(shard, 0) + 1
+                if tries[shard] == TRIES:
                     raise VerificationFailed(
-                        f"The node that evaluates shard {number} was lost {TRIES} times ({first_line(error)})."
+                        f"The node that evaluates shard {shard} was lost {TRIES} times ({first_line(error)})."
                     ) from error
-                say.note(f"A node was lost: shard {number} is begun again.")
-                left.append(number)
-                idle.append(actor.remote(sent, kept))
+                say.note(f"A node was lost: shard {shard} is begun again.")
+                left.append(shard)
                 continue
-            if isinstance(found, dict):
-                kind: type[VitExportError] = InputError if found["exit_code"] == 2 else VerificationFailed
-                raise kind(found["error"])
-            write_rows(found, folder / part_name(number))
-            done += 1
-            say.progress(done, len(wanted))
+            if shard is not None:
+                if isinstance(found, dict):
+                    kind: type[VitExportError] = InputError if found["exit_code"] == 2 else VerificationFailed
+                    raise kind(found["error"])
+                write_rows(found, folder / part_name(shard))
+                done += 1
+                say.progress(done, len(wanted))
             idle.append(worker)
