@@ -100,13 +100,12 @@ def _run(
     sent, kept = ray.put(job), ray.put(files)
     actor = ray.remote(num_cpus=1)(Worker)
     left, tries, done = list(reversed(wanted)), dict[int, int](), 0
-    starting: dict[Any, Any] = {}
-    running: dict[Any, tuple[Any, int]] = {}
+    running: dict[Any, tuple[Any, int | None]] = {}  # workers by what they were told: a shard, or to be there
     idle: list[Any] = []
 
     def start() -> None:
         worker = actor.remote(sent, kept)
-        starting[worker.ready.remote()] = worker  # which waits for a free CPU, for ever where there is none
+        running[worker.ready.remote()] = worker, None  # which waits for a free CPU, for ever where there is none
 
     for _ in range(min(workers, len(wanted))):
         start()
@@ -115,14 +114,14 @@ def _run(
         while idle and left:
             worker, number = idle.pop(), left.pop()
             running[worker.rows.remote(number)] = worker, number
-        ready, _ = ray.wait([*starting, *running], timeout=_POLL)
+        ready, _ = ray.wait(list(running), timeout=_POLL)
         heed()
-        if not ready and not running and time.monotonic() - asked > _PATIENCE:
+        nobody = all(shard is None for _, shard in running.values())
+        if not ready and nobody and time.monotonic() - asked > _PATIENCE:
             raise InputError(f"The Ray cluster had no free CPU within {_PATIENCE} seconds: see `ray status`.")
         for future in ready:
             asked = time.monotonic()
-            begun: tuple[Any, int | None] = running.pop(future, None) or (starting.pop(future), None)
-            worker, shard = begun
+            worker, shard = running.pop(future)
             try:
                 found = ray.get(future)
             except ray.exceptions.RayActorError as error:
