@@ -227,6 +227,7 @@ def export(
     verify: bool = True,
     overwrite: bool = False,
     trained: bool | None = None,
+    name: str | None = None,
     reporter: Reporter | None = None,
 ) -> ExportResult:
     """Export `model` to the folder `output`: SavedModel, the files asked for, labels.txt and report.json, verified.
@@ -268,6 +269,7 @@ def export(
         overwrite: whether files that exist are replaced.
         trained: whether the weights were learnt, so that agreement of classes is judged; when None, what the checkpoint
             or the model's record says, or that the model was fitted.
+        name: what the files are called by; when None the checkpoint's own name, or that of the model's `spec`.
         reporter: is told steps, progress and notes.
 
     Raises:
@@ -315,6 +317,7 @@ def export(
         verify=verify,
         overwrite=overwrite,
         trained=trained,
+        name=name,
         returns=returns,  # type: ignore[arg-type]
         l2_normalize=l2_normalize,
     )

@@ -58,7 +58,7 @@ def test_another_model_fails(verified, folder):
 
 
 def test_layers_are_compared_with_a_saved_model_alone(verified):
-    with pytest.raises(InputError, match=r"--locate .* give one, or leave --locate out"):
+    with pytest.raises(InputError, match=r"locate=True .* give one, or leave locate=True out"):
         verified("int8.onnx", reference="vit_toy_float32.onnx", locate=True)
 
 

@@ -114,7 +114,7 @@ def test_embeddings_are_compared_with_each_other(photos, tmp_path, in_this_proce
 
 def test_another_tools_file_is_asked_with_its_model(photos, tmp_path, in_this_process):
     path, image = write_onnx(tmp_path / "a.onnx"), photos / "00.png"
-    with pytest.raises(InputError, match=r"holds no record of vit-export.*give --reference"):
+    with pytest.raises(InputError, match=r"holds no record of vit-export.*give reference"):
         predict(path, [image])
     reference, other = (tmp_path / f"model_{classes}" for classes in (toys.CLASSES, 7))
     for folder, labels in ((reference, LABELS), (other, None)):
@@ -131,7 +131,7 @@ def test_another_tools_file_is_asked_with_its_model(photos, tmp_path, in_this_pr
     assert predict(path, [image], reference=reference, input="0..1").images != found.images
     with pytest.raises(InputError, match=r"returns logits .*, expected one output of 7 numbers"):
         predict(path, [image], reference=other)
-    with pytest.raises(InputError, match="says itself what --reference is to say"):
+    with pytest.raises(InputError, match="says itself what reference is to say"):
         predict(tmp_path / "own.onnx", [image], reference=reference)
 
 

@@ -6,14 +6,14 @@ import click
 
 from vit_export.cli.finish import finish, progress
 from vit_export.cli.framework import CONTEXT, Command
-from vit_export.cli.options import AS_JSON, FILES, QUIET, TEXT, count, pathname
+from vit_export.cli.options import AS_JSON, FILES, LOCATION, QUIET, TEXT, count, pathname
 
 
 @click.command("evaluate", cls=Command, context_settings=CONTEXT, short_help="Accuracy of files on a whole data set.")
 @FILES
 @click.option(
     "--data",
-    type=TEXT,
+    type=LOCATION,
     metavar="DATA",
     required=True,
     help="A folder with a folder for each class; .tar files (WebDataset: shard-{0000..0063}.tar, also s3://, gs://, "
@@ -22,7 +22,7 @@ from vit_export.cli.options import AS_JSON, FILES, QUIET, TEXT, count, pathname
 @pathname("--reference", "What the files are compared with: a file or SavedModel.  [the first FILE]", "MODEL")
 @click.option(
     "--labels",
-    type=TEXT,
+    type=LOCATION,
     metavar="FILE",
     help="Names of the classes as the data calls them; 'imagenet'; 'sorted' for folders in alphabetical order.  "
     "[the model's]",

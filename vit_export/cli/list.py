@@ -29,10 +29,12 @@ def list_command(as_json: bool, image_size: ImageSize, families: bool) -> None:
     rows = listing(image_size)
 
     def show() -> None:
+        from rich.console import Console
+
         from vit_export.model.published import published_text
 
         render_listing(rows)
-        say(f"\n{published_text()}")
+        say(f"\n{published_text(min(80, Console().width))}")
 
     finish(rows, show, as_json=as_json)
 

@@ -8,7 +8,16 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("--pooled", "--l2-normalize", "--batch", "--layout", "--hf-layout", "--opset", "--target", "--ort"),
         *("--precisions", "--families", "--delegates"),
     ),
-    "Weights": ("--weights", "--num-heads", "--num-classes", "--labels", "--licence", "--reference", "--baseline"),
+    "Weights": (
+        "--weights",
+        "--num-heads",
+        "--num-classes",
+        "--labels",
+        "--licence",
+        "--reference",
+        "--baseline",
+        "--benchmark-model",
+    ),
     "Images": (
         *("--image-size", "--input", "--mean", "--std", "--resize", "--crop-fraction", "--interpolation"),
         *("--calibration", "--calibration-images", "--held-out-images", "--data", "--images", "--labels-from"),
@@ -17,7 +26,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Output": ("--name", "--output", "--report", "--junit", "--plot", "--overwrite", "--top", "--json", "--quiet"),
     "Checks and runs": (
         *("--no-verify", "--precision", "--output-name", "--probabilities", "--locate", "--emulate", "--no-latency"),
-        *("--no-measure", "--no-sha256", "--time-limit", "--threads", "--seed"),
+        *("--no-measure", "--no-sha256", "--time-limit", "--threads", "--seed", "--workers", "--ray", "--resume"),
+        *("--adb", "--serial"),
     ),
 }
 """Headings of every `--help`, in this order, with the options below each in theirs."""
@@ -48,7 +58,7 @@ _MEANT: dict[str, str] = {
     "sqnr": "--min-sqnr",
     "agreement accuracy": "--min-agreement",
     "f y force yes": "--overwrite",
-    "num-threads jobs workers num-workers cpus": "--threads",
+    "num-threads jobs num-workers cpus": "--threads --workers",
     "random-seed": "--seed",
     "skip-verify skip-verification no-check no-validation": "--no-verify",
     "top-k topk": "--top",

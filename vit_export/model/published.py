@@ -41,12 +41,12 @@ PUBLISHED = (
 """Fine-tuned from ImageNet-21k at 384 pixels, and evaluated at that size, on ImageNet-1k."""
 
 
-def published_text() -> str:
-    """The figures in sentences, in lines of at most 80 columns."""
+def published_text(width: int = 80) -> str:
+    """The figures in sentences, in lines of at most `width` columns."""
     figures = ", ".join(f"{row.variant} {row.top_1:.2f} %" for row in PUBLISHED)
     return textwrap.fill(
         "Published top-1 accuracy, of Google's AugReg checkpoints alone (random weights have none), fine-tuned from "
         f"ImageNet-21k and evaluated on ImageNet-1k at {IMAGE_SIZE} pixels: {figures}. Source: {SOURCE}.",
-        width=80,
+        width=width,
         break_on_hyphens=False,
     )
