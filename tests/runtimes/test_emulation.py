@@ -315,7 +315,7 @@ def fetched(machine, monkeypatch):
             return subprocess.CompletedProcess(command, ends["pip"][0], "", ends["pip"][1])
         return subprocess.CompletedProcess(command, 0, ends["asked"] if "platform" in command[-1] else "2.9.1\n", "")
 
-    monkeypatch.setattr(install, "_run", run)
+    monkeypatch.setattr(install, "run", run)
     return calls, ends
 
 

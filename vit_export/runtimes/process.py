@@ -20,6 +20,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -31,11 +32,14 @@ from vit_export.base.errors import InputError, first_line
 from vit_export.base.interrupts import heed
 from vit_export.base.python import python_command, python_environment
 from vit_export.model.artifact import Format, TensorSpec
-from vit_export.runtimes.runner import RUNNERS, ProcessKilled, Runner, RunnerError, open_runner, require
+from vit_export.runtimes.emulation import launch as emulation
+from vit_export.runtimes.gpu import launch as gpu
+from vit_export.runtimes.gpu.runner import GpuPrecision, GpuRunner
+from vit_export.runtimes.places import CPU, Place
+from vit_export.runtimes.runner import RUNNERS, ProcessKilled, Runner, RunnerError, require
 
 _LENGTH = struct.Struct("<Q")
 _SERVE = "from vit_export.runtimes.process import serve; serve()"
-_PATIENCE, _PATIENCE_EMULATED = 900.0, 6 * 3600.0
 
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGTRAP", "SIGSYS")
 """What a runtime brings upon itself by the file that it runs; any other signal comes from outside."""
@@ -47,7 +51,17 @@ _STARVED = re.compile(
 )
 _WORDS = 300  # characters of what a runtime said last that are told
 _MORE = "free some, close other programs, or verify on a machine with more"
+_FORMATS: dict[Format, str] = {"saved_model": "SavedModel", "tflite": "TFLite", "onnx": "ONNX"}
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", "GLOG_minloglevel": "3", "ABSL_MIN_LOG_LEVEL": "3"}
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """The GPU that a file runs on: its `name`, whether it is `real` hardware, and whether it takes the `whole` file."""
+
+    name: str
+    real: bool
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -72,9 +86,9 @@ class RunnerProcess:
     seconds (it is then killed). The child ends when its parent does, however that ends. Not to be shared between
     threads.
 
-    `emulate="arm64"` runs a TFLite or ONNX file by the runtimes' arm64 builds instead (`runtimes.emulation`): what it
-    computes is an arm64 machine's, what times and memory say is not. `timeout` is 900 s, or six hours emulated (a
-    float call takes some 500 times as long), unless it is given.
+    `place` is where the file runs (`runtimes.places`): by the runtimes' arm64 builds under emulation, what it computes
+    is an arm64 machine's and what times and memory say is not; on a GPU, `device` says on which. `timeout` is 900 s, or
+    six hours emulated or in software (a float call takes some 500 times as long), unless it is given.
     """
 
     def __init__(
@@ -84,15 +98,16 @@ class RunnerProcess:
         threads: int = 1,
         *,
         timeout: float | None = None,
-        emulate: str | None = None,
+        place: Place = CPU,
         output: str | None = None,
     ) -> None:
         self.path = path
         self.format = format
         self.threads = threads
-        self.emulate = emulate
+        self.place = place
         self.output = output
-        self.timeout = timeout if timeout is not None else _PATIENCE if emulate is None else _PATIENCE_EMULATED
+        self.timeout = place.patience if timeout is None else timeout
+        self.device: DeviceFacts | None = None
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
         self.load_seconds: float | None = None
@@ -139,12 +154,13 @@ class RunnerProcess:
             self.close()
             reason = (error.strerror or str(error)).lower()
             raise ProcessKilled(f"No process can be started to run {self.path.name} ({reason}): {_MORE}.") from error
+        precision = self.place.precision
         try:
-            answer = self._ask("load", str(self.path.absolute()), self.format, self.threads, self.output)
+            answer = self._ask("load", str(self.path.absolute()), self.format, self.threads, self.output, precision)
         except BaseException:
             self.close()
             raise
-        self.inputs, self.outputs, self.load_seconds = answer
+        self.inputs, self.outputs, self.load_seconds, self.device = answer
 
     def close(self) -> None:
         """End the child; a second call does nothing."""
@@ -206,19 +222,19 @@ class RunnerProcess:
 
     def _launch(self) -> tuple[list[str], dict[str, str]]:
         """The child's command line and environment."""
-        if self.emulate is not None:
-            return self._launch_emulated(self.emulate)
-        # Quiet, and without a GPU: threads and times are the CPU's.
-        return python_command("-c", _SERVE), {**python_environment(), **_QUIET, "CUDA_VISIBLE_DEVICES": "-1"}
-
-    def _launch_emulated(self, architecture: str) -> tuple[list[str], dict[str, str]]:
-        from vit_export.runtimes.emulation import launch
-
-        if self.format == "saved_model":
-            raise RunnerError(f"{self.path.name} is a SavedModel: only TFLite and ONNX files are run under emulation.")
-        if reason := launch.available(architecture):
+        if not self.place.takes(self.format):
+            taken = " and ".join(_FORMATS[format] for format in self.place.formats)
+            raise RunnerError(f"{self.path.name} is {_FORMATS[self.format]}, {self.place.words} runs {taken} files.")
+        if reason := self.place.available():
             raise RunnerError(reason)
-        return launch.command(launch.folder(), _SERVE), {**launch.environment(), **_QUIET}
+        if self.place is CPU:
+            # Without a GPU: threads and times are the CPU's.
+            command, environment = python_command("-c", _SERVE), {**python_environment(), "CUDA_VISIBLE_DEVICES": "-1"}
+        elif self.place.precision is not None:
+            command, environment = gpu.command(_SERVE)
+        else:
+            command, environment = emulation.command(emulation.folder(), _SERVE), emulation.environment()
+        return command, {**environment, **_QUIET}
 
     def _ask(self, request: str, *arguments: Any) -> Any:
         heed()
@@ -375,16 +391,24 @@ def _listen(requests: IO[bytes], inbox: "queue.SimpleQueue[Any]") -> None:
         os._exit(1)
 
 
+_Loaded = tuple[Any, Any, float, DeviceFacts | None]
+
+
 class _Worker:
     """The child's side: one method per request."""
 
-    def load(self, path: str, format: Format, threads: int, output: str | None) -> tuple[Any, Any, float]:
+    def load(self, path: str, format: Format, threads: int, output: str | None, gpu: GpuPrecision | None) -> _Loaded:
         require(Path(path))  # before seconds go into importing the runtime
-        _import_runtime(format)
+        kind = RUNNERS[format] if gpu is None else partial(GpuRunner, precision=gpu)
+        _import_runtime(format, RUNNERS[format] if gpu is None else GpuRunner)
         self._baseline = _resident()[0]
         start = time.perf_counter()
-        self._runner: Runner = open_runner(Path(path), format, threads, output)
-        return self._runner.inputs, self._runner.read, time.perf_counter() - start
+        self._runner: Runner = kind(Path(path), threads, output)
+        self._runner.load()
+        device = None
+        if isinstance(self._runner, GpuRunner):
+            device = DeviceFacts(self._runner.device, self._runner.real, self._runner.whole)
+        return self._runner.inputs, self._runner.read, time.perf_counter() - start, device
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, float]:
         start = time.perf_counter()
@@ -401,7 +425,7 @@ class _Worker:
         return *_resident(), self._baseline
 
 
-def _import_runtime(format: Format) -> None:
+def _import_runtime(format: Format, kind: type[Runner]) -> None:
     """Import the runtime for this process alone, which keeps it until its end."""
     if format == "saved_model" and "keras" not in sys.modules:
         # TensorFlow imports Keras for its optimizers, and does without where there is none; no inference needs it,
@@ -409,7 +433,7 @@ def _import_runtime(format: Format) -> None:
         sys.modules["keras"] = None  # type: ignore[assignment]
     # What a runtime imports is never garbage: to look through it takes time here, and later amid the timed calls.
     gc.disable()
-    RUNNERS[format].import_runtime()
+    kind.import_runtime()
     gc.freeze()
     gc.enable()
 
