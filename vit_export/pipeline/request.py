@@ -32,7 +32,8 @@ class ExportRequest:
     go to; `calibration` a folder of images, or None for the default photographs, of which `held_out_images` verify
     (None: as many as are quick to run). `formats` may be empty: the SavedModel is always written. `min_sqnr` (dB of the
     outputs) and `min_agreement` (share of images with the same top class) are the budget of the int8 scheme `auto`.
-    `trained` says whether the weights were learnt, None for what they say themselves.
+    `trained` says whether the weights were learnt, None for what they say themselves. `verify_on` names places where
+    files are verified besides this machine's CPU (`runtimes.places`).
 
     Raises:
         InputError: on construction, when a value has another type, a format or precision does not exist, or a budget
@@ -64,6 +65,7 @@ class ExportRequest:
     trained: bool | None = None
     returns: tuple[str, ...] = ()
     l2_normalize: bool = False
+    verify_on: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         replaced: dict[str, object] = {
@@ -71,6 +73,7 @@ class ExportRequest:
             "returns": _chosen("returns", self.returns, tuple(RETURNS)),
             "formats": _chosen("formats", self.formats, tuple(FORMATS)),
             "precisions": _chosen("precisions", self.precisions, tuple(PRECISIONS)),
+            "verify_on": _listed("verify_on", self.verify_on, "a list of places"),
         }
         if not replaced["precisions"]:
             raise InputError(f"precisions is empty, expected some of {', '.join(PRECISIONS)}.")

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from vit_export.base.numbers import MEGABYTE, NONE, conditions, figure
 from vit_export.base.text import visible
+from vit_export.runtimes.places import CPU
 from vit_export.verification.metrics import Accuracy, Neighbours
 from vit_export.verification.verdict import FileResult, Verification
 
@@ -26,8 +27,10 @@ def render_table(verification: Verification, console: Console) -> None:
         table.add_column("top-1\ncorrect", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     _add_reference(table, verification, near=near)
+    above = None
     for file in verification.files:
-        _add_file(table, file, near=near, labelled=labelled)
+        _add_file(table, file, _called(file, above), near=near, labelled=labelled)
+        above = file.artifact.path
     console.print(table)
     console.print(Text(_legend(verification), style="dim"))
     for failure in verification.failures:
@@ -39,10 +42,9 @@ def render_table(verification: Verification, console: Console) -> None:
     good = sum(file.passed for file in verification.files)
     style = "bold green" if verification.passed else "bold red"
     assuming = f", assuming {'; '.join(verification.assumed)}" if verification.assumed else ""
-    verdict = (
-        f"{verification.verdict.upper()}{assuming}: {good} of {len(verification.files)} files are the reference's model"
-    )
-    console.print(Text(f"{verdict} on {len(verification.images)} images.", style=style), soft_wrap=True)
+    what = "rows" if any(file.place != CPU.words for file in verification.files) else "files"
+    found = f"{good} of {len(verification.files)} {what} are the reference's model on {len(verification.images)} images"
+    console.print(Text(f"{verification.verdict.upper()}{assuming}: {found}.", style=style), soft_wrap=True)
 
 
 def _add_reference(table: Table, verification: Verification, *, near: bool) -> None:
@@ -61,10 +63,18 @@ def _add_reference(table: Table, verification: Verification, *, near: bool) -> N
     )
 
 
-def _add_file(table: Table, file: FileResult, *, near: bool, labelled: bool) -> None:
+def _called(file: FileResult, above: str | None) -> str:
+    """The file's name, and where it ran if not on the CPU; that alone below another row of the same file."""
+    name = visible(Path(file.artifact.path).name)
+    if file.place == CPU.words:
+        return name
+    return f"  {visible(file.place)}" if file.artifact.path == above else f"{name} ({visible(file.place)})"
+
+
+def _add_file(table: Table, file: FileResult, called: str, *, near: bool, labelled: bool) -> None:
     comparison, latency = file.comparison, file.latency
     table.add_row(
-        Text(visible(Path(file.artifact.path).name)),
+        Text(called),
         figure(file.artifact.bytes / MEGABYTE),
         NONE if comparison is None else f"{comparison.worst_relative:.1e}",
         NONE if comparison is None else f"{min(comparison.sqnr_db):.1f}",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from vit_export.base.errors import InputError
 from vit_export.model.artifact import Format
 from vit_export.runtimes import emulation, gpu
-from vit_export.runtimes.gpu.runner import GpuPrecision
+from vit_export.runtimes.gpu.runner import Device, GpuPrecision
 
 _PATIENCE, _PATIENCE_EMULATED = 900.0, 6 * 3600.0
 
@@ -31,6 +31,12 @@ class Place:
     def takes(self, format: Format) -> bool:
         """Whether files of `format` can be run there."""
         return format in self.formats
+
+    def on(self, device: Device | None) -> str:
+        """The place in words, with what is known of the GPU: 'GPU, 16-bit, in software'."""
+        if device is None:
+            return self.words
+        return f"{self.words}, {device.name if device.real else 'in software'}"
 
 
 CPU = Place("cpu", "CPU", ("saved_model", "tflite", "onnx"), timed=True, patience=_PATIENCE)

@@ -34,7 +34,8 @@ from vit_export.base.python import python_command, python_environment
 from vit_export.model.artifact import Format, TensorSpec
 from vit_export.runtimes.emulation import launch as emulation
 from vit_export.runtimes.gpu import launch as gpu
-from vit_export.runtimes.gpu.runner import GpuPrecision, GpuRunner
+from vit_export.runtimes.gpu.runner import Device, GpuPrecision, GpuRunner
+from vit_export.runtimes.interior import largest_magnitudes
 from vit_export.runtimes.places import CPU, Place
 from vit_export.runtimes.runner import RUNNERS, ProcessKilled, Runner, RunnerError, require
 
@@ -53,15 +54,6 @@ _WORDS = 300  # characters of what a runtime said last that are told
 _MORE = "free some, close other programs, or verify on a machine with more"
 _FORMATS: dict[Format, str] = {"saved_model": "SavedModel", "tflite": "TFLite", "onnx": "ONNX"}
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", "GLOG_minloglevel": "3", "ABSL_MIN_LOG_LEVEL": "3"}
-
-
-@dataclass(frozen=True)
-class DeviceFacts:
-    """The GPU that a file runs on: its `name`, whether it is `real` hardware, and whether it takes the `whole` file."""
-
-    name: str
-    real: bool
-    whole: bool
 
 
 @dataclass(frozen=True)
@@ -107,7 +99,7 @@ class RunnerProcess:
         self.place = place
         self.output = output
         self.timeout = place.patience if timeout is None else timeout
-        self.device: DeviceFacts | None = None
+        self.device: Device | None = None
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
         self.load_seconds: float | None = None
@@ -145,7 +137,8 @@ class RunnerProcess:
             except ValueError as error:
                 raise RunnerError(f"{self.path.name} cannot be loaded by onnxruntime: it is damaged.") from error
         command, environment = self._launch()
-        self._chatter = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child does
+        # To append: the child's next words come last, however far its parent has read.
+        self._chatter = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - lives as long as the child does
         try:
             self._child = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._chatter, env=environment
@@ -160,7 +153,8 @@ class RunnerProcess:
         except BaseException:
             self.close()
             raise
-        self.inputs, self.outputs, self.load_seconds, self.device = answer
+        self.inputs, self.outputs, self.load_seconds, device = answer
+        self.device = device and device.after(self._messages())
 
     def close(self) -> None:
         """End the child; a second call does nothing."""
@@ -215,6 +209,14 @@ class RunnerProcess:
         batch = np.repeat(_native(image)[None], self.batch or 1, axis=0)
         seconds: list[float] = self._ask("time", batch, count)
         return seconds
+
+    def largest(self, images: np.ndarray) -> dict[int, float]:
+        """The largest magnitude of each tensor of a .tflite file that is computed from `images` [n, s, s, 3].
+
+        By the tensor's index in the first subgraph: floats as they are, integers as what they stand for.
+        """
+        found: dict[int, float] = self._ask("largest", _native(images))
+        return found
 
     def memory(self) -> Memory:
         """The child's memory up to now."""
@@ -293,11 +295,15 @@ class RunnerProcess:
             f"of the file: {_MORE}."
         )
 
-    def _last_words(self) -> str:
+    def _messages(self) -> str:
+        """What the child has printed so far."""
         if self._chatter is None:
             return ""
         self._chatter.seek(0)
-        lines = self._chatter.read()[-2000:].decode(errors="replace").split("\n")
+        return self._chatter.read().decode(errors="replace")
+
+    def _last_words(self) -> str:
+        lines = self._messages()[-2000:].split("\n")
         # glog's and TFLite's information lines explain nothing.
         last = [line.strip() for line in lines if line.strip() and not line.startswith(("INFO", "I0000"))][-1:]
         return f", saying: {last[0][:_WORDS].rstrip('.')}" if last else ""
@@ -391,7 +397,7 @@ def _listen(requests: IO[bytes], inbox: "queue.SimpleQueue[Any]") -> None:
         os._exit(1)
 
 
-_Loaded = tuple[Any, Any, float, DeviceFacts | None]
+_Loaded = tuple[Any, Any, float, Device | None]
 
 
 class _Worker:
@@ -405,9 +411,7 @@ class _Worker:
         start = time.perf_counter()
         self._runner: Runner = kind(Path(path), threads, output)
         self._runner.load()
-        device = None
-        if isinstance(self._runner, GpuRunner):
-            device = DeviceFacts(self._runner.device, self._runner.real, self._runner.whole)
+        device = self._runner.device if isinstance(self._runner, GpuRunner) else None
         return self._runner.inputs, self._runner.read, time.perf_counter() - start, device
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, float]:
@@ -420,6 +424,9 @@ class _Worker:
 
     def time(self, images: np.ndarray, count: int) -> list[float]:
         return self._runner.time(images, count)
+
+    def largest(self, images: np.ndarray) -> dict[int, float]:
+        return largest_magnitudes(self._runner.path, self._runner.inputs[0], images)
 
     def memory(self) -> tuple[int, int | None, int]:
         return *_resident(), self._baseline

@@ -119,7 +119,8 @@ def _install_wheels(site: Path, python: Sequence[int], glibc: str) -> None:
     done = run([*pip, *wanted])
     if done.returncode:
         raise InputError(
-            f"pip cannot get the arm64 wheels ({last_line(done.stderr, 'ERROR:')}): check the network and pip's settings."
+            f"pip cannot get the arm64 wheels ({last_line(done.stderr, 'ERROR:')}): check the network and pip's "
+            "settings."
         )
 
 

@@ -67,8 +67,8 @@ def _keep_what_runs(root: Path) -> None:
             if path.relative_to(root).as_posix() not in keep:
                 remove(path)
     for path in (root / launch.LIBRARIES).iterdir():
-        driver = path.name.startswith("libvulkan_") and path.name != "libvulkan_lvp.so"
-        if driver or path.name == "gconv":
+        of_hardware = path.name.startswith("libvulkan_") and path.name != "libvulkan_lvp.so"
+        if of_hardware or path.name == "gconv":
             remove(path)
     driver = root / launch.DRIVER
     text = json.loads(driver.read_text(encoding="utf-8"))

@@ -51,7 +51,7 @@ def devices() -> list[Device]:
             return []
         count, handles = ctypes.c_uint32(_MOST), (ctypes.c_void_p * _MOST)()
         vulkan.vkEnumeratePhysicalDevices(instance, ctypes.byref(count), handles)
-        found = [_device(vulkan, handle) for handle in handles[: count.value]]
+        found = [_device(vulkan, handle) for handle in handles[: count.value] if handle]
         vulkan.vkDestroyInstance(instance, None)
     except (OSError, AttributeError):
         return []
