@@ -18,8 +18,8 @@ from vit_export.cli.framework import GivenPath, ended, prepare_streams
 class Pieces:
     """What is set up: `words` with a verb, the `variable` that names its folder, the `folder` it is looked for in.
 
-    `set_up` fills a folder and tells its steps; False where it was up to date. `verify` are the options that then verify
-    files there.
+    `set_up` fills a folder and tells its steps; False where it was up to date. `verify` are options that verify files
+    there.
     """
 
     words: str
