@@ -72,8 +72,12 @@ LIMITS: dict[tuple[Format, Precision, str | None], Limits] = {
 """By format, precision and scheme (None in int8: of another tool), for trained weights; a file without a row fails."""
 
 
-HALF_ARITHMETIC = Limits(worst_difference=3e-2, cosine=0.999, sqnr_db=30.0, agreement=0.98)
-"""For float files on a GPU that computes in 16 bits; int8 files are rounded more, and keep their own limits there."""
+HALF_ARITHMETIC = Limits(worst_difference=5e-2, cosine=0.998, sqnr_db=25.0, agreement=0.98)
+"""For float files on a GPU that computes in 16 bits; int8 files are rounded more, and keep their own limits there.
+
+The worst image of good files: 29.0 dB (features of DINOv2-S/14), 43.0 dB (S/32 and toys of random weights), 53 dB (a
+trained toy). The mildest fault, a residual stream of 4e-6, has 12 dB, sums over the wrong axis 6; what overflows is NaN.
+"""
 
 
 @dataclass(frozen=True)
