@@ -14,7 +14,7 @@ from vit_export.artifacts.runtime_versions import minimum_onnx_runtime, needs_of
 from vit_export.artifacts.tflite_metadata import read_tflite_metadata
 from vit_export.base.files import digest_of_file, digest_of_folder, input_errors, size_of_folder
 from vit_export.inspection import mediapipe, onnx_findings, tflite_findings
-from vit_export.inspection.delegates import Verdict, assess, targets
+from vit_export.inspection.delegates import GPU_NAME, Verdict, assess, targets
 from vit_export.inspection.findings import NO_LABELS, NO_NORMALIZATION, Finding
 from vit_export.inspection.onnx_graph import read_onnx_graphs
 from vit_export.inspection.operators import Graph
@@ -73,14 +73,21 @@ def inspect_file(path: str | Path, *, digest: bool = True, delegates: bool = Fal
 
 
 def verdicts(path: Path, graphs: Sequence[Graph]) -> list[Verdict]:
-    """What each target for the file at `path` makes of its main graph: first the CPU, by its runtime, then the tables.
+    """What each target for the file at `path` makes of its main graph: by their runtimes, then by the tables.
+
+    The CPU is asked, and LiteRT's GPU where it can be.
 
     Graphs inside operators (bodies of If and While) run where their operator runs, and no delegate takes those.
     """
-    from vit_export.inspection.runtimes import ask_cpu
+    from vit_export.inspection.runtimes import ask_cpu, ask_gpu
+    from vit_export.runtimes import gpu
 
     main = graphs[0]
-    return [ask_cpu(path, main), *(assess(target, main) for target in targets(main.format))]
+    asked, rows = [ask_cpu(path, main)], targets(main.format)
+    if main.format == "tflite" and gpu.available() is None:
+        asked.append(ask_gpu(path, main))
+        rows = tuple(target for target in rows if target.name != GPU_NAME)
+    return [*asked, *(assess(target, main) for target in rows)]
 
 
 def _saved_model(path: Path, *, digest: bool) -> dict[str, Any]:

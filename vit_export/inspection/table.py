@@ -146,7 +146,8 @@ def _delegates(verdicts: list[Mapping[str, Any]], console: Console) -> None:
         whole = verdict["supported"] == verdict["total"]
         taken = Text(f"{verdict['supported']} of {verdict['total']}", style="green" if whole else "yellow")
         share = "–" if verdict["macs"] is None else f"{100 * verdict['macs']:.1f}"
-        table.add_row(verdict["target"], taken, str(verdict["partitions"]), share, verdict["basis"])
+        pieces = str(verdict["partitions"]) if verdict["partitions"] or not verdict["supported"] else "–"
+        table.add_row(verdict["target"], taken, pieces, share, verdict["basis"])
     console.print(table)
     for verdict in verdicts:
         _verdict(verdict, console)

@@ -17,7 +17,6 @@ from vit_export.model.record import ModelRecord
 from vit_export.model.saved_model import SavedModelParameters
 from vit_export.pipeline.request import ExportRequest
 
-
 RANGE_IMAGES = 2
 """Images that tell whether the values of a model fit 16-bit floats: those that do not are far beyond them."""
 
