@@ -76,7 +76,7 @@ HALF_ARITHMETIC = Limits(worst_difference=5e-2, cosine=0.998, sqnr_db=25.0, agre
 """For float files on a GPU that computes in 16 bits; int8 files are rounded more, and keep their own limits there.
 
 The worst image of good files: 29.0 dB (features of DINOv2-S/14), 43.0 dB (S/32 and toys of random weights), 53 dB (a
-trained toy). The mildest fault, a residual stream of 4e-6, has 12 dB, sums over the wrong axis 6; what overflows is NaN.
+trained toy). The mildest fault, a residual stream of 4e-6, has 12 dB; what overflows is NaN.
 """
 
 
