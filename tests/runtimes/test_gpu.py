@@ -10,8 +10,10 @@ from helpers.faults_bench import Changed, toy_bench
 from helpers.faults_edits import described_again
 from helpers.faults_table import SPEC
 
+from vit_export.artifacts.read import read_facts
 from vit_export.base.errors import InputError, OutputError
 from vit_export.deployment.half_range import Fit, FittedParameters, fit_of
+from vit_export.inspection.half_range import findings_in
 from vit_export.inspection.runtimes import ask_gpu
 from vit_export.inspection.tflite_graph import read_tflite_graphs
 from vit_export.runtimes.gpu import available, install, launch
@@ -179,6 +181,16 @@ def test_values_that_leave_16_bits_are_told_without_a_gpu(tmp_path, name):
     assert found.passed
     (warning,) = (text for text in found.warnings if "16-bit" in text)
     assert says in warning
+
+
+@pytest.mark.thorough
+def test_inspect_tells_values_that_leave_16_bits(tmp_path):
+    spoilt = _bench(tmp_path, lambda source: _massive(source, 1e5)).good("tflite float32")
+    (tmp_path / "good").mkdir()
+    good = _bench(tmp_path / "good").good("tflite float32")
+    found, none = (findings_in(facts, facts.record) for facts in map(read_facts, (spoilt.path, good.path)))
+    assert [finding.where[0].partition(" reaches")[0] for finding in found] == ["encoder layer 1's MLP"]
+    assert not none
 
 
 @pytest.mark.thorough

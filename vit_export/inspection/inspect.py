@@ -32,7 +32,8 @@ def inspect_file(path: str | Path, *, digest: bool = True, delegates: bool = Fal
     """What the .tflite file, .onnx file or SavedModel of vit-export at `path` is, JSON-ready.
 
     `digest` reads the whole file once, for its sha256, and compares it with the report beside it. `delegates` adds the
-    verdict of each target, for which the CPU's runtime loads the file in a process of its own.
+    verdict of each target, for which the CPU's runtime loads the file in a process of its own, and whether the values
+    of a .tflite file fit the 16-bit floats of GPUs, for which it is run on two photographs.
 
     Raises:
         InputError: it is no model, or damaged, or its external data is missing.
@@ -52,6 +53,10 @@ def inspect_file(path: str | Path, *, digest: bool = True, delegates: bool = Fal
         findings = onnx_findings.findings_in(graphs)
         runtime = minimum_onnx_runtime(facts.schema)
     findings += _untold(facts, metadata)
+    if delegates:
+        from vit_export.inspection import half_range
+
+        findings += half_range.findings_in(facts, facts.record)
     found = {
         **_common(path, facts.format, facts.bytes, facts.record, digest=digest),
         "producer": facts.producer,
