@@ -12,7 +12,8 @@ from helpers.faults_table import SPEC
 
 from vit_export.artifacts.read import read_facts
 from vit_export.base.errors import InputError, OutputError
-from vit_export.deployment.half_range import Fit, FittedParameters, fit_of
+from vit_export.deployment.fit import fit_of
+from vit_export.deployment.half_range import Fit, FittedParameters
 from vit_export.inspection.half_range import findings_in
 from vit_export.inspection.runtimes import ask_gpu
 from vit_export.inspection.tflite_graph import read_tflite_graphs

@@ -54,12 +54,12 @@ def set_up_pieces(pieces: Pieces, output: Path | None) -> None:
 def _set_up(pieces: Pieces, where: Path) -> None:
     from rich.console import Console
 
-    from vit_export.base.files import size_of_folder
     from vit_export.cli.progress import ConsoleReporter
 
     with ConsoleReporter(Console(stderr=True)) as reporter:
         done = pieces.set_up(where, reporter.step)
-    state = f"set up in {where} ({size_of_folder(where) / 1e6:.0f} MB)" if done else f"up to date in {where}"
+    size = sum(path.lstat().st_size for path in where.rglob("*"))  # a link is no second library
+    state = f"set up in {where} ({size / 1e6:.0f} MB)" if done else f"up to date in {where}"
     say(f"{pieces.words} {state}.")
     if where != pieces.folder:
         say(f"For it to be found there: export {pieces.variable}={where}")

@@ -12,20 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from vit_export.base.lazy import Tensors
-from vit_export.deployment.graph import TFLITE, Graph
-from vit_export.deployment.rewrites import folded_parameters
 from vit_export.model.parameters import ParameterSource, layer_name
 from vit_export.model.spec import ViTSpec
 
 KEY = "half_range"
 """Where the record of a file tells, among its weights, how they were fitted."""
 
-MOST, LEAST = 2.0**15, 2.0**-10
-"""The largest magnitude on a few images that is left as it is (float16 ends at 65504), and the smallest."""
-_LARGE, _SMALL = 12, 0
-"""The powers of two that what is beyond is brought to."""
-_EXPONENTS = range(-40, 41)
+EXPONENTS = range(-40, 41)
 
 
 @dataclass(frozen=True)
@@ -47,7 +40,7 @@ class Fit:
         """The inverse of `to_dict`; of what is none, a fit that does nothing."""
         stream, values = (told.get("stream"), told.get("values")) if isinstance(told, dict) else (0, {})
         found = {int(k): v for k, v in values.items() if str(k).isdecimal()} if isinstance(values, dict) else {}
-        known = all(isinstance(n, int) and n in _EXPONENTS for n in (stream, *found.values()))
+        known = all(isinstance(n, int) and n in EXPONENTS for n in (stream, *found.values()))
         return cls(stream, found) if known and isinstance(stream, int) else cls()
 
     @property
@@ -93,78 +86,3 @@ def _exponents(spec: ViTSpec, fit: Fit) -> Iterator[tuple[str, int]]:
         yield f"{prefix}/attention/output/kernel", fit.stream - own
         for name in ("attention/output/bias", "mlp/dense_2/kernel", "mlp/dense_2/bias"):
             yield f"{prefix}/{name}", fit.stream
-
-
-def fit_of(source: ParameterSource, images: np.ndarray) -> Fit:
-    """What brings the model of `source` into the range of 16-bit floats on `images`, normalized [n, s, s, 3].
-
-    The model is run, a layer's parameters in memory at a time. Where attention pooling has a LayerNorm beside the
-    stream, of the same epsilon, the stream stays as it is.
-    """
-    import tensorflow as tf
-
-    spec = source.spec
-    graph = _Watching(spec, _Read(folded_parameters(source)), TFLITE, batch=1)
-    for image in images:
-        tokens = graph.noted(graph.embed(tf.constant(image[np.newaxis])))
-        for index in range(spec.num_layers):
-            tokens = graph.encoder_layer(tokens, layer_name(index), last=False)
-    values = {layer: n for layer, size in graph.values.items() if (n := _exponent(size)) > 0}
-    return Fit(_exponent(graph.stream) if spec.pooling != "attention" else 0, values)
-
-
-def _exponent(size: float) -> int:
-    """By which power of two what reaches `size` is divided; 0 where it fits as it is, or is no number."""
-    if not 0 < size < math.inf or LEAST <= size <= MOST:
-        return 0
-    wanted = math.ceil(math.log2(size)) - (_LARGE if size > MOST else _SMALL)
-    return wanted if wanted in _EXPONENTS else 0
-
-
-class _Read(Mapping[str, Any]):
-    """Tensors that are read when they are asked for, and not kept."""
-
-    def __init__(self, tensors: Tensors) -> None:
-        self._tensors = tensors
-
-    def __getitem__(self, name: str) -> Any:
-        import tensorflow as tf
-
-        return tf.constant(self._tensors[name].read())
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-
-class _Watching(Graph):
-    """A graph that notes the largest magnitude of the residual stream, and of each layer's values."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.stream, self.values = 0.0, dict[int, float]()
-
-    def noted(self, tokens: Any) -> Any:
-        """`tokens`, a residual stream, once their magnitude is noted."""
-        self.stream = max(self.stream, self._largest(tokens))
-        return tokens
-
-    def visit(self, site: str, x: Any) -> Any:
-        """See `Graph.visit`."""
-        for part in ("/attention/value", "/attention/output", "/mlp/dense_2"):
-            if site.endswith(part):
-                if part == "/attention/value":
-                    layer = int(site.removesuffix(part).rpartition("_")[2])
-                    self.values[layer] = max(self.values.get(layer, 0.0), self._largest(x))
-                else:
-                    self.noted(x)
-        return x
-
-    def encoder_layer(self, tokens: Any, prefix: str, *, last: bool) -> Any:
-        """See `Graph.encoder_layer`."""
-        return self.noted(super().encoder_layer(tokens, prefix, last=last))
-
-    def _largest(self, x: Any) -> float:
-        return float(self.tf.reduce_max(self.tf.abs(x)))

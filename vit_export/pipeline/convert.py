@@ -7,7 +7,8 @@ from pathlib import Path
 from vit_export.base.machine import release_memory
 from vit_export.base.quiet import import_tensorflow
 from vit_export.base.reporting import Reporter
-from vit_export.deployment.half_range import KEY, FittedParameters, fit_of
+from vit_export.deployment.fit import fit_of
+from vit_export.deployment.half_range import KEY, FittedParameters
 from vit_export.images.pictures import Pictures
 from vit_export.int8.budget import default_budget
 from vit_export.model.artifact import Artifact, Format, PlannedFile
