@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup export test test-thorough test-slow test-lowest test-originals calibration arm64 fuzz lint types docs bench real clean
+.PHONY: help setup export test test-thorough test-slow test-lowest test-originals calibration arm64 gpu fuzz lint types docs bench real clean
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ calibration: $(SETUP)  ## make the default representative dataset in calibration
 
 arm64: $(SETUP)  ## set up the runtimes' arm64 builds, to verify files with them under emulation
 	$(BIN)/python -P -m vit_export.cli.emulation
+
+gpu: $(SETUP)  ## set up a Vulkan driver in software, to verify files on LiteRT's GPU without a GPU
+	$(BIN)/python -P -m vit_export.cli.gpu
 
 test: lint types  ## lint, types and the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -14,6 +14,8 @@ from vit_export.model.parameters import parameter_specs
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.spec import ViTSpec
 from vit_export.model.variants import Variant
+from vit_export.runtimes.interior import largest_magnitudes
+from vit_export.runtimes.places import CPU
 from vit_export.runtimes.process import RunnerProcess
 from vit_export.runtimes.runner import open_runner
 
@@ -84,7 +86,14 @@ def write_pictures(folder, count, size):
 class InProcess(RunnerProcess):
     """Stands for a process of its own where a test is about what a file computes: a second TensorFlow takes seconds."""
 
+    @property
+    def pid(self):
+        return super().pid if self.place is not CPU else os.getpid()
+
     def start(self):
+        if self.place is not CPU:
+            super().start()
+            return
         # TensorFlow has started with settings of its own, which are not a runner's to change.
         threads = None if self.format == "saved_model" else self.threads
         self._runner = open_runner(self.path, self.format, threads, self.output)
@@ -93,8 +102,12 @@ class InProcess(RunnerProcess):
             self.outputs = (self._runner.output,)
 
     def _ask(self, request, *arguments):
+        if self.place is not CPU:
+            return super()._ask(request, *arguments)
         if request == "memory":
             return 1, None, 1
+        if request == "largest":
+            return largest_magnitudes(self.path, self.inputs[0], *arguments)
         found = getattr(self._runner, request)(*arguments)
         return found if request == "time" else (found, 0.0)
 
@@ -102,9 +115,9 @@ class InProcess(RunnerProcess):
 @pytest.fixture
 def in_process(monkeypatch):
     """Verification in this process; what is special about a process of its own is tested where it is not asked for."""
-    from vit_export.verification import verifier
+    from vit_export.verification import processes
 
-    monkeypatch.setattr(verifier, "RunnerProcess", InProcess)
+    monkeypatch.setattr(processes, "RunnerProcess", InProcess)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -228,6 +228,7 @@ def export(
     overwrite: bool = False,
     trained: bool | None = None,
     name: str | None = None,
+    verify_on: Sequence[str] = (),
     reporter: Reporter | None = None,
 ) -> ExportResult:
     """Export `model` to the folder `output`: SavedModel, the files asked for, labels.txt and report.json, verified.
@@ -270,6 +271,7 @@ def export(
         trained: whether the weights were learnt, so that agreement of classes is judged; when None, what the checkpoint
             or the model's record says, or that the model was fitted.
         name: what the files are called by; when None the checkpoint's own name, or that of the model's `spec`.
+        verify_on: places where files are verified besides this machine's CPU, 'gpu' and 'arm64' (docs/gpu.md).
         reporter: is told steps, progress and notes.
 
     Raises:
@@ -318,6 +320,7 @@ def export(
         overwrite=overwrite,
         trained=trained,
         name=name,
+        verify_on=verify_on,  # type: ignore[arg-type]
         returns=returns,  # type: ignore[arg-type]
         l2_normalize=l2_normalize,
     )

@@ -64,7 +64,7 @@ def test_the_command_line_reads_options_and_python_again_after_it():
 
 def test_every_option_that_a_message_names_is_known():
     """An option in a text of the library is one of the table, or of a command that Python has no call for."""
-    commands_alone = {"saved-model", "target", "licence", "ort", "calibration-images", "families", "emulate", "adb"}
+    commands_alone = {"saved-model", "target", "licence", "ort", "calibration-images", "families", "adb"}
     options = {option.lstrip("-") for command in main.commands.values() for p in command.params for option in p.opts}
     lacking = set()
     for path in PACKAGE.rglob("*.py"):

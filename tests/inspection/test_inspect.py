@@ -168,7 +168,8 @@ def test_the_table_fits_eighty_columns(ours, monkeypatch):
         "vit_toy, 32x32, float32",
         "thing 0, thing 1, thing 2",
         "f" * 64,
-        "GPU delegate",
+        "LiteRT GPU",
+        "GPU delegate (legacy)",
         "runtime",
         "not run",
     ):
@@ -180,7 +181,7 @@ def test_json_has_everything(ours):
     result = run("--json", "--where", ours["onnx"].path, ours["float16"].path)
     first, second = json.loads(result.output)["files"]
     assert json.loads(json.dumps(inspect_file(ours["onnx"].path, delegates=True))) == first
-    assert {verdict["target"] for verdict in second["delegates"]} >= {"CPU (XNNPACK)", "GPU delegate", "Qualcomm QNN"}
+    assert {verdict["target"] for verdict in second["delegates"]} >= {"CPU (XNNPACK)", "LiteRT GPU", "Qualcomm QNN"}
     assert {verdict["basis"] for verdict in first["delegates"]} == {
         "runtime",
         "source, not run",

@@ -22,6 +22,7 @@ from vit_export.model.saved_model import write_saved_model
 from vit_export.pipeline.request import ExportRequest
 from vit_export.pipeline.steps import export
 from vit_export.runtimes.emulation import available, install, launch
+from vit_export.runtimes.places import ARM64
 from vit_export.runtimes.process import RunnerProcess
 from vit_export.runtimes.runner import RunnerError, open_runner
 
@@ -162,7 +163,7 @@ def test_the_child_serves_from_the_wheels_and_this_package_alone(stand_in, tmp_p
     (tmp_path / "numpy.py").write_text("raise ImportError('not this one')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     model, images = toys.write_onnx(tmp_path / "toy.onnx", toys.weights()), toys.images(3)
-    with RunnerProcess(model, "onnx", emulate="arm64") as process:
+    with RunnerProcess(model, "onnx", place=ARM64) as process:
         outputs = process.run(images)
         loaded = Path(f"/proc/{process.pid}/cmdline").read_text()
     np.testing.assert_allclose(outputs, open_runner(model, "onnx").run(images), rtol=1e-5, atol=1e-6)
@@ -184,7 +185,7 @@ def test_the_child_imports_numpy_the_standard_library_and_little_of_this_package
 def test_a_process_says_what_is_missing_before_it_starts(machine):
     with (
         pytest.raises(RunnerError, match=f"run '{launch.SET_UP}'"),
-        RunnerProcess(machine / "toy.onnx", "onnx", emulate="arm64"),
+        RunnerProcess(machine / "toy.onnx", "onnx", place=ARM64),
     ):
         pass
 
@@ -192,8 +193,8 @@ def test_a_process_says_what_is_missing_before_it_starts(machine):
 def test_a_saved_model_is_not_emulated(machine):
     pieces(machine / "pieces")
     with (
-        pytest.raises(RunnerError, match="only TFLite and ONNX files"),
-        RunnerProcess(machine / "saved_model", "saved_model", emulate="arm64"),
+        pytest.raises(RunnerError, match="is SavedModel, arm64, emulated runs TFLite and ONNX files"),
+        RunnerProcess(machine / "saved_model", "saved_model", place=ARM64),
     ):
         pass
 
@@ -203,15 +204,15 @@ def test_a_crash_under_emulation_is_told_with_qemus_last_words(stand_in):
     program(stand_in / "bin", "qemu-aarch64-static", "echo 'qemu: no such core' >&2; exit 3")
     with (
         pytest.raises(RunnerError, match=r"ended with exit code 3, saying: qemu: no such core\."),
-        RunnerProcess(stand_in / "toy.onnx", "onnx", emulate="arm64"),
+        RunnerProcess(stand_in / "toy.onnx", "onnx", place=ARM64),
     ):
         pass
 
 
 def test_emulation_is_given_more_time(tmp_path):
-    native, emulated = RunnerProcess(tmp_path, "onnx"), RunnerProcess(tmp_path, "onnx", emulate="arm64")
+    native, emulated = RunnerProcess(tmp_path, "onnx"), RunnerProcess(tmp_path, "onnx", place=ARM64)
     assert emulated.timeout > 10 * native.timeout
-    assert RunnerProcess(tmp_path, "onnx", timeout=7, emulate="arm64").timeout == 7
+    assert RunnerProcess(tmp_path, "onnx", timeout=7, place=ARM64).timeout == 7
 
 
 # Setting it up
@@ -315,7 +316,7 @@ def fetched(machine, monkeypatch):
             return subprocess.CompletedProcess(command, ends["pip"][0], "", ends["pip"][1])
         return subprocess.CompletedProcess(command, 0, ends["asked"] if "platform" in command[-1] else "2.9.1\n", "")
 
-    monkeypatch.setattr(install, "_run", run)
+    monkeypatch.setattr(install, "run", run)
     return calls, ends
 
 
@@ -438,7 +439,7 @@ def test_arm64_computes_what_this_machine_does(format, precision, scheme, weight
     path = Path(export(request).report["artifacts"][-1]["path"])
     with RunnerProcess(path, format) as native:
         wanted, described = native.run(images), (native.inputs, native.outputs)
-    with RunnerProcess(path, format, emulate="arm64") as arm64:
+    with RunnerProcess(path, format, place=ARM64) as arm64:
         given = arm64.run(images)
         assert (arm64.inputs, arm64.outputs) == described
         assert os.readlink(f"/proc/{arm64.pid}/exe") == os.path.realpath(launch.emulator())
@@ -466,5 +467,5 @@ def test_onnx_runtime_on_arm64_loses_four_numbers_of_some_float16_heads(tmp_path
     with RunnerProcess(attention(tmp_path / "attention.onnx", head), "onnx") as native:
         np.testing.assert_allclose(native.run(values), wanted, rtol=2e-3)
     wanted[..., head - lost :] = 0
-    with RunnerProcess(tmp_path / "attention.onnx", "onnx", emulate="arm64") as arm64:
+    with RunnerProcess(tmp_path / "attention.onnx", "onnx", place=ARM64) as arm64:
         np.testing.assert_allclose(arm64.run(values), wanted, rtol=5e-3)

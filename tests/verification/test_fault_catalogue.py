@@ -14,7 +14,7 @@ from helpers.faults_table import SPEC, Fault
 
 from vit_export.model.saved_model import describe_saved_model
 from vit_export.runtimes.runner import open_runner
-from vit_export.verification import verifier
+from vit_export.verification import processes, verifier
 from vit_export.verification.layers import follow
 
 pytestmark = pytest.mark.thorough
@@ -130,7 +130,7 @@ def _path(bench, fault):
 
 def _verify(bench, files, *, locate=False):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verifier, "RunnerProcess", InProcess)
+        patch.setattr(processes, "RunnerProcess", InProcess)
         # Layers are compared on one image and with one reference in memory: else a file takes seconds.
         patch.setattr(follow, "IMAGES", 1)
         patch.setattr(follow, "ReferenceStream", lru_cache(maxsize=1)(follow.ReferenceStream))

@@ -24,7 +24,6 @@ from vit_export.tflite.write import write_tflite
 from vit_export.verification.checks import limits_of
 from vit_export.verification.layers import follow, locate, matching, trail
 from vit_export.verification.layers import onnx as onnx_files
-from vit_export.verification.layers import tflite as tflite_files
 from vit_export.verification.layers.judge import judge
 from vit_export.verification.layers.reference import ReferenceStream, point_names
 from vit_export.verification.layers.trail import Figures
@@ -434,7 +433,7 @@ def test_bad_calls_get_one_sentence(files, saved_model, images, tmp_path, monkey
         locate(saved_model, Artifact("x", "saved_model", "float32", (), (), 0, ""), images, images)
     with pytest.raises(RunnerError, match="none does not exist"):
         locate(tmp_path / "none", artifact, images, images)
-    monkeypatch.setattr(tflite_files.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000}))
     with pytest.raises(RunnerError, match=r"interior tensors of toy.tflite take 0.0 GB"):
         locate(saved_model, artifact, images[:1], images[:1])
 

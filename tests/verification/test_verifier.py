@@ -28,7 +28,7 @@ from vit_export.runtimes.timing import latency
 from vit_export.runtimes.timing import rounds as timing
 from vit_export.runtimes.timing.latency import Latency, Subject, plan_of
 from vit_export.runtimes.timing.noise import Noise
-from vit_export.verification import checks, verifier
+from vit_export.verification import checks, processes, verifier
 from vit_export.verification.metrics import compare, may_be_beyond
 
 
@@ -202,7 +202,7 @@ class FakeReference(RunnerProcess):
 @pytest.fixture
 def fake_reference(monkeypatch, good_files):
     monkeypatch.setattr(FakeReference, "source", Path(good_files["onnx"].path), raising=False)
-    monkeypatch.setattr(verifier, "RunnerProcess", FakeReference)
+    monkeypatch.setattr(processes, "RunnerProcess", FakeReference)
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def spoilt(folder, reference, good_files):
     files = spoilt_files(folder, good_files)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(FakeReference, "source", Path(good_files["onnx"].path), raising=False)
-        monkeypatch.setattr(verifier, "RunnerProcess", FakeReference)
+        monkeypatch.setattr(processes, "RunnerProcess", FakeReference)
         result = verify(reference, list(files.values()), trained=True, latency=False)
     return dict(zip(files, result.files, strict=True)), result
 

@@ -35,7 +35,7 @@ _SAME = (
     *("batch", "calibration", "calibration-images", "data", "held-out-images", "image-size", "images", "input"),
     *("int8-scheme", "labels", "layout", "min-agreement", "min-sqnr", "num-classes", "num-heads", "opset", "output"),
     *("output-name", "precision", "reference", "returns", "seed", "threads", "weights"),
-    *("knn", "ray", "resume", "serial", "train", "workers"),
+    *("gpu-precision", "on", "verify-on", "knn", "ray", "resume", "serial", "train", "workers"),
 )
 _ARGUMENTS |= {name: name.replace("-", "_") for name in _SAME}
 _NUMBER = r"\d+(?:\.\d+)?"

@@ -124,6 +124,7 @@ _OPTIONS: tuple[shared.Option, ...] = (
         f"[default: {OPSETS[-1]}; qdq and symmetric: 20; w8a16: 21]",
     ),
     flag("--no-verify", "Convert only, compare nothing."),
+    shared.places("--verify-on", "Verify there besides the CPU: gpu, arm64."),
     AS_JSON,
     QUIET,
 )

@@ -133,6 +133,14 @@ def input_kind(help: str, default: str | None = None) -> Option:
     return choice("--input", INPUTS, f"Pixel values {help}", default)
 
 
+def places(name: str, help: str) -> Option:
+    """Where files are run: this machine's CPU, LiteRT's GPU (in software where there is none), an emulated arm64."""
+    return click.option(name, type=click.Choice(("cpu", "gpu", "arm64")), multiple=True, help=help)
+
+
+GPU_PRECISION = choice("--gpu-precision", ("float16", "float32"), "Arithmetic of the GPU.  [float16, as on phones]")
+
+
 def int8_scheme(help: str, *names: str) -> Option:
     """--int8-scheme: one of the vocabulary's."""
     return choice("--int8-scheme", SCHEME_NAMES, help, None, *names)

@@ -20,8 +20,6 @@ from vit_export.model.names import PAGE_NAME, PRECISIONS, REPORT_NAME
 if TYPE_CHECKING:
     from vit_export.pipeline.verify_files import Verified
 
-ARCHITECTURES = ("arm64",)
-
 
 @click.command("verify", cls=Command, context_settings=CONTEXT, short_help="Verify files against a reference.")
 @FILES
@@ -42,7 +40,8 @@ ARCHITECTURES = ("arm64",)
 @shared.int8_scheme("The limits that an int8 file is held to.", "scheme")
 @flag("--probabilities", "The files end in a softmax: compare with the reference's.")
 @flag("--locate", "Compare a file that fails layer by layer.")
-@choice("--emulate", ARCHITECTURES, "Run the files in the runtimes' builds for this processor, by emulation.")
+@shared.places("--on", "Where the files run, several times for several places.  [cpu]")
+@shared.GPU_PRECISION
 @flag("--no-latency", "Do not time the files.")
 @THREADS
 @shared.seed("the choice of images")

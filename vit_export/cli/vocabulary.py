@@ -26,8 +26,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "int8": ("--int8-scheme", "--min-sqnr", "--min-agreement"),
     "Output": ("--name", "--output", "--report", "--junit", "--plot", "--overwrite", "--top", "--json", "--quiet"),
     "Checks and runs": (
-        *("--no-verify", "--precision", "--output-name", "--probabilities", "--locate", "--emulate", "--no-latency"),
-        "--knn",
+        *("--no-verify", "--precision", "--output-name", "--probabilities", "--locate", "--no-latency"),
+        *("--on", "--verify-on", "--gpu-precision", "--knn"),
         *("--no-measure", "--no-sha256", "--time-limit", "--threads", "--seed", "--workers", "--ray", "--resume"),
         *("--adb", "--serial"),
     ),
@@ -65,13 +65,14 @@ _MEANT: dict[str, str] = {
     "skip-verify skip-verification no-check no-validation": "--no-verify",
     "top-k topk": "--top",
     "platform": "--target",
+    "device gpu cuda place": "--on --verify-on",
     "license": "--licence",
     "q silent": "--quiet",
 }
 """By what is typed: options that are meant; those that a command has are proposed, with a value where that is said."""
 
 NOT_THERE = {
-    "device gpu cuda cpu": "Exports and checks run on the CPU: leave it out.",
+    "cpu": "Exports and checks run on the CPU: leave it out.",
     "simplify optimize optimise": "Graphs are simplified always: leave it out.",
     "trust-remote-code": "No code of a repository is run, ever: leave it out.",
 }

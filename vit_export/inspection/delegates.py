@@ -14,7 +14,9 @@ from vit_export.base.versions import versions
 from vit_export.inspection.conditions import CONDITIONS
 from vit_export.inspection.operators import Graph, Key, Node, is_folded, macs_of
 
-Basis = Literal["runtime", "source, not run", "documentation, not run"]
+Basis = Literal["runtime", "run before", "source, not run", "documentation, not run"]
+GPU_NAME = "LiteRT GPU"
+"""LiteRT 2's own GPU accelerator (ML Drift), which can be asked where there is one or `make gpu` was run."""
 RUNTIMES = {"tflite": "LiteRT", "onnx": "ONNX Runtime"}
 _SHOWN = 3  # places that a refusal names
 

@@ -14,7 +14,7 @@ from vit_export.artifacts.runtime_versions import minimum_onnx_runtime, needs_of
 from vit_export.artifacts.tflite_metadata import read_tflite_metadata
 from vit_export.base.files import digest_of_file, digest_of_folder, input_errors, size_of
 from vit_export.inspection import mediapipe, onnx_findings, tflite_findings
-from vit_export.inspection.delegates import Verdict, assess, targets
+from vit_export.inspection.delegates import GPU_NAME, Verdict, assess, targets
 from vit_export.inspection.findings import NO_LABELS, NO_NORMALIZATION, Finding
 from vit_export.inspection.onnx_graph import read_onnx_graphs
 from vit_export.inspection.operators import Graph
@@ -32,7 +32,8 @@ def inspect_file(path: str | Path, *, digest: bool = True, delegates: bool = Fal
     """What the .tflite file, .onnx file or SavedModel of vit-export at `path` is, JSON-ready.
 
     `digest` reads the whole file once, for its sha256, and compares it with the report beside it. `delegates` adds the
-    verdict of each target, for which the CPU's runtime loads the file in a process of its own.
+    verdict of each target, for which the CPU's runtime loads the file in a process of its own, and whether the values
+    of a .tflite file fit the 16-bit floats of GPUs, for which it is run on two photographs.
 
     Raises:
         InputError: it is no model, or damaged, or its external data is missing.
@@ -52,6 +53,10 @@ def inspect_file(path: str | Path, *, digest: bool = True, delegates: bool = Fal
         findings = onnx_findings.findings_in(graphs)
         runtime = minimum_onnx_runtime(facts.schema)
     findings += _untold(facts, metadata)
+    if delegates:
+        from vit_export.inspection import half_range
+
+        findings += half_range.findings_in(facts, facts.record)
     found = {
         **_common(path, facts.format, facts.bytes, facts.record, digest=digest),
         "producer": facts.producer,
@@ -73,14 +78,21 @@ def inspect_file(path: str | Path, *, digest: bool = True, delegates: bool = Fal
 
 
 def verdicts(path: Path, graphs: Sequence[Graph]) -> list[Verdict]:
-    """What each target for the file at `path` makes of its main graph: first the CPU, by its runtime, then the tables.
+    """What each target for the file at `path` makes of its main graph: by their runtimes, then by the tables.
+
+    The CPU is asked, and LiteRT's GPU where it can be.
 
     Graphs inside operators (bodies of If and While) run where their operator runs, and no delegate takes those.
     """
-    from vit_export.inspection.runtimes import ask_cpu
+    from vit_export.inspection.runtimes import ask_cpu, ask_gpu
+    from vit_export.runtimes import gpu
 
     main = graphs[0]
-    return [ask_cpu(path, main), *(assess(target, main) for target in targets(main.format))]
+    asked, rows = [ask_cpu(path, main)], targets(main.format)
+    if main.format == "tflite" and gpu.available() is None:
+        asked.append(ask_gpu(path, main))
+        rows = tuple(target for target in rows if target.name != GPU_NAME)
+    return [*asked, *(assess(target, main) for target in rows)]
 
 
 def _saved_model(path: Path, *, digest: bool) -> dict[str, Any]:

@@ -7,15 +7,19 @@ calls every file compatible, those with Flex operators and five dimensions too (
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from vit_export.base.adapters.litert import operators_of
+from vit_export.base.errors import VitExportError
 from vit_export.base.python import python_command, python_environment
 from vit_export.base.versions import versions
-from vit_export.inspection.delegates import Target, Verdict, assess
+from vit_export.inspection.delegates import GPU_NAME, Refusal, Target, Verdict, assess
 from vit_export.inspection.operators import Graph, Node
+from vit_export.runtimes.places import GPU
+from vit_export.runtimes.process import RunnerProcess
 
 _PATIENCE = 600.0  # seconds; a model of 2 GB takes half a minute to pack
 _NAMES = {"tflite": ("CPU (XNNPACK)", "ai-edge-litert"), "onnx": ("CPU", "onnxruntime")}
@@ -35,6 +39,31 @@ def ask_cpu(path: Path, graph: Graph) -> Verdict:
         return Verdict(name, "runtime", target.source, 0, total, 0, None, error=f"it is not opened: {error}")
     taken = set(answer.get("taken", [node.index for node in graph.nodes]))
     return assess(target, graph, lambda node: "" if node.index in taken else _reason(node))
+
+
+def ask_gpu(path: Path, graph: Graph) -> Verdict:
+    """Which operators of the .tflite file at `path` LiteRT's GPU takes, as it says when it loads the file.
+
+    It counts operators after it has prepared the graph, so their number is another than the file's. `available` of
+    `runtimes.gpu` says whether it can be asked here.
+    """
+    source = f"ai-edge-litert {versions('ai-edge-litert')['ai-edge-litert']} on this machine"
+    total = len(graph.computing)
+    try:
+        with RunnerProcess(path, "tflite", place=GPU) as process:
+            device = process.device
+    except VitExportError as error:
+        told = f"it is not opened: {str(error).rstrip('.')}"
+        return Verdict(GPU_NAME, "runtime", source, 0, total, 0, None, error=told)
+    assert device is not None
+    source += f", {device.name}"
+    if device.counts is None:
+        return Verdict(GPU_NAME, "runtime", source, total, total, 1, 1.0)
+    theirs, left = device.counts
+    of_kind = Counter(node.op for node in graph.computing)
+    change = "what is left runs on the CPU, and is copied there and back: give the GPU a float or int8 file of ours"
+    refusals = tuple(Refusal(op, of_kind[op], reason, (), change) for op, reason in device.behind)
+    return Verdict(GPU_NAME, "runtime", source, theirs, theirs + left, 0, None, refusals)
 
 
 def _reason(node: Node) -> str:

@@ -132,7 +132,8 @@ def _delegates(verdicts: list[Mapping[str, Any]], console: Console) -> None:
         whole = verdict["supported"] == verdict["total"]
         taken = Text(f"{verdict['supported']} of {verdict['total']}", style="green" if whole else "yellow")
         share = "–" if verdict["macs"] is None else f"{100 * verdict['macs']:.1f}"
-        rows.append(Row(verdict["target"], [taken, str(verdict["partitions"]), share, verdict["basis"]]))
+        pieces = str(verdict["partitions"]) if verdict["partitions"] or not verdict["supported"] else "–"
+        rows.append(Row(verdict["target"], [taken, pieces, share, verdict["basis"]]))
     print_columns(console, ["target", "ops taken", "pieces", "% of\nMACs", "by"], rows, left=("by",))
     for verdict in verdicts:
         _verdict(verdict, console)

@@ -7,13 +7,19 @@ from pathlib import Path
 from vit_export.base.machine import release_memory
 from vit_export.base.quiet import import_tensorflow
 from vit_export.base.reporting import Reporter
+from vit_export.deployment.fit import fit_of
+from vit_export.deployment.half_range import KEY, FittedParameters
 from vit_export.images.pictures import Pictures
 from vit_export.int8.budget import default_budget
 from vit_export.model.artifact import Artifact, Format, PlannedFile
 from vit_export.model.names import SEARCHED
+from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
 from vit_export.model.saved_model import SavedModelParameters
 from vit_export.pipeline.request import ExportRequest
+
+RANGE_IMAGES = 2
+"""Images that tell whether the values of a model fit 16-bit floats: those that do not are far beyond them."""
 
 
 def convert(
@@ -30,15 +36,35 @@ def convert(
         return ()
     import_tensorflow()
     source = SavedModelParameters(saved_model)
+    fitted, fitted_record = _fitted(source, record, files, pictures, say)
     made = []
     for file in files:
         budget = (request.budget or default_budget(trained=record.trained)) if file.scheme == SEARCHED else None
         staged = replace(file, path=stage / file.path.name)
-        made.append(_converter(file.format)(source, record, staged, pictures, budget, request.file_options, say))
+        own = (fitted, fitted_record) if file.format == "tflite" else (source, record)
+        made.append(_converter(file.format)(*own, staged, pictures, budget, request.file_options, say))
         for note in made[-1].notes:
             say.note(f"{file.path.name}: {note}")
         release_memory()
     return tuple(made)
+
+
+def _fitted(
+    source: ParameterSource,
+    record: ModelRecord,
+    files: tuple[PlannedFile, ...],
+    pictures: Pictures | None,
+    say: Reporter,
+) -> tuple[ParameterSource, ModelRecord]:
+    """What .tflite files are made of: the model as it is, or the same function in the range of 16-bit floats."""
+    if pictures is None or not any(file.format == "tflite" for file in files):
+        return source, record
+    say.step("Looking at the range of the model's values")
+    fit = fit_of(source, pictures.normalized(RANGE_IMAGES))
+    if not fit:
+        return source, record
+    say.note(f".tflite files: {fit.note}.")
+    return FittedParameters(source, fit), record.saying(**{KEY: fit.to_dict()})
 
 
 def _converter(format: Format) -> Callable[..., Artifact]:

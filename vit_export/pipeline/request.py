@@ -12,6 +12,7 @@ from vit_export.model.artifact import FileOptions, Format, InputKind, Layout, Pr
 from vit_export.model.names import DYNAMIC, FORMATS, PRECISIONS, SEARCHED
 from vit_export.model.outputs import RETURNS
 from vit_export.model.spec import ViTSpec, require_name
+from vit_export.runtimes.gpu.runner import GpuPrecision
 
 if TYPE_CHECKING:
     from vit_export.model.preprocessing import Preprocessing
@@ -33,7 +34,8 @@ class ExportRequest:
     (None: as many as are quick to run). `formats` may be empty: the SavedModel is always written. `min_sqnr` (dB of the
     outputs) and `min_agreement` (share of images with the same top class) are the budget of the int8 scheme `auto`.
     `trained` says whether the weights were learnt, None for what they say themselves. Files are called by `name`; None
-    is the name of `spec` where there is one, else the checkpoint's own.
+    is the name of `spec` where there is one, else the checkpoint's own. `verify_on` names places where files are
+    verified besides this machine's CPU (`runtimes.places`).
 
     Raises:
         InputError: on construction, when a value has another type, a format or precision does not exist, or a budget
@@ -66,6 +68,7 @@ class ExportRequest:
     returns: tuple[str, ...] = ()
     l2_normalize: bool = False
     name: str | None = None
+    verify_on: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         replaced: dict[str, object] = {
@@ -73,6 +76,7 @@ class ExportRequest:
             "returns": _chosen("returns", self.returns, tuple(RETURNS)),
             "formats": _chosen("formats", self.formats, tuple(FORMATS)),
             "precisions": _chosen("precisions", self.precisions, tuple(PRECISIONS)),
+            "verify_on": _listed("verify_on", self.verify_on, "a list of places"),
         }
         if not replaced["precisions"]:
             raise InputError(f"precisions is empty, expected some of {', '.join(PRECISIONS)}.")
@@ -146,7 +150,9 @@ class VerifyRequest:
     the files; `data` a folder of images, None for the photographs that scikit-image ships. `labelled` takes the folder
     of each image for its class; `labels` are the names of the classes where the reference does not know them.
     `precision`, `scheme` and `input` say of files of other tools what ours say themselves, `output_name` which output
-    to compare where a file has several. `images` is how many (None: as many as are quick to run).
+    to compare where a file has several. `images` is how many (None: as many as are quick to run). `on` names the places
+    where files run (`runtimes.places`), the CPU where there is none; `gpu_precision` is the arithmetic of a GPU, None
+    for 16 bits, a phone's.
     """
 
     files: tuple[str | Path, ...]
@@ -164,7 +170,8 @@ class VerifyRequest:
     seed: int = 0
     latency: bool = True
     locate: bool = False
-    emulate: str | None = None
+    on: tuple[str, ...] = ()
+    gpu_precision: GpuPrecision | None = None
 
 
 def _path(name: str, value: object) -> Path:

@@ -34,6 +34,7 @@ from vit_export.pipeline.request import ExportRequest
 from vit_export.report.content import build_report
 from vit_export.report.earlier import as_told, earlier_files, files_told
 from vit_export.report.view import Record
+from vit_export.runtimes.places import CPU, Place, places_of
 from vit_export.weights.checkpoint import Checkpoint
 from vit_export.weights.open import open_checkpoint
 
@@ -91,6 +92,7 @@ def export(request: ExportRequest, reporter: Reporter | None = None, *, commands
         raise InputError("There is nothing to export: name a variant, or give --weights.")
     if checkpoint is None and request.trained:
         raise InputError("trained is True, but the weights are random: give weights, or leave it out.")
+    _places(request)  # before hours go into files that cannot be run there
     require_writable(request.output)
     with claimed(request.output, say.note):
         earlier = files_told(request.output)
@@ -324,7 +326,12 @@ def _verify(
 ) -> "Verification":
     from vit_export.verification.verifier import VerifyOptions, verify
 
-    options = VerifyOptions(threads=request.threads, trained=made.record.trained, known_outputs=made.spot_check)
+    options = VerifyOptions(
+        threads=request.threads,
+        trained=made.record.trained,
+        known_outputs=made.spot_check,
+        places=_places(request),
+    )
     pictures = data.held_out.labelled(made.record.labels)
     reference = Path(made.saved_model.path)
     if checkpoint is None or checkpoint.saved_model is None or not reuses_saved_model(request, checkpoint.saved_model):
@@ -333,6 +340,22 @@ def _verify(
     with owned_folder("vit-export-verify-") as stage:
         found = verify(build_reference(checkpoint, stage, say), made.artifacts, pictures, options, say)
     return replace(found, reference=replace(found.reference, path=str(reference)))
+
+
+def _places(request: ExportRequest) -> tuple[Place, ...]:
+    """Where the files are verified.
+
+    Raises:
+        InputError: a place that cannot be had here, or that runs none of the files.
+    """
+    further = places_of(request.verify_on) if request.verify_on else ()
+    for place in further:
+        if not request.verify or not any(place.takes(format) for format in request.formats):
+            raise InputError(
+                f"Files are to be verified there ({place.words}), but none that it runs is: make "
+                f"{' or '.join(f'--{format}' for format in place.formats)} files, without --no-verify."
+            )
+    return tuple(dict.fromkeys((CPU, *further)))
 
 
 def _settings(request: ExportRequest) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from vit_export.pipeline.choice import default_photographs, images_to_verify
 from vit_export.pipeline.references import artifact_at, output_read, reference_at
 from vit_export.pipeline.request import VerifyRequest
 from vit_export.report.content import build_report
+from vit_export.runtimes.places import Place, places_of
 from vit_export.verification.verdict import Verification
 from vit_export.weights.remote.fetch import shown
 
@@ -52,10 +53,12 @@ def verify_files(request: VerifyRequest, reporter: Reporter | None = None, *, co
     """
     say = reporter or Silent()
     _checked(request)
+    places = places_of(request.on, request.gpu_precision)
     artifacts = tuple(
         artifact_at(path, precision=request.precision, scheme=request.scheme, input=request.input)
         for path in files_of(request.files)
     )
+    artifacts = _taken(artifacts, places, say)
     with owned_folder("vit-export-verify-") as stage:
         reference, name, origin = reference_at(request.reference, artifacts, stage, say)
         record = record_of(reference)
@@ -83,7 +86,7 @@ def verify_files(request: VerifyRequest, reporter: Reporter | None = None, *, co
             latency=request.latency,
             probabilities=request.probabilities,
             locate=request.locate,
-            emulate=request.emulate,
+            places=places,
             read=read,
         )
         verification = verify(reference, artifacts, pictures, options, say)
@@ -106,11 +109,19 @@ def _checked(request: VerifyRequest) -> None:
             whole_number(name, value, 1, most)
     if request.labelled and request.data is None:
         raise InputError("--labels-from folders needs images in folders called like their classes: give --data.")
-    if request.emulate is not None:
-        from vit_export.runtimes.emulation import available
 
-        if (reason := available(request.emulate)) is not None:
-            raise InputError(reason)
+
+def _taken(artifacts: tuple[Artifact, ...], places: tuple[Place, ...], say: Reporter) -> tuple[Artifact, ...]:
+    """Those of `artifacts` that one of `places` runs."""
+    taken = tuple(artifact for artifact in artifacts if any(place.takes(artifact.format) for place in places))
+    where = " and ".join(place.words for place in places)
+    if not taken:
+        names = ", ".join(Path(artifact.path).name for artifact in artifacts[:3])
+        raise InputError(f"No file given ({names}) can be run there ({where}): expected a .tflite file.")
+    for artifact in artifacts:
+        if artifact not in taken:
+            say.note(f"{Path(artifact.path).name} is left out: it cannot be run there ({where}).")
+    return taken
 
 
 def _images(request: VerifyRequest, record: ModelRecord, say: Reporter) -> tuple[Pictures, Skipped]:

@@ -15,10 +15,12 @@ from vit_export.base.versions import versions
 from vit_export.model.artifact import Artifact
 from vit_export.model.record import ModelRecord
 from vit_export.report.recommendation import recommend
-from vit_export.verification.checks import LIMITS
+from vit_export.runtimes.places import GPU
+from vit_export.verification.checks import HALF_ARITHMETIC, LIMITS
 from vit_export.verification.verdict import Verification
 
 SCHEMA_VERSION = 6
+FLOATS = ("float32", "float16")
 
 
 def build_report(
@@ -56,7 +58,10 @@ def build_report(
                 "commands": list(commands),
                 "advice": list(advice),
                 "artifacts": [artifact.to_dict() for artifact in artifacts],
-                "limits": [{"file": " ".join(filter(None, key)), **asdict(row)} for key, row in LIMITS.items()],
+                "limits": [
+                    *({"file": " ".join(filter(None, key)), **asdict(row)} for key, row in LIMITS.items()),
+                    *({"file": f"tflite {kind} ({GPU.words})", **asdict(HALF_ARITHMETIC)} for kind in FLOATS),
+                ],
                 "verification": None if verification is None else verification.to_dict(),
             }
         )

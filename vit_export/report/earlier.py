@@ -16,7 +16,7 @@ from vit_export.base.files import digest_of_file, input_errors, shortened
 from vit_export.base.json_file import json_bytes, parse_json
 from vit_export.model.artifact import Artifact, Format, Precision, TensorSpec
 from vit_export.model.names import LABELS_NAME, REPORT_NAME
-from vit_export.report.view import EMPTY, File, Record, listed, read_files, record, records, text
+from vit_export.report.view import CPU, EMPTY, File, Record, listed, read_files, record, records, text
 
 _PAGES_POLICY = b'content="default-src &#39;none&#39;; style-src &#39;sha256-'
 """How the policy of every report.html begins (see `page`)."""
@@ -149,7 +149,7 @@ def _verified(report: Record, artifact: Record) -> Record:
     verification = record(report.get("verification"))
     for file in read_files(report)[1]:
         told = (file.artifact.get("path"), file.artifact.get("sha256"))
-        if file.entry and told == (artifact.get("path"), artifact.get("sha256")):
+        if file.entry and file.place == CPU and told == (artifact.get("path"), artifact.get("sha256")):
             return {
                 "machine": record(report.get("machine")),
                 "limits": [file.limits_row] if file.limits_row else [],

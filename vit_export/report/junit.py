@@ -11,7 +11,7 @@ from vit_export.base.errors import InputError
 from vit_export.base.files import publish
 from vit_export.base.numbers import number
 from vit_export.base.text import visible
-from vit_export.report.view import File, Record, read_files, record, text
+from vit_export.report.view import CPU, File, Record, read_files, record, text
 
 _FIGURES = {
     "worst difference of range": ("comparison", "worst_relative"),
@@ -53,6 +53,7 @@ def _names(files: list[File]) -> list[str]:
     names: list[str] = []
     for file in files:
         name = visible("reference" if file.is_reference else file.name).replace(".", "_")
+        name += "" if file.place == CPU else f" ({visible(file.place)})"
         numbered = (f"{name} ({number})" for number in count(2))
         names.append(name if name not in names else next(other for other in numbered if other not in names))
     return names
@@ -100,7 +101,13 @@ def _totals(suites: list[ElementTree.Element]) -> dict[str, str]:
 
 def _properties(file: File, report: Record) -> dict[str, str]:
     model = text(record(report.get("spec")).get("name"))
-    told = {"model": model, "file": file.name, "kind": file.label, "sha256": text(file.artifact.get("sha256"))}
+    told = {
+        "model": model,
+        "file": file.name,
+        "kind": file.label,
+        "place": file.place,
+        "sha256": text(file.artifact.get("sha256")),
+    }
     told |= {name: _plain(file.part(part).get(key)) for name, (part, key) in _FIGURES.items()}
     told |= {f"version {key}": text(value) for key, value in record(report.get("versions")).items()}
     return {key: value for key, value in told.items() if value not in ("", "none")}

@@ -9,6 +9,7 @@ from rich.text import Text
 from vit_export.base.numbers import MEGABYTE, NONE, conditions, figure
 from vit_export.base.text import visible
 from vit_export.report.columns import Cell, Row, print_columns
+from vit_export.runtimes.places import CPU
 from vit_export.verification.metrics import Accuracy, Neighbours
 from vit_export.verification.verdict import FileResult, Verification
 
@@ -20,8 +21,10 @@ def render_table(verification: Verification, console: Console) -> None:
     headings = ["file", "MB", "worst\ndiff", "SQNR\ndB", "top-1\nagrees", "median\nms", "times\nref.", "peak\nMB"]
     headings += ["same\nneighb."] * near + ["top-1\ncorrect"] * labelled + ["verdict"]
     rows = [_reference(verification, near=near)]
+    above = None
     for file in verification.files:
-        rows += _rows(file, near=near, labelled=labelled)
+        rows += _rows(file, _called(file, above), near=near, labelled=labelled)
+        above = file.artifact.path
     print_columns(console, headings, rows, left=("verdict",))
     console.print(Text(_legend(verification), style="dim"))
     for failure in verification.failures:
@@ -33,10 +36,9 @@ def render_table(verification: Verification, console: Console) -> None:
     good = sum(file.passed for file in verification.files)
     style = "bold green" if verification.passed else "bold red"
     assuming = f", assuming {'; '.join(verification.assumed)}" if verification.assumed else ""
-    verdict = (
-        f"{verification.verdict.upper()}{assuming}: {good} of {len(verification.files)} files are the reference's model"
-    )
-    console.print(Text(f"{verdict} on {len(verification.images)} images.", style=style), soft_wrap=True)
+    what = "rows" if any(file.place != CPU.words for file in verification.files) else "files"
+    found = f"{good} of {len(verification.files)} {what} are the reference's model on {len(verification.images)} images"
+    console.print(Text(f"{verification.verdict.upper()}{assuming}: {found}.", style=style), soft_wrap=True)
 
 
 def _reference(verification: Verification, *, near: bool) -> Row:
@@ -54,7 +56,15 @@ def _reference(verification: Verification, *, near: bool) -> Row:
     return Row(f"{visible(Path(reference.path).name)} (reference)", cells, "dim")
 
 
-def _rows(file: FileResult, *, near: bool, labelled: bool) -> Iterator[Row]:
+def _called(file: FileResult, above: str | None) -> str:
+    """The file's name, and where it ran if not on the CPU; that alone below another row of the same file."""
+    name = visible(Path(file.artifact.path).name)
+    if file.place == CPU.words:
+        return name
+    return f"  {visible(file.place)}" if file.artifact.path == above else f"{name} ({visible(file.place)})"
+
+
+def _rows(file: FileResult, called: str, *, near: bool, labelled: bool) -> Iterator[Row]:
     comparison, latency = file.comparison, file.latency
     cells: list[Cell] = [
         figure(file.artifact.bytes / MEGABYTE),
@@ -68,7 +78,7 @@ def _rows(file: FileResult, *, near: bool, labelled: bool) -> Iterator[Row]:
         *([_share(file.accuracy)] if labelled else []),
         Text("pass", style="green") if file.passed else Text("FAIL", style="bold red"),
     ]
-    yield Row(visible(Path(file.artifact.path).name), cells)
+    yield Row(called, cells)
     for output in file.outputs:
         figures = f"{output.comparison.worst_relative:.1e}", f"{min(output.comparison.sqnr_db):.1f}"
         others = [*([_recall(output.neighbours)] if near else []), *([NONE] if labelled else []), NONE]

@@ -13,6 +13,9 @@ from vit_export.model.names import FORMATS, PRECISIONS
 Record = Mapping[str, Any]
 EMPTY: Record = {}
 
+CPU = "CPU"
+"""The place where files run if nothing else is said (`runtimes.places`)."""
+
 
 def record(value: Any) -> Record:
     """`value` where it is a JSON object, else an empty one."""
@@ -78,7 +81,13 @@ class File:
         if self.is_reference:
             return "reference"
         parts = (text(self.artifact.get(key)) for key in ("format", "precision", "scheme"))
-        return " ".join(filter(None, parts)) or self.name
+        label = " ".join(filter(None, parts)) or self.name
+        return label if self.place == CPU else f"{label} ({self.place})"
+
+    @property
+    def place(self) -> str:
+        """Where it ran, in words."""
+        return text(self.entry.get("place"), CPU)
 
     @property
     def shape(self) -> str:

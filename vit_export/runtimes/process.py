@@ -20,6 +20,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -32,11 +33,15 @@ from vit_export.base.interrupts import heed
 from vit_export.base.packages import installed
 from vit_export.base.python import python_command, python_environment
 from vit_export.model.artifact import Format, TensorSpec
-from vit_export.runtimes.runner import RUNNERS, ProcessKilled, Runner, RunnerError, open_runner, require
+from vit_export.runtimes.emulation import launch as emulation
+from vit_export.runtimes.gpu import launch as gpu
+from vit_export.runtimes.gpu.runner import Device, GpuPrecision, GpuRunner
+from vit_export.runtimes.interior import largest_magnitudes
+from vit_export.runtimes.places import CPU, Place
+from vit_export.runtimes.runner import RUNNERS, ProcessKilled, Runner, RunnerError, require
 
 _LENGTH = struct.Struct("<Q")
 _SERVE = "from vit_export.runtimes.process import serve; serve()"
-_PATIENCE, _PATIENCE_EMULATED = 900.0, 6 * 3600.0
 
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGTRAP", "SIGSYS")
 """What a runtime brings upon itself by the file that it runs; any other signal comes from outside."""
@@ -48,6 +53,7 @@ _STARVED = re.compile(
 )
 _WORDS = 300  # characters of what a runtime said last that are told
 _MORE = "free some, close other programs, or verify on a machine with more"
+_FORMATS: dict[Format, str] = {"saved_model": "SavedModel", "tflite": "TFLite", "onnx": "ONNX"}
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", "GLOG_minloglevel": "3", "ABSL_MIN_LOG_LEVEL": "3"}
 
 
@@ -73,9 +79,9 @@ class RunnerProcess:
     seconds (it is then killed). The child ends when its parent does, however that ends. Not to be shared between
     threads.
 
-    `emulate="arm64"` runs a TFLite or ONNX file by the runtimes' arm64 builds instead (`runtimes.emulation`): what it
-    computes is an arm64 machine's, what times and memory say is not. `timeout` is 900 s, or six hours emulated (a
-    float call takes some 500 times as long), unless it is given.
+    `place` is where the file runs (`runtimes.places`): by the runtimes' arm64 builds under emulation, what it computes
+    is an arm64 machine's and what times and memory say is not; on a GPU, `device` says on which. `timeout` is 900 s, or
+    six hours emulated or in software (a float call takes some 500 times as long), unless it is given.
     """
 
     def __init__(
@@ -85,15 +91,16 @@ class RunnerProcess:
         threads: int = 1,
         *,
         timeout: float | None = None,
-        emulate: str | None = None,
+        place: Place = CPU,
         output: str | None = None,
     ) -> None:
         self.path = path
         self.format = format
         self.threads = threads
-        self.emulate = emulate
+        self.place = place
         self.output = output
-        self.timeout = timeout if timeout is not None else _PATIENCE if emulate is None else _PATIENCE_EMULATED
+        self.timeout = place.patience if timeout is None else timeout
+        self.device: Device | None = None
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
         self.load_seconds: float | None = None
@@ -131,7 +138,8 @@ class RunnerProcess:
             except ValueError as error:
                 raise RunnerError(f"{self.path.name} cannot be loaded by onnxruntime: it is damaged.") from error
         command, environment = self._launch()
-        self._chatter = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child does
+        # To append: the child's next words come last, however far its parent has read.
+        self._chatter = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - lives as long as the child does
         try:
             self._child = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._chatter, env=environment
@@ -140,12 +148,14 @@ class RunnerProcess:
             self.close()
             reason = (error.strerror or str(error)).lower()
             raise ProcessKilled(f"No process can be started to run {self.path.name} ({reason}): {_MORE}.") from error
+        precision = self.place.precision
         try:
-            answer = self._ask("load", str(self.path.absolute()), self.format, self.threads, self.output)
+            answer = self._ask("load", str(self.path.absolute()), self.format, self.threads, self.output, precision)
         except BaseException:
             self.close()
             raise
-        self.inputs, self.outputs, self.load_seconds = answer
+        self.inputs, self.outputs, self.load_seconds, device = answer
+        self.device = device and device.after(self._messages())
 
     def close(self) -> None:
         """End the child; a second call does nothing."""
@@ -201,25 +211,33 @@ class RunnerProcess:
         seconds: list[float] = self._ask("time", batch, count)
         return seconds
 
+    def largest(self, images: np.ndarray) -> dict[int, float]:
+        """The largest magnitude of each tensor of a .tflite file that is computed from `images` [n, s, s, 3].
+
+        By the tensor's index in the first subgraph: floats as they are, integers as what they stand for.
+        """
+        found: dict[int, float] = self._ask("largest", _native(images))
+        return found
+
     def memory(self) -> Memory:
         """The child's memory up to now."""
         return Memory(*self._ask("memory"))
 
     def _launch(self) -> tuple[list[str], dict[str, str]]:
         """The child's command line and environment."""
-        if self.emulate is not None:
-            return self._launch_emulated(self.emulate)
-        # Quiet, and without a GPU: threads and times are the CPU's.
-        return python_command("-c", _SERVE), {**python_environment(), **_QUIET, "CUDA_VISIBLE_DEVICES": "-1"}
-
-    def _launch_emulated(self, architecture: str) -> tuple[list[str], dict[str, str]]:
-        from vit_export.runtimes.emulation import launch
-
-        if self.format == "saved_model":
-            raise RunnerError(f"{self.path.name} is a SavedModel: only TFLite and ONNX files are run under emulation.")
-        if reason := launch.available(architecture):
+        if not self.place.takes(self.format):
+            taken = " and ".join(_FORMATS[format] for format in self.place.formats)
+            raise RunnerError(f"{self.path.name} is {_FORMATS[self.format]}, {self.place.words} runs {taken} files.")
+        if reason := self.place.available():
             raise RunnerError(reason)
-        return launch.command(launch.folder(), _SERVE), {**launch.environment(), **_QUIET}
+        if self.place is CPU:
+            # Without a GPU: threads and times are the CPU's.
+            command, environment = python_command("-c", _SERVE), {**python_environment(), "CUDA_VISIBLE_DEVICES": "-1"}
+        elif self.place.precision is not None:
+            command, environment = gpu.command(_SERVE)
+        else:
+            command, environment = emulation.command(emulation.folder(), _SERVE), emulation.environment()
+        return command, {**environment, **_QUIET}
 
     def _ask(self, request: str, *arguments: Any) -> Any:
         heed()
@@ -278,11 +296,15 @@ class RunnerProcess:
             f"of the file: {_MORE}."
         )
 
-    def _last_words(self) -> str:
+    def _messages(self) -> str:
+        """What the child has printed so far."""
         if self._chatter is None:
             return ""
         self._chatter.seek(0)
-        lines = self._chatter.read()[-2000:].decode(errors="replace").split("\n")
+        return self._chatter.read().decode(errors="replace")
+
+    def _last_words(self) -> str:
+        lines = self._messages()[-2000:].split("\n")
         # glog's and TFLite's information lines explain nothing.
         last = [line.strip() for line in lines if line.strip() and not line.startswith(("INFO", "I0000"))][-1:]
         return f", saying: {last[0][:_WORDS].rstrip('.')}" if last else ""
@@ -376,16 +398,22 @@ def _listen(requests: IO[bytes], inbox: "queue.SimpleQueue[Any]") -> None:
         os._exit(1)
 
 
+_Loaded = tuple[Any, Any, float, Device | None]
+
+
 class _Worker:
     """The child's side: one method per request."""
 
-    def load(self, path: str, format: Format, threads: int, output: str | None) -> tuple[Any, Any, float]:
+    def load(self, path: str, format: Format, threads: int, output: str | None, gpu: GpuPrecision | None) -> _Loaded:
         require(Path(path))  # before seconds go into importing the runtime
-        _import_runtime(format)
+        kind = RUNNERS[format] if gpu is None else partial(GpuRunner, precision=gpu)
+        _import_runtime(format, RUNNERS[format] if gpu is None else GpuRunner)
         self._baseline = _resident()[0]
         start = time.perf_counter()
-        self._runner: Runner = open_runner(Path(path), format, threads, output)
-        return self._runner.inputs, self._runner.read, time.perf_counter() - start
+        self._runner: Runner = kind(Path(path), threads, output)
+        self._runner.load()
+        device = self._runner.device if isinstance(self._runner, GpuRunner) else None
+        return self._runner.inputs, self._runner.read, time.perf_counter() - start, device
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, float]:
         start = time.perf_counter()
@@ -398,11 +426,14 @@ class _Worker:
     def time(self, images: np.ndarray, count: int) -> list[float]:
         return self._runner.time(images, count)
 
+    def largest(self, images: np.ndarray) -> dict[int, float]:
+        return largest_magnitudes(self._runner.path, self._runner.inputs[0], images)
+
     def memory(self) -> tuple[int, int | None, int]:
         return *_resident(), self._baseline
 
 
-def _import_runtime(format: Format) -> None:
+def _import_runtime(format: Format, kind: type[Runner]) -> None:
     """Import the runtime for this process alone, which keeps it until its end."""
     if format == "saved_model" and "keras" not in sys.modules:
         # TensorFlow imports Keras for its optimizers, and does without where there is none; no inference needs it,
@@ -411,7 +442,7 @@ def _import_runtime(format: Format) -> None:
     # What a runtime imports is never garbage: to look through it takes time here, and later amid the timed calls.
     gc.disable()
     with installed():
-        RUNNERS[format].import_runtime()
+        kind.import_runtime()
     gc.freeze()
     gc.enable()
 

@@ -38,6 +38,7 @@ def convert_structure(
     structure.order_outputs()
     structure.name_inputs(parameters)
     structure.fuse_biases(parameters)
+    structure.level_ranks()
     structure.drop_unused_tensors()
     structure.name_activations()
     structure.name_outputs(spec.outputs, batch)
@@ -120,6 +121,40 @@ class Structure:
         expected = sum(name.endswith("/kernel") for name in parameters)
         if len(fused) != expected:
             raise StructureError(f"Fused {len(fused)} biases, expected {expected}.")
+
+    def level_ranks(self) -> None:
+        """Give tokens as many dimensions as the parameter has that is added to them, by a RESHAPE before the ADD.
+
+        The converter makes a reshape and a sum one ADD of [n, width] and [1, n, width], which LiteRT's GPU computes
+        wrong: it takes the tokens of one operand for the images of the other.
+        """
+        for place, operator in reversed(list(enumerate(self.graph.operators))):
+            ranks = [len(self.graph.tensors[index].shape) for index in operator.inputs]
+            if self.kind(operator) == "ADD" and min(ranks) > 1 and ranks[0] != ranks[1]:
+                lower = min((0, 1), key=ranks.__getitem__)
+                index = int(operator.inputs[lower])
+                reshape = self._reshape(index, [1] * abs(ranks[0] - ranks[1]) + list(self.graph.tensors[index].shape))
+                operator.inputs = [int(reshape.outputs[0]) if i == index else int(i) for i in operator.inputs]
+                self.graph.operators.insert(place, reshape)
+
+    def _reshape(self, index: int, shape: list[int]) -> Any:
+        """A RESHAPE of tensor `index` to `shape`, with its new output, not in the graph yet."""
+        fb, tensors = schema(), self.graph.tensors
+        kind = fb.TensorType.INT32
+        self.model.buffers.append(fb.BufferT(data=np.asarray(shape, np.int32).view(np.uint8)))
+        name, type = tensors[index].name, tensors[index].type
+        tensors += [
+            fb.TensorT(name=name + b"/shape", shape=[len(shape)], type=kind, buffer=len(self.model.buffers) - 1),
+            fb.TensorT(name=name + b"/rank", shape=shape, type=type, buffer=0),
+        ]
+        options = fb.ReshapeOptionsT(newShape=shape)
+        return fb.OperatorT(
+            opcodeIndex=self._kinds.index("RESHAPE"),
+            inputs=[index, len(tensors) - 2],
+            outputs=[len(tensors) - 1],
+            builtinOptionsType=fb.BuiltinOptions.ReshapeOptions,
+            builtinOptions=options,
+        )
 
     def drop_unused_tensors(self) -> None:
         """Remove tensors that no operator touches any more; calibration would try to read them."""

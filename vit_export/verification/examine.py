@@ -20,6 +20,7 @@ from vit_export.verification.audit import audited
 from vit_export.verification.causes import find_causes
 from vit_export.verification.checks import (
     Check,
+    accelerated,
     class_order,
     described,
     figures,
@@ -119,7 +120,7 @@ def examine(trial: Trial) -> FileResult:
     artifact, process, classes = trial.artifact, trial.process, trial.pictures.classes
     checks = stored(artifact)
     if not checks[0].passed:
-        return FileResult(artifact, tuple(checks))
+        return FileResult(artifact, tuple(checks), place=process.place.words)
     facts = _facts(artifact)
     checks += _origin(artifact, facts, trial.record)
     if facts is not None and trial.record is not None:
@@ -139,6 +140,8 @@ def examine(trial: Trial) -> FileResult:
             names = names_in_file(trial.record.spec, [spec.name for spec in facts.outputs])
             wanted = [replace(spec, name=names.get(spec.name, spec.name)) for spec in wanted]
         checks += described(artifact, process, wanted, foreign=foreign)
+        if process.device is not None:
+            checks.append(accelerated(process.device))
         if len(process.inputs) == 1 and len(process.outputs) == len(wanted):
             checks += _judged(trial)
             checks.append(Check("runs", True))
@@ -160,6 +163,8 @@ def examine(trial: Trial) -> FileResult:
         causes=() if all(check.passed for check in checks) else find_causes(trial),
         neighbours=trial.neighbours,
         outputs=trial.more,
+        place=process.place.on(process.device),
+        device=process.device.name if process.device else None,
     )
 
 

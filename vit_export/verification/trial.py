@@ -61,7 +61,7 @@ class Trial:
     @property
     def limits(self) -> Limits | None:
         """What the file is held to; None where there are no limits for such a file."""
-        return limits_of(self.artifact, trained=self.options.trained)
+        return limits_of(self.artifact, trained=self.options.trained, place=self.process.place)
 
     @property
     def has_classes(self) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 from vit_export.base.machine import Cpu
 from vit_export.base.signal import json_ready
 from vit_export.model.artifact import Artifact, TensorSpec
+from vit_export.runtimes.places import CPU
 from vit_export.runtimes.process import Memory
 from vit_export.runtimes.timing.latency import Latency, Plan
 from vit_export.runtimes.timing.noise import Noise
@@ -18,6 +19,7 @@ from vit_export.verification.metrics import Accuracy, Comparison, Neighbours, Ou
 class FileResult:
     """Everything learnt about one file. `comparison` is None when its outputs could not be compared at all.
 
+    `place` is where it ran, in words ('CPU', 'GPU, 16-bit, in software'), and `device` the name of the GPU, if one did.
     `accuracy` is None unless the images are labelled, `top` (per image) without classifier, `neighbours` where the
     output is no embedding. `outputs` are the others of several, in order. `causes` are explanations
     that were found to fit a failed file; `location` is None unless layers were compared.
@@ -36,6 +38,8 @@ class FileResult:
     location: Location | None = None
     neighbours: Neighbours | None = None
     outputs: tuple[OutputResult, ...] = ()
+    place: str = CPU.words
+    device: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -49,8 +53,8 @@ class FileResult:
 
     @property
     def label(self) -> str:
-        """Format, precision and scheme, as in 'tflite int8 dynamic'."""
-        return label(self.artifact)
+        """Format, precision and scheme, as in 'tflite int8 dynamic', and the place where it is not the CPU."""
+        return label(self.artifact) if self.place == CPU.words else f"{label(self.artifact)} ({self.place})"
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -69,6 +73,8 @@ class FileResult:
         """A JSON-ready dict."""
         values = {
             "artifact": self.artifact.to_dict(),
+            "place": self.place,
+            "device": self.device,
             "verdict": self.verdict,
             "failures": self.failures,
             "checks": [asdict(check) for check in self.checks],

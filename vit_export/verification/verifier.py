@@ -1,8 +1,7 @@
 """The verdict: is each exported file still the reference's model, judged by its worst image."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +19,18 @@ from vit_export.model.outputs import transformers_names
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import RECORD_FILE, ModelRecord, read_record
 from vit_export.model.saved_model import SavedModelParameters
+from vit_export.runtimes.places import ARM64, CPU
 from vit_export.runtimes.process import RunnerProcess
 from vit_export.runtimes.runner import ProcessKilled, RunnerError, takes_pixels
 from vit_export.runtimes.timing.latency import Measurement, Subject, measure, plan_of
 from vit_export.runtimes.timing.ranking import warnings_of
 from vit_export.verification import metrics
-from vit_export.verification.checks import LIMITS, Check, Limits, is_flat
+from vit_export.verification.checks import LIMITS, Check, Limits, is_flat, label
 from vit_export.verification.evidence import Location
 from vit_export.verification.examine import examine, run_reference, unasked
 from vit_export.verification.options import VerifyOptions
+from vit_export.verification.processes import Processes
+from vit_export.verification.ranges import explained
 from vit_export.verification.trial import Trial
 from vit_export.verification.verdict import FileResult, Reference, Verification
 
@@ -36,6 +38,8 @@ __all__ = ["LIMITS", "Check", "FileResult", "Limits", "Reference", "Verification
 
 LOW_RESPONSE_DB = 10.0
 """Below this, a warning says how badly the part of the outputs that depends on the image is reproduced."""
+
+_BEYOND = "a GPU computes in 16 bits (docs/gpu.md)"
 
 LOCATED = 4
 """Images that layers are compared on: those that are worst."""
@@ -75,7 +79,7 @@ def verify(
     basis = Subject(str(reference), kind, size_of(reference))
     # Starting TensorFlow takes seconds: processes that may stay resident together are timed where they are.
     together = plan_of(basis, subjects) == "together"
-    with _Processes(options) as processes:
+    with Processes(options) as processes:
         step(f"running the reference on {len(images)} images")
         process = processes.of(basis.path, kind)
         truth, expected = run_reference(process, pictures, images, options.known_outputs, record)
@@ -83,39 +87,16 @@ def verify(
         others = any(artifact.format != "saved_model" for artifact in artifacts)
         parameters = _parameters(reference, kind) if record is not None and expected is not None and others else None
         answers = _answers(truth, expected, options)
-        files: list[FileResult] = []
-        first: dict[str, np.ndarray] = {}
-        for artifact in artifacts:
-            if answers is None:
-                files.append(unasked(artifact))
-                continue
-            step(f"running {Path(artifact.path).name} on {len(images)} images")
-            (output, wanted), *further = _asked(answers, options.read.get(artifact.path), record)
-            trial = Trial(
-                artifact=artifact,
-                process=processes.of_file(artifact),
-                pictures=pictures,
-                images=images,
-                fed=_fed(artifact, pictures, images),
-                expected=wanted,
-                output=output,
-                others=tuple(further),
-                options=options,
-                record=record,
-                parameters=parameters,
-                reference=process.run if together and not options.probabilities and output == truth.output else None,
-            )
-            first[artifact.path] = trial.fed[0].copy()
-            file = examine(trial)
-            processes.settle(
-                artifact.path, trial.process, keep=together and options.times and file.comparison is not None
-            )
-            files.append(_located(file, trial, reference, step) if options.locate else file)
+        same = together and not options.probabilities
+        every = _Every(
+            reference, processes, pictures, images, record, parameters, process if same else None, together, step
+        )
+        files = [row for artifact in artifacts for row in every.rows(artifact, truth, answers)]
         measured: Measurement | RunnerError | None = None
-        if options.times and expected is not None:
-            ran = {file.artifact.path for file in files if file.comparison is not None}
-            timed = [subject for subject in subjects if subject.path in ran]
-            measured = _measured(basis, timed, images[0], first, processes, step)
+        if options.latency and expected is not None and any(place.timed for place in options.places):
+            compared = {file.artifact.path for file in files if file.comparison is not None and file.place == CPU.words}
+            timed = [subject for subject in subjects if subject.path in compared]
+            measured = _measured(basis, timed, images[0], every.first, processes, step)
     if isinstance(measured, RunnerError):
         truth = replace(truth, checks=(*truth.checks, Check("latency", False, detail=str(measured).rstrip("."))))
     elif measured is not None:
@@ -134,11 +115,11 @@ def verify(
     )
     basic = next(iter(expected.values())) if expected else None
     warnings = [*_warnings(result, basic), *(warnings_of(measured) if isinstance(measured, Measurement) else ())]
-    if options.emulate:
+    if ARM64 in options.places:
         warnings.append(
-            f"The files were run by the runtimes' {options.emulate} builds under emulation: memory and times are not a "
-            "device's."
+            "The files were run by the runtimes' arm64 builds under emulation: memory and times are not a device's."
         )
+    warnings += [f"{', '.join(kinds)}: {found}; {_BEYOND}." for found, kinds in every.leaving.items()]
     return replace(result, warnings=tuple(warnings))
 
 
@@ -161,36 +142,61 @@ def _asked(answers: _Answers, read: str | None, record: ModelRecord | None) -> _
     return [a for a in answers if read in (a[0].name, names.get(a[0].name))] or answers[:1]
 
 
-class _Processes:
-    """The processes of one verification, by the path of their file; those that are kept are timed where they are."""
+@dataclass
+class _Every:
+    """What all files of one verification have in common, and what was learnt of them on the way.
 
-    def __init__(self, options: VerifyOptions) -> None:
-        self.options, self.kept = options, dict[str, RunnerProcess]()
-        self._stack = ExitStack()
+    `basis` is the reference's process where it may be asked again. `first` is, by path, the first image as the file
+    takes it; `leaving` are the kinds of files that leave 16-bit floats, by the place where they do.
+    """
 
-    def __enter__(self) -> "_Processes":
-        return self
+    reference: Path
+    processes: Processes
+    pictures: Pictures
+    images: np.ndarray
+    record: ModelRecord | None
+    parameters: ParameterSource | None
+    basis: RunnerProcess | None
+    together: bool
+    step: Callable[[str], None]
+    first: dict[str, np.ndarray] = field(default_factory=dict)
+    leaving: dict[str, list[str]] = field(default_factory=dict)
 
-    def __exit__(self, *exception: object) -> None:
-        self._stack.close()
-
-    def of_file(self, artifact: Artifact) -> RunnerProcess:
-        """A process for `artifact`, as `of`, that runs it the way the options say."""
-        output = self.options.read.get(artifact.path)
-        return self.of(artifact.path, artifact.format, emulate=self.options.emulate, output=output)
-
-    def of(self, path: str, format: Format, *, emulate: str | None = None, output: str | None = None) -> RunnerProcess:
-        """A process, not started yet, for the file at `path`; it ends with the verification at the latest."""
-        process = RunnerProcess(Path(path), format, self.options.threads, emulate=emulate, output=output)
-        self._stack.callback(process.close)
-        return process
-
-    def settle(self, path: str, process: RunnerProcess, *, keep: bool) -> None:
-        """Leave the `process` of `path` running to be timed, or end it; of one file one process is enough."""
-        if keep and not any(same_path(Path(path), Path(other)) for other in self.kept):
-            self.kept[path] = process
-        else:
-            process.close()
+    def rows(self, artifact: Artifact, truth: Reference, answers: _Answers | None) -> Iterator[FileResult]:
+        """What `artifact` is found to be at each of the places where it is run."""
+        if answers is None:
+            yield unasked(artifact)
+            return
+        options, beyond = self.processes.options, None
+        (output, wanted), *further = _asked(answers, options.read.get(artifact.path), self.record)
+        fed = _fed(artifact, self.pictures, self.images)
+        self.first[artifact.path] = fed[0].copy()
+        for place in options.places_of(artifact.format):
+            where = "" if place is CPU else f" ({place.words})"
+            self.step(f"running {Path(artifact.path).name} on {len(self.images)} images{where}")
+            trial = Trial(
+                artifact=artifact,
+                process=self.processes.of_file(artifact, place),
+                pictures=self.pictures,
+                images=self.images,
+                fed=fed,
+                expected=wanted,
+                output=output,
+                others=tuple(further),
+                options=options,
+                record=self.record,
+                parameters=self.parameters,
+                reference=self.basis.run if self.basis is not None and output == truth.output else None,
+            )
+            file = examine(trial)
+            if place is not ARM64 and artifact.format == "tflite":
+                beyond = beyond or self.processes.beyond_half(trial)
+            ran = file.comparison is not None and trial.process.pid is not None
+            keep = self.together and options.latency and place.timed and ran
+            self.processes.settle(artifact.path, trial.process, keep=keep)
+            yield _located(explained(file, place, beyond), trial, self.reference, self.step)
+        if beyond is not None:
+            self.leaving.setdefault(str(beyond), []).append(label(artifact))
 
 
 def _measured(
@@ -198,7 +204,7 @@ def _measured(
     subjects: Sequence[Subject],
     image: np.ndarray,
     own_images: Mapping[str, np.ndarray],
-    processes: _Processes,
+    processes: Processes,
     step: Callable[[str], None],
 ) -> Measurement | RunnerError:
     try:
@@ -240,10 +246,19 @@ def _parameters(reference: Path, kind: Format) -> ParameterSource | None:
 
 
 def _located(file: FileResult, trial: Trial, reference: Path, step: Callable[[str], None]) -> FileResult:
-    """`file` with its layers compared on its worst images, where it failed and runs."""
+    """`file` with its layers compared on its worst images, where that is asked for, and it failed and runs.
+
+    Layers are followed on the CPU: one that is as it should be there says nothing of another place.
+    """
     artifact, images, options = trial.artifact, trial.images, trial.options
     ran = any(check.name == "finite" for check in file.checks)
-    if file.passed or not ran or artifact.format == "saved_model":
+    if (
+        not options.locate
+        or file.passed
+        or not ran
+        or artifact.format == "saved_model"
+        or trial.process.place is not CPU
+    ):
         return file
     from vit_export.verification.layers import locate
 
@@ -301,6 +316,8 @@ def _fed(artifact: Artifact, pictures: Pictures, images: np.ndarray) -> np.ndarr
 
 
 def _with_latency(file: FileResult, measured: Measurement, reference: Path) -> FileResult:
+    if file.place != CPU.words:
+        return file
     path = Path(file.artifact.path)
     latency = measured.reference if same_path(path, reference) else measured.files.get(file.artifact.path)
     if isinstance(latency, ProcessKilled):

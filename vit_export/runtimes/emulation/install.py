@@ -6,39 +6,24 @@ with the system's sources and keys; its packages are unpacked, not installed.
 
 import importlib.util
 import json
-import os
-import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from vit_export.base.errors import InputError, OutputError
 from vit_export.base.files import publish
 from vit_export.base.python import python_command
-from vit_export.base.scratch import owned_folder
 from vit_export.base.versions import versions
+from vit_export.runtimes.debian import Step, Wanted, last_line, remove, require_tools, run, unpack
 from vit_export.runtimes.emulation import launch
 
 _OLDEST = (3, 11)
-_PACKAGES = ("python3", "libstdc++6")
-"""Debian packages that the runtimes need; apt adds what they depend on."""
-
-# The hooks of the system's configuration (a notification, the cleaning of the system's own cache) are not for these
-# lists: APT::Update holds them.
-_APT = """\
-#clear APT::Architectures;
-#clear APT::Update;
-APT::Architecture "arm64";
-APT::Architectures { "arm64"; };
-APT::Install-Recommends "false";
-Acquire::Languages "none";
-Dir::State "%(folder)s/state";
-Dir::State::status "%(folder)s/status";
-Dir::Cache "%(folder)s/cache";
-Dir::Cache::archives "archives";
-Dir::Log "%(folder)s/log";
-"""
+_WANTED = Wanted(
+    "the arm64 Python",
+    ("python3", "libstdc++6"),
+    launch.ARCHITECTURE,
+    "check the network, and that the system's package sources offer arm64 (Ubuntu's do not by default: docs/arm64.md)",
+)
 
 _ASK = (
     "import json, platform, sys; "
@@ -48,8 +33,6 @@ _TRY = (
     "import onnxruntime, ai_edge_litert.interpreter, numpy; from vit_export.runtimes.process import serve; "
     "print(numpy.__version__)"
 )
-
-Step = Callable[[str], None]
 
 
 def set_up(where: Path, step: Step) -> bool:
@@ -85,12 +68,9 @@ def set_up(where: Path, step: Step) -> bool:
 
 
 def _require_tools() -> None:
-    for tool in ("apt-get", "dpkg-deb"):
-        if shutil.which(tool) is None:
-            raise InputError(
-                f"{tool} is not on the PATH: the arm64 Python comes from Debian's or Ubuntu's packages, so set the "
-                "emulation up on such a system."
-            )
+    require_tools(
+        "the arm64 Python comes from Debian's or Ubuntu's packages, so set the emulation up on such a system."
+    )
     if importlib.util.find_spec("pip") is None:
         raise InputError(
             f"This Python ({sys.prefix}) has no pip, which fetches the arm64 wheels: run 'python -P -m ensurepip' or "
@@ -99,34 +79,7 @@ def _require_tools() -> None:
 
 
 def _unpack_python(root: Path, step: Step) -> None:
-    with owned_folder("vit-export-apt-") as apt:
-        apt.chmod(0o755)  # run by root, apt downloads as a user without rights
-        for folder in ("state/lists/partial", "cache/archives/partial", "log"):
-            (apt / folder).mkdir(parents=True)
-        (apt / "status").touch()  # no package is installed in there yet
-        configuration = apt / "apt.conf"
-        configuration.write_text(_APT % {"folder": apt}, encoding="utf-8")
-        apt_get = ["apt-get", "-c", str(configuration), "-q", "-y"]
-        step("Reading the system's package lists for arm64")
-        # One source that cannot be read, or has no arm64, is a warning; the packages may all be in the others.
-        warnings = _run([*apt_get, "update"]).stderr
-        step("Downloading the arm64 Python")
-        fetched = _run([*apt_get, "install", "--download-only", *_PACKAGES])
-        if fetched.returncode:
-            said = _last(warnings, "E: Failed", "W: Failed", "E:", default="") or _last(fetched.stderr, "E:")
-            raise InputError(
-                f"apt-get cannot get the arm64 packages of Python ({said}): check the network, and that the system's "
-                "package sources offer arm64 (Ubuntu's do not by default: docs/arm64.md)."
-            )
-        step("Unpacking it")
-        root.mkdir()
-        for package in sorted((apt / "cache/archives").glob("*.deb")):
-            unpacked = _run(["dpkg-deb", "-x", str(package), str(root)])
-            if unpacked.returncode:
-                raise OutputError(
-                    f"{package.name} cannot be unpacked in {root.parent} ({_last(unpacked.stderr)}): free some space "
-                    "there, or choose another folder with --output."
-                )
+    unpack(_WANTED, root, step)
     _keep_what_runs(root)
 
 
@@ -135,10 +88,7 @@ def _keep_what_runs(root: Path) -> None:
     for path in [*root.iterdir(), *(root / "usr").iterdir(), *(root / "usr/bin").iterdir()]:
         name = path.relative_to(root).as_posix()
         if name not in ("lib", "usr", "usr/bin", "usr/lib") and not name.startswith("usr/bin/python3"):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            remove(path)
     if not (root / "lib").exists():  # where /lib is a link to /usr/lib, no package of ours brings the link
         (root / "lib").symlink_to("usr/lib")
     (root / "proc").mkdir()
@@ -166,41 +116,20 @@ def _install_wheels(site: Path, python: Sequence[int], glibc: str) -> None:
     pip = python_command("-m", "pip", "install", "--target", str(site), "--no-compile", "--no-input", "--quiet")
     pip += ["--disable-pip-version-check", "--only-binary=:all:", "--implementation=cp"]
     pip += [f"--python-version={python[0]}.{python[1]}", *(f"--platform={name}" for name in platforms)]
-    done = _run([*pip, *wanted])
+    done = run([*pip, *wanted])
     if done.returncode:
         raise InputError(
-            f"pip cannot get the arm64 wheels ({_last(done.stderr, 'ERROR:')}): check the network and pip's settings."
+            f"pip cannot get the arm64 wheels ({last_line(done.stderr, 'ERROR:')}): check the network and pip's "
+            "settings."
         )
 
 
 def _emulated(folder: Path, code: str) -> str:
     """What the arm64 Python prints that runs `code`."""
-    done = _run(launch.command(folder, code), launch.environment())
+    done = run(launch.command(folder, code), launch.environment())
     if done.returncode:
         raise InputError(
-            f"The arm64 Python does not run under {launch.emulator()} ({_last(done.stderr)}): "
+            f"The arm64 Python does not run under {launch.emulator()} ({last_line(done.stderr)}): "
             "qemu 7.2 and newer are known to run it."
         )
     return done.stdout.strip()
-
-
-def _run(command: list[str], environment: Mapping[str, str] = os.environ) -> "subprocess.CompletedProcess[str]":
-    """Run `command` to its end, whatever that is, and keep what it says, in English."""
-    return subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        env={**environment, "LC_ALL": "C.UTF-8"},
-        check=False,
-    )
-
-
-def _last(text: str, *beginnings: str, default: str = "it does not say why") -> str:
-    """The last line of `text`, of those with the first of `beginnings` that any line has; without a full stop."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    for beginning in beginnings:
-        if chosen := [line for line in lines if line.startswith(beginning)]:
-            return chosen[-1].removeprefix("E:").removeprefix("W:").removeprefix("ERROR:").strip().rstrip(".")[:300]
-    return lines[-1].rstrip(".")[:300] if lines and not beginnings else default

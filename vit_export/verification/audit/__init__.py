@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vit_export.artifacts.facts import FileFacts, damage_told
 from vit_export.base.errors import InputError
+from vit_export.deployment.half_range import KEY, Fit, FittedParameters
 from vit_export.model.artifact import Artifact
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
@@ -25,7 +26,8 @@ def audited(artifact: Artifact, facts: FileFacts, record: ModelRecord, parameter
     if own is not None and own.get("precision") == artifact.precision:
         told = ModelRecord.from_dict({**own})
         if told.spec.is_same_model(record.spec) and told.fingerprint in (None, record.fingerprint):
-            yield from _ours(artifact, facts, record, parameters)
+            fitted = FittedParameters(parameters, Fit.from_dict(told.weights.get(KEY)))
+            yield from _ours(artifact, facts, record, fitted)
         return
     # What cannot be read of another tool's file is no fault of it.
     with suppress(InputError), damage_told(Path(facts.path), f".{facts.format}"):
@@ -38,7 +40,7 @@ def _ours(artifact: Artifact, facts: FileFacts, record: ModelRecord, parameters:
         with damage_told(Path(facts.path), f".{facts.format}"):
             return [
                 constants(artifact, facts, parameters, record.preprocessing),
-                attributes(Path(facts.path), facts.format, record.spec),
+                attributes(Path(facts.path), facts.format, parameters.spec),
             ]
     except InputError as error:
         return [Check("constants", False, detail=f"its constants cannot be read: {str(error).rstrip('.')}")]

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from vit_export.artifacts.onnx_file import require_own_data
+from vit_export.artifacts.read import read_facts
 from vit_export.base.errors import InputError, VitExportError, first_line
 from vit_export.base.machine import release_memory, usable_cores
 from vit_export.base.quiet import import_tensorflow
+from vit_export.deployment.half_range import KEY, Fit
 from vit_export.model.artifact import Artifact, Precision
 from vit_export.model.outputs import RETURNS, transformers_names
-from vit_export.model.record import read_record
+from vit_export.model.record import ModelRecord, read_record
 from vit_export.runtimes.runner import Runner, RunnerError, open_runner
 from vit_export.verification import metrics
 from vit_export.verification.checks import LIMITS, Limits, figures, limits_of
@@ -85,7 +87,9 @@ def locate(
     given, entry, place = _outputs(runner, fed), runner.inputs[0], runner.outputs.index(runner.output)
     del runner
     release_memory()
-    reference = ReferenceStream(saved_model)
+    record = read_facts(path).record
+    fit = Fit.from_dict(ModelRecord.from_dict(dict(record)).weights.get(KEY)) if record else Fit()
+    reference = ReferenceStream(saved_model, fit) if fit else ReferenceStream(saved_model)
     with _reading(path):
         interior = (TFLiteInterior if artifact.format == "tflite" else OnnxInterior)(path, entry, place)
         trail = _Trail(reference, interior)

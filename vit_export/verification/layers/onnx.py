@@ -12,7 +12,8 @@ from vit_export.base.errors import InputError
 from vit_export.base.machine import usable_cores
 from vit_export.base.scratch import owned_folder
 from vit_export.model.artifact import TensorSpec
-from vit_export.verification.layers.tensors import Interior, native, of_one
+from vit_export.runtimes.interior import native
+from vit_export.verification.layers.tensors import Interior, of_one
 
 IN_MEMORY = 256 * 2**20
 """Bytes up to which a model file is handed to ONNX Runtime from memory; larger ones are copied on disk."""

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from vit_export.base.errors import StructureError
+from vit_export.deployment.half_range import Fit, FittedParameters
 from vit_export.model.saved_model import SavedModelParameters, assign_parameters
 from vit_export.verification import metrics
 from vit_export.verification.checks import LIMITS
@@ -22,14 +23,16 @@ class ReferenceStream:
     Points are counted as in `point_names`; `last` is the last mlp, behind which only the first `ViTSpec.kept_tokens`
     matter. Tokens are float32 [rows, width], one image's.
 
+    `fit` says how the file's stream was fitted to 16-bit floats: this one is then the same.
+
     Raises:
         InputError: on construction, when the SavedModel is not one of this package or is damaged.
     """
 
-    def __init__(self, saved_model: Path) -> None:
+    def __init__(self, saved_model: Path, fit: Fit | None = None) -> None:
         from vit_export.model.keras_model import reference_model
 
-        parameters = SavedModelParameters(saved_model)
+        parameters = FittedParameters(SavedModelParameters(saved_model), fit or Fit())
         self.spec = parameters.spec
         self.last = 2 * self.spec.num_layers
         self._path = saved_model

@@ -5,8 +5,6 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
-from vit_export.model.artifact import TensorSpec
-
 
 class Interior(ABC):
     """A file run so that the tensors between its operators can be read, for one image at a time.
@@ -27,20 +25,6 @@ class Interior(ABC):
     @abstractmethod
     def read(self, image: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """The tensors called `names`, as `candidates` names them, and the `output`."""
-
-
-def native(image: np.ndarray, spec: TensorSpec) -> np.ndarray:
-    """The image as input `spec` takes it: its layout, type and quantization, repeated to fill a fixed batch.
-
-    Copies of the image, not zeros: those would widen the range of what is quantized per tensor.
-    """
-    dtype = np.dtype(spec.dtype)
-    if spec.layout == "NCHW":
-        image = image.transpose(2, 0, 1)
-    if dtype.kind in "iu" and image.dtype.kind == "f":
-        limits = np.iinfo(dtype)
-        image = np.clip(np.rint(image / (spec.scale or 1)) + (spec.zero_point or 0), limits.min, limits.max)
-    return np.ascontiguousarray(np.repeat(image[np.newaxis], spec.shape[0] or 1, axis=0), dtype)
 
 
 def of_one(values: np.ndarray, batch: int) -> np.ndarray:
