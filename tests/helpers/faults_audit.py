@@ -208,7 +208,7 @@ AUDIT = (
         "a GELU that is approximate, tflite int8 dynamic",
         edited_tflite(_approximate, "tflite int8 dynamic"),
         _ATTRIBUTES,
-        says="GELU is approximate, expected erf",
+        says="a GELU of the form tanh, expected erf",
     ),
     Fault(
         "scores divided by a little more, onnx int8 dynamic",

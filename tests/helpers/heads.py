@@ -152,7 +152,7 @@ REFUSED = {
     ),
     "resizing": (
         lambda: pooled(dense(), before=layers.Resizing(16, 16, name="fit")),
-        r"fit \(Resizing\) changes the images .* --resize",
+        r"fit \(Resizing\) changes the images .* Preprocessing.resize",
     ),
     "crops": (lambda: pooled(dense(), before=layers.RandomCrop(16, 16, name="cut")), r"cut \(RandomCrop\) changes"),
     "unknown pixels": (

@@ -107,7 +107,7 @@ def test_places_are_told_by_their_names(machine):
     assert places_of(()) == (CPU,)
     assert places_of(("cpu", "gpu", "cpu")) == (CPU, GPU)
     assert places_of(("gpu",), "float32") == (GPU_FLOAT32,)
-    with pytest.raises(InputError, match="add --on gpu"):
+    with pytest.raises(InputError, match="add on='gpu'"):
         places_of(("cpu",), "float32")
     with pytest.raises(InputError, match="is no place"):
         places_of(("tpu",))

@@ -24,6 +24,7 @@ _ARGUMENTS = {
     "probabilities": "probabilities=True",
     "locate": "locate=True",
     "no-measure": "measure=False",
+    "no-verify": "verify=False",
     # One argument, `preprocessing`, whose fields they are.
     "mean": "Preprocessing.mean",
     "std": "Preprocessing.std",
@@ -40,7 +41,7 @@ _SAME = (
 _ARGUMENTS |= {name: name.replace("-", "_") for name in _SAME}
 _NUMBER = r"\d+(?:\.\d+)?"
 _VALUE = rf"{_NUMBER}(?:,{_NUMBER})+|\d+x\d+|HEIGHTxWIDTH|{_NUMBER}"
-_WORD = r"(?:uint8|normalized|0\.\.(?:1|255)|static|dynamic|nchw|squash|shortest|imagenet|folders|calibration)"
+_WORD = r"(?:uint8|normalized|0\.\.(?:1|255)|static|dynamic|nchw|squash|shortest|imagenet|folders|calibration|gpu)"
 _OPTION = re.compile(
     # A command in backticks is to be typed as it is, and what stands in a path or a word is no option of ours.
     rf"`vit-export [^`]*`|(?<![\w/.'=-])--(?P<name>{'|'.join(sorted(_ARGUMENTS, key=len, reverse=True))})(?![\w-])"

@@ -12,6 +12,7 @@ from vit_export.cli.framework import Given, GivenPath
 from vit_export.model.artifact import Layout
 from vit_export.model.names import DYNAMIC, INPUTS, SCHEME_NAMES
 from vit_export.model.spec import ImageSize
+from vit_export.runtimes.gpu.precision import GPU_PRECISIONS
 
 Option = Callable[[Any], Any]
 """What puts an option or argument on the function of a command."""
@@ -138,7 +139,7 @@ def places(name: str, help: str) -> Option:
     return click.option(name, type=click.Choice(("cpu", "gpu", "arm64")), multiple=True, help=help)
 
 
-GPU_PRECISION = choice("--gpu-precision", ("float16", "float32"), "Arithmetic of the GPU.  [float16, as on phones]")
+GPU_PRECISION = choice("--gpu-precision", GPU_PRECISIONS, "Arithmetic of the GPU.  [float16, as on phones]")
 
 
 def int8_scheme(help: str, *names: str) -> Option:

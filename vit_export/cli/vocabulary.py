@@ -65,14 +65,14 @@ _MEANT: dict[str, str] = {
     "skip-verify skip-verification no-check no-validation": "--no-verify",
     "top-k topk": "--top",
     "platform": "--target",
-    "device gpu cuda place": "--on --verify-on",
+    "gpu place": "--on --verify-on",
     "license": "--licence",
     "q silent": "--quiet",
 }
 """By what is typed: options that are meant; those that a command has are proposed, with a value where that is said."""
 
 NOT_THERE = {
-    "cpu": "Exports and checks run on the CPU: leave it out.",
+    "device cuda cpu": "Exports and checks run on the CPU: leave it out.",
     "simplify optimize optimise": "Graphs are simplified always: leave it out.",
     "trust-remote-code": "No code of a repository is run, ever: leave it out.",
 }

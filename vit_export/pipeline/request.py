@@ -12,7 +12,7 @@ from vit_export.model.artifact import FileOptions, Format, InputKind, Layout, Pr
 from vit_export.model.names import DYNAMIC, FORMATS, PRECISIONS, SEARCHED
 from vit_export.model.outputs import RETURNS
 from vit_export.model.spec import ViTSpec, require_name
-from vit_export.runtimes.gpu.runner import GpuPrecision
+from vit_export.runtimes.gpu.precision import GpuPrecision
 
 if TYPE_CHECKING:
     from vit_export.model.preprocessing import Preprocessing

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from vit_export.base.errors import InputError
 from vit_export.model.artifact import Format
 from vit_export.runtimes import emulation, gpu
-from vit_export.runtimes.gpu.runner import Device, GpuPrecision
+from vit_export.runtimes.gpu.precision import GpuPrecision
+from vit_export.runtimes.gpu.runner import Device
 
 _PATIENCE, _PATIENCE_EMULATED = 900.0, 6 * 3600.0
 

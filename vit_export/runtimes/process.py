@@ -35,7 +35,8 @@ from vit_export.base.python import python_command, python_environment
 from vit_export.model.artifact import Format, TensorSpec
 from vit_export.runtimes.emulation import launch as emulation
 from vit_export.runtimes.gpu import launch as gpu
-from vit_export.runtimes.gpu.runner import Device, GpuPrecision, GpuRunner
+from vit_export.runtimes.gpu.precision import GpuPrecision
+from vit_export.runtimes.gpu.runner import Device, GpuRunner
 from vit_export.runtimes.interior import largest_magnitudes
 from vit_export.runtimes.places import CPU, Place
 from vit_export.runtimes.runner import RUNNERS, ProcessKilled, Runner, RunnerError, require

@@ -4,14 +4,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
+from vit_export.runtimes.gpu.precision import GpuPrecision
 from vit_export.runtimes.gpu.vulkan import devices
 from vit_export.runtimes.runner import RunnerError, TFLiteRunner
-
-GpuPrecision = Literal["float16", "float32"]
 
 _BEHIND = re.compile(
     r"^ERROR: Following operations are not supported by GPU delegate:\n(?P<reasons>.*?)"
