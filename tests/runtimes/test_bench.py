@@ -1,6 +1,7 @@
 """`vit-export bench`: toy files of every origin through the command, the table and the rows on made-up figures."""
 
 import io
+import itertools
 import json
 import shutil
 import subprocess
@@ -130,10 +131,11 @@ def test_every_format_in_one_run(folder, tmp_path):
 
 
 def figures(text, name):
-    """The cells of the file `name` in a table: beside it, or on the line below where it is long."""
+    """The words of the file `name` in a table: beside it, or on the lines below where there is no room."""
     lines = text.splitlines()
     at = next(n for n, line in enumerate(lines) if line.startswith(name))
-    return lines[at].removeprefix(name).split() or lines[at + 1].split()
+    below = itertools.takewhile(lambda line: line.startswith(" "), lines[at + 1 :])
+    return " ".join((lines[at].removeprefix(name), *below)).split()
 
 
 def test_a_file_that_cannot_be_run_is_a_row_and_exit_code_1(folder, damaged):
