@@ -13,6 +13,7 @@ from vit_export.model.artifact import Artifact, TensorSpec
 from vit_export.model.preprocessing import Preprocessing, normalize
 from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
+from vit_export.runtimes.places import CPU
 from vit_export.runtimes.runner import RunnerError
 from vit_export.verification.causes import INPUT_HYPOTHESES, OUTPUT_HYPOTHESES, find_causes
 from vit_export.verification.options import VerifyOptions
@@ -44,7 +45,7 @@ def trial(run=network, *, kind="normalized", outputs=None, limits=("onnx", "floa
 
     return Trial(
         artifact=Artifact("x", format, precision, (spec,), (logits,), 1, "", scheme=scheme),
-        process=SimpleNamespace(run=run if runs else refused),
+        process=SimpleNamespace(run=run if runs else refused, place=CPU),
         pictures=pictures,
         images=images,
         fed=fed,
