@@ -25,7 +25,7 @@ class KeptTensors:
 
         self._path = path
         graph = MappedModel(path).model.subgraphs[0]
-        self._computed = [index for operator in graph.operators for index in operator.outputs]
+        self._computed = list(_of_images(graph))
         with quiet():  # the interpreter warns of the memory that this takes
             self._interpreter = Interpreter(
                 str(path),
@@ -73,6 +73,19 @@ class KeptTensors:
             if index in details:
                 name = details[index]["name"]  # not always unique
                 self.details[name if name not in self.details else f"{name}#{index}"] = details[index]
+
+
+def _of_images(graph: Any) -> Iterator[int]:
+    """The tensors that follow from the graph's inputs, by their indices, in the order of the operators.
+
+    Others are weights that are dequantized while the file runs: XNNPACK keeps those to itself, and what lies in their
+    place is no number of anybody's.
+    """
+    known = {int(index) for index in graph.inputs}
+    for operator in graph.operators:
+        if not known.isdisjoint(map(int, operator.inputs)):
+            known.update(map(int, operator.outputs))
+            yield from map(int, operator.outputs)
 
 
 def native(image: np.ndarray, spec: TensorSpec) -> np.ndarray:
