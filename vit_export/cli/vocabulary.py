@@ -71,6 +71,7 @@ _MEANT: dict[str, str] = {
 NOT_THERE = {
     "device gpu cuda cpu": "Exports and checks run on the CPU: leave it out.",
     "simplify optimize optimise": "Graphs are simplified always: leave it out.",
+    "no-latency": "Exports time their files for some seconds: leave it out, or compare later with `vit-export verify`.",
     "trust-remote-code": "No code of a repository is run, ever: leave it out.",
 }
 """What other tools ask, and why there is no such option here."""
