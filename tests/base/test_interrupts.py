@@ -167,6 +167,24 @@ def test_outside_the_main_thread_nothing_changes():
     assert found == [True]
 
 
+QUIET = """
+import os, sys
+from vit_export.base.quiet import quiet
+with quiet():
+    os.write(2, b"chatter")
+    raise {error}
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"), [("KeyboardInterrupt", False), ("SystemExit(3)", False), ("OSError", True)]
+)
+def test_chatter_is_shown_where_something_failed(error, shown):
+    ended = subprocess.run([sys.executable, "-c", QUIET.format(error=error)], capture_output=True, check=False)
+    assert ended.returncode
+    assert (b"chatter" in ended.stderr) is shown
+
+
 WAITING = """
 import click, sys, time
 from vit_export.cli.main import main

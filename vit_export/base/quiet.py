@@ -36,7 +36,10 @@ def import_tensorflow() -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Drop what native code writes to stderr inside the block; if the block raises, show it after all."""
+    """Drop what native code writes to stderr inside the block; if the block fails, show it after all.
+
+    An interruption is no failure.
+    """
     import tempfile
 
     sys.stderr.flush()
@@ -46,7 +49,7 @@ def quiet() -> Iterator[None]:
         os.dup2(sink.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             sys.stderr.flush()
             os.dup2(saved, 2)
             sink.seek(0)
