@@ -13,6 +13,8 @@ from vit_export.api import export as export
 from vit_export.base.errors import InputError as InputError
 from vit_export.base.errors import OutputError as OutputError
 from vit_export.base.errors import VitExportError as VitExportError
+from vit_export.bundles.pack import bundle as bundle
+from vit_export.evaluation.evaluate import evaluate as evaluate
 from vit_export.images.pictures import Pictures as Pictures
 from vit_export.images.split import find_images as find_images
 from vit_export.model.keras_model import VisionTransformer as VisionTransformer
@@ -23,10 +25,12 @@ from vit_export.model.preprocessing import Preprocessing as Preprocessing
 from vit_export.model.saved_model import write_saved_model as write_saved_model
 from vit_export.model.spec import ViTSpec as ViTSpec
 from vit_export.model.variants import VARIANTS as VARIANTS
+from vit_export.pipeline.predict import predict as predict
 from vit_export.pipeline.request import ExportRequest as ExportRequest
 from vit_export.pipeline.steps import ExportResult as ExportResult
 from vit_export.pipeline.verify_files import VerifyRequest as VerifyRequest
 from vit_export.pipeline.verify_files import verify_files as verify_files
+from vit_export.runtimes.benchmark import bench as bench
 from vit_export.verification.options import VerifyOptions as VerifyOptions
 from vit_export.verification.verifier import verify as verify
 from vit_export.weights.open import open_checkpoint as open_checkpoint

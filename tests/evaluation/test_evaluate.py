@@ -16,7 +16,7 @@ from PIL import Image
 
 from vit_export.base.python import python_command, python_environment
 from vit_export.cli.main import main
-from vit_export.evaluation import evaluate as module
+from vit_export.evaluation import local as module
 from vit_export.evaluation.evaluate import evaluate
 from vit_export.images.read import decode_image, resize_and_crop
 from vit_export.model.input_kinds import feed
@@ -168,3 +168,64 @@ def test_bad_calls_are_one_sentence(options, sentence, made):
     done = CliRunner().invoke(main, ["evaluate", str(made[0][0]), *words])
     assert done.exit_code == 2
     assert sentence in done.stderr
+
+
+def test_embeddings_are_judged_by_their_neighbours(tmp_path):
+    """Held-out digits by the vote of others of them: as a formula written anew says, of every file."""
+    from conftest import RandomParameters, toy_spec
+
+    from vit_export.model.preprocessing import Preprocessing
+    from vit_export.model.record import ModelRecord
+    from vit_export.onnx import write_onnx
+
+    spec = toy_spec(num_classes=None)
+    record = ModelRecord(spec, Preprocessing(32), {"source": "random", "trained": False})
+    paths = [tmp_path / "embedding_float32.onnx", tmp_path / "embedding_int8.onnx"]
+    write_onnx(RandomParameters(spec), record, paths[0])
+    write_onnx(RandomParameters(spec), record, paths[1], precision="int8")
+    images, labels = encoded(160)
+    train = FORMS["folders"](tmp_path / "train", images[:100], labels[:100])
+    test = FORMS["folders"](tmp_path / "test", images[100:], labels[100:])
+    k = 5
+    found = evaluate(paths, test, knn=k, train=train, resume=tmp_path / "rows")
+    for path, file in zip(paths, found.figures.files, strict=True):
+        runner = open_runner(path, "onnx", 1)
+        pixels = np.stack([resize_and_crop(decode_image(image, ""), record.preprocessing) for image in images])
+        vectors = runner.run(feed(pixels, "normalized", record.preprocessing))
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        right = 0
+        for vector, label in zip(vectors[100:], labels[100:], strict=True):
+            cosines = vectors[:100] @ vector
+            votes = dict.fromkeys(range(10), 0.0)
+            for index in np.argsort(-cosines)[:k]:
+                votes[labels[index]] += np.exp(cosines[index] / 0.07)
+            right += max(votes, key=votes.get) == label
+        assert abs(file.knn.correct - right) <= 1  # float32 sums of another order may change a near tie
+        assert file.knn.total == 60
+    assert found.figures.files[0].knn.share > 0.3  # chance is 0.1
+    again = evaluate(paths, test, knn=k, train=train, resume=tmp_path / "rows")
+    assert again.figures == found.figures
+    assert again.resumed == 2
+    done = CliRunner().invoke(
+        main,
+        [
+            "evaluate",
+            str(paths[0]),
+            "--data",
+            test,
+            "--knn",
+            "5",
+            "--train",
+            train,
+            "--resume",
+            str(tmp_path / "rows2"),
+        ],
+    )
+    assert done.exit_code == 0, done.stderr
+    assert "k-NN" in done.stdout
+    for words, sentence in (
+        (["--knn", "5"], "--knn is the number of neighbours among the images of --train: give both, or neither."),
+        (["--knn", "0", "--train", train], "--knn is 0, expected"),
+    ):
+        done = CliRunner().invoke(main, ["evaluate", str(paths[0]), "--data", test, *words])
+        assert (done.exit_code, sentence in done.stderr) == (2, True), done.stderr

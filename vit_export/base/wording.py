@@ -34,8 +34,8 @@ _ARGUMENTS = {
 _SAME = (
     *("batch", "calibration", "calibration-images", "data", "held-out-images", "image-size", "images", "input"),
     *("int8-scheme", "labels", "layout", "min-agreement", "min-sqnr", "num-classes", "num-heads", "opset", "output"),
-    *("output-name", "precision", "ray", "reference", "resume", "returns", "seed", "serial", "threads", "weights"),
-    "workers",
+    *("output-name", "precision", "reference", "returns", "seed", "threads", "weights"),
+    *("knn", "ray", "resume", "serial", "train", "workers"),
 )
 _ARGUMENTS |= {name: name.replace("-", "_") for name in _SAME}
 _NUMBER = r"\d+(?:\.\d+)?"

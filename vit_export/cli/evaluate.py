@@ -27,6 +27,8 @@ from vit_export.cli.options import AS_JSON, FILES, LOCATION, QUIET, TEXT, count,
     help="Names of the classes as the data calls them; 'imagenet'; 'sorted' for folders in alphabetical order.  "
     "[the model's]",
 )
+@count("--knn", "Embeddings: accuracy by the vote of so many nearest neighbours in --train.")
+@click.option("--train", type=LOCATION, metavar="DATA", help="The neighbours' images, in any form of --data.")
 @count("--workers", "Processes, one thread each.", 1)
 @click.option(
     "--ray",
@@ -42,6 +44,8 @@ def evaluate_command(
     data: str,
     reference: Path | None,
     labels: str | None,
+    knn: int | None,
+    train: str | None,
     workers: int,
     ray: str | None,
     resume: Path | None,
@@ -58,7 +62,16 @@ def evaluate_command(
         from vit_export.evaluation.evaluate import evaluate
 
         result = evaluate(
-            files, data, reference=reference, labels=labels, workers=workers, ray=ray, resume=resume, reporter=say
+            files,
+            data,
+            reference=reference,
+            labels=labels,
+            knn=knn,
+            train=train,
+            workers=workers,
+            ray=ray,
+            resume=resume,
+            reporter=say,
         )
 
     def show() -> None:

@@ -20,12 +20,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Images": (
         *("--image-size", "--input", "--mean", "--std", "--resize", "--crop-fraction", "--interpolation"),
-        *("--calibration", "--calibration-images", "--held-out-images", "--data", "--images", "--labels-from"),
+        *("--calibration", "--calibration-images", "--held-out-images", "--data", "--train", "--images"),
+        "--labels-from",
     ),
     "int8": ("--int8-scheme", "--min-sqnr", "--min-agreement"),
     "Output": ("--name", "--output", "--report", "--junit", "--plot", "--overwrite", "--top", "--json", "--quiet"),
     "Checks and runs": (
         *("--no-verify", "--precision", "--output-name", "--probabilities", "--locate", "--emulate", "--no-latency"),
+        "--knn",
         *("--no-measure", "--no-sha256", "--time-limit", "--threads", "--seed", "--workers", "--ray", "--resume"),
         *("--adb", "--serial"),
     ),

@@ -49,7 +49,7 @@ class Worker:
         try:
             return shard_rows(self._job, number, self._paths)
         except VitExportError as error:
-            return {"error": str(error), "exit_code": error.exit_code}
+            return {"error": error.written, "exit_code": error.exit_code}
 
 
 def run_on_ray(

@@ -1,33 +1,27 @@
 """`vit-export evaluate`: files on a whole data set, in worker processes, shard by shard, resumed at any time."""
 
 import json
-import queue
-import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit_export.artifacts.identify import files_of, format_of
-from vit_export.artifacts.read import artifact_of, read_facts
 from vit_export.base.checks import whole_number
-from vit_export.base.errors import InputError, OutputError, VerificationFailed, VitExportError
-from vit_export.base.files import digest_of_folder, output_errors, shortened
+from vit_export.base.errors import InputError, OutputError
+from vit_export.base.files import output_errors, shortened
 from vit_export.base.interrupts import heed
 from vit_export.base.json_file import json_text
-from vit_export.base.python import python_command, python_environment
 from vit_export.base.versions import versions
-from vit_export.evaluation.classes import SORTED, Classes, classes_of
+from vit_export.evaluation.classes import Classes
 from vit_export.evaluation.data import DataSet, open_data
 from vit_export.evaluation.figures import Figures, figures_of
+from vit_export.evaluation.local import run_locally
+from vit_export.evaluation.neighbours import with_neighbours
 from vit_export.evaluation.rows import Subject
+from vit_export.evaluation.subjects import classes_for, classes_of_neighbours, subjects_of
 from vit_export.evaluation.worker import part_name
-from vit_export.model.labels import read_labels
-from vit_export.model.record import ModelRecord, read_record
-from vit_export.runtimes.runner import takes_pixels
 
 if TYPE_CHECKING:
     import pyarrow
@@ -36,8 +30,9 @@ if TYPE_CHECKING:
 
 JOB_NAME = "evaluation.json"
 MAX_WORKERS = 256
-TRIES = 3
-"""How often a shard is begun whose worker was killed, before it is given up."""
+MAX_NEIGHBOURS = 1000
+TRAINING = "train"
+"""The folder of the training images' rows, in that of the others."""
 
 _VERSION = 1
 _RUNTIMES = ("ai-edge-litert", "onnxruntime", "tensorflow", "pillow", "numpy")
@@ -75,6 +70,8 @@ def evaluate(
     *,
     reference: str | Path | None = None,
     labels: str | None = None,
+    knn: int | None = None,
+    train: str | None = None,
     workers: int = 1,
     ray: str | None = None,
     resume: str | Path | None = None,
@@ -84,9 +81,10 @@ def evaluate(
 
     `reference` is what they are compared with: a .tflite or .onnx file or a SavedModel of vit-export, without it the
     first of `paths`. `labels` names the classes as data sets call them: a file of names, "imagenet", or "sorted" for
-    folders in alphabetical order; without it they are the model's own. `workers` processes take shards, each on one
-    thread; `ray` is the address of a Ray cluster whose nodes they are on (or "auto").
-    `resume` is a folder for the rows: what is in it already, of these very files and data, is not evaluated again.
+    folders in alphabetical order; without it they are the model's own. Embeddings are judged by the vote of their `knn`
+    nearest neighbours among the images of `train` (see `neighbours`). `workers` processes take shards, each on one
+    thread; `ray` is the address of a Ray cluster whose nodes they are on (or "auto"). `resume` is a folder for the
+    rows: what is in it already, of these very files and data, is not evaluated again.
 
     Raises:
         InputError: a file, the data, a label or a number is not what it should be, or `resume` holds other rows.
@@ -97,41 +95,70 @@ def evaluate(
 
     say = reporter or Silent()
     whole_number("workers", workers, 1, MAX_WORKERS)
+    if (knn is None) != (train is None):
+        raise InputError("--knn is the number of neighbours among the images of --train: give both, or neither.")
+    if knn is not None:
+        whole_number("knn", knn, 1, MAX_NEIGHBOURS)
     say.step("Reading what the files are")
-    subjects, record = _subjects(paths, reference)
+    subjects, record = subjects_of(paths, reference)
+    if knn is not None and record.classifies:
+        raise InputError(f"{subjects[0].name} is a classifier, --knn judges embeddings: export it with --features.")
     say.step(f"Listing {data}")
     found = open_data(data)
-    classes = _classes(record, labels, found)
+    known = None if train is None else open_data(train)
+    classes = classes_for(record, labels, found) if known is None else classes_of_neighbours(labels, known)
+    names = [subject.name for subject in subjects]
     with ExitStack() as stack:
         folder = (
             Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vit-export-rows-")))
             if resume is None
             else Path(resume)
         )
-        job = _job(found, subjects, classes, folder)
-        _begin(folder, job)
-        wanted = [number for number in range(len(found.shards)) if not (folder / part_name(number)).exists()]
-        if len(wanted) < len(found.shards):
-            say.note(
-                f"{len(found.shards) - len(wanted)} of {len(found.shards)} shards are in {shortened(folder)} already."
-            )
-        say.step(f"Evaluating {len(subjects)} files on {len(found.shards)} shards of images")
-        if ray is not None and wanted:
-            from vit_export.evaluation.cluster import run_on_ray
-
-            run_on_ray(ray, job, wanted, workers, folder, say)
-        else:
-            _run(folder / JOB_NAME, wanted, min(workers, max(1, len(wanted))), say)
+        todo = _Todo(subjects, classes, workers, ray, knn is not None, say)
+        resumed = todo.done(found, folder)
+        if known is not None:
+            resumed += todo.done(known, folder / TRAINING)
         say.step("Computing the figures")
-        names = [subject.name for subject in subjects]
         figures = figures_of(_tables(folder, len(found.shards)), names)
+        if known is not None and knn is not None and figures.files:
+            neighbours = _tables(folder / TRAINING, len(known.shards))
+            figures = with_neighbours(figures, list(neighbours), lambda: _tables(folder, len(found.shards)), knn)
     if not figures.files:
         name, reason = figures.unreadable[0] if figures.unreadable else ("", "there is none")
         raise InputError(
             f"No image of {shortened(data)} can be read (first: {shortened(name)}, {reason}): give another one."
         )
     kept = None if resume is None else str(resume)
-    return Evaluation(figures, data, len(found.shards), len(found.shards) - len(wanted), kept, tuple(subjects))
+    return Evaluation(figures, data, len(found.shards), resumed, kept, tuple(subjects))
+
+
+@dataclass(frozen=True)
+class _Todo:
+    """What is done with every data set: by which files, for which classes, by whom."""
+
+    subjects: Sequence[Subject]
+    classes: Classes
+    workers: int
+    ray: str | None
+    embeddings: bool
+    say: "Reporter"
+
+    def done(self, data: DataSet, folder: Path) -> int:
+        """Have the rows of all shards of `data` in `folder`; how many were there."""
+        job = _job(data, self.subjects, self.classes, folder, embeddings=self.embeddings)
+        _begin(folder, job)
+        count = len(data.shards)
+        wanted = [number for number in range(count) if not (folder / part_name(number)).exists()]
+        if len(wanted) < count:
+            self.say.note(f"{count - len(wanted)} of {count} shards are in {shortened(folder)} already.")
+        self.say.step(f"Evaluating {len(self.subjects)} files on {count} shards of {data.location}")
+        if wanted and self.ray is not None:
+            from vit_export.evaluation.cluster import run_on_ray
+
+            run_on_ray(self.ray, job, wanted, self.workers, folder, self.say)
+        elif wanted:
+            run_locally(folder / JOB_NAME, wanted, min(self.workers, len(wanted)), self.say)
+        return count - len(wanted)
 
 
 def _tables(folder: Path, count: int) -> Iterator["pyarrow.Table"]:
@@ -142,78 +169,16 @@ def _tables(folder: Path, count: int) -> Iterator["pyarrow.Table"]:
         yield parquet.read_table(folder / part_name(number))
 
 
-def _subjects(paths: Sequence[str | Path], reference: str | Path | None) -> tuple[list[Subject], ModelRecord]:
-    """The files to evaluate, the reference first, and the reference's record."""
-    files = list(files_of(list(paths), "evaluate", once=True))
-    first = files[0] if reference is None else Path(reference)
-    if reference is not None and not first.exists():
-        raise InputError(f"There is no reference {shortened(first)}: give a .tflite or .onnx file, or a SavedModel.")
-    everyone = [first, *(file for file in files if file.resolve() != first.resolve())]
-    known = _record(first)
-    if known is None:
-        raise InputError(
-            f"{shortened(first.name)} holds no record of vit-export, which says what pixels it takes: give one that "
-            "does to --reference."
-        )
-    names = _names(everyone)
-    subjects = []
-    for path in everyone:
-        record = known if path == first else _record(path) or known
-        subjects.append(_subject(names[path], path, record))
-    return subjects, known
-
-
-def _names(paths: Sequence[Path]) -> dict[Path, str]:
-    """What each file is called: its name, or as much of its path as tells it from another one."""
-    names = {path: path.name for path in paths}
-    for path, name in names.items():
-        if list(names.values()).count(name) > 1:
-            names[path] = str(path)
-    return names
-
-
-def _record(path: Path) -> ModelRecord | None:
-    if format_of(path) == "saved_model":
-        return read_record(path)
-    told = read_facts(path).record
-    return None if told is None else ModelRecord.from_dict(told)
-
-
-def _subject(name: str, path: Path, record: ModelRecord) -> Subject:
-    if record.answers in ("multi_label_classification", "regression"):
-        raise InputError(
-            f"{shortened(name)} answers with {record.answers.replace('_', ' ')}, expected a classifier of one class an "
-            "image or an embedding: evaluate counts top classes."
-        )
-    format = format_of(path)
-    if format == "saved_model":
-        values, digest = "normalized", digest_of_folder(path)
-    else:
-        artifact = artifact_of(path)
-        entry = artifact.inputs[0]
-        values, digest = entry.values or ("uint8" if takes_pixels(entry) else "normalized"), artifact.sha256
-    return Subject(name, str(path.resolve()), format, digest, values, record.to_dict())
-
-
-def _classes(record: ModelRecord, labels: str | None, data: DataSet) -> Classes:
-    count = record.spec.num_classes if record.classifies else None
-    if labels != SORTED:
-        return classes_of(count, record.labels if labels is None else read_labels(labels))
-    folders = [Path(str(name)).parent.name for shard in data.shards if shard.kind == "folder" for name in shard.part]
-    if not folders:
-        raise InputError(
-            f"--labels {SORTED} goes by folders, and {shortened(data.location)} has none: give a file of names."
-        )
-    return classes_of(count, None, folders)
-
-
-def _job(data: DataSet, subjects: Sequence[Subject], classes: Classes, folder: Path) -> dict[str, Any]:
+def _job(
+    data: DataSet, subjects: Sequence[Subject], classes: Classes, folder: Path, *, embeddings: bool
+) -> dict[str, Any]:
     found = versions(*_RUNTIMES)
     return {
         "version": _VERSION,
         "data": {"location": data.location, "digest": data.digest},
         "subjects": [subject.to_dict() for subject in subjects],
         "classes": {"count": classes.count, "names": dict(classes.names)},
+        "embeddings": embeddings,
         "runtimes": {name: found[name] for name in _RUNTIMES},
         "shards": [asdict(shard) for shard in data.shards],
         "folder": str(folder.resolve()),
@@ -234,7 +199,7 @@ def _begin(folder: Path, job: dict[str, Any]) -> None:
         for unfinished in folder.glob(".part-*"):  # of workers that were killed
             unfinished.unlink(missing_ok=True)
         if not path.exists():
-            if any(folder.iterdir()):
+            if any(entry.name != TRAINING for entry in folder.iterdir()):
                 raise OutputError(f"{shortened(folder)} is not empty and holds no rows: give a new folder to --resume.")
             path.write_text(text, encoding="utf-8")
             return
@@ -246,6 +211,7 @@ def _begin(folder: Path, job: dict[str, Any]) -> None:
         "data": "other data",
         "subjects": "other files",
         "classes": "other classes",
+        "embeddings": "another kind (without --knn, or with it)",
         "runtimes": "other releases of the runtimes",
     }
     wanted = json.loads(text)
@@ -253,97 +219,3 @@ def _begin(folder: Path, job: dict[str, Any]) -> None:
         if known.get(key) != wanted[key]:
             raise InputError(f"{shortened(folder)} holds the rows of {what}: give a new folder to --resume.")
     path.write_text(text, encoding="utf-8")  # the folder may have moved
-
-
-def _run(job: Path, wanted: Sequence[int], workers: int, say: "Reporter") -> None:
-    """Have `workers` processes evaluate the shards `wanted` of `job`."""
-    left: queue.SimpleQueue[int] = queue.SimpleQueue()
-    done: queue.SimpleQueue[VitExportError | None] = queue.SimpleQueue()
-    for number in wanted:
-        left.put(number)
-    stop = threading.Event()
-    with ExitStack() as stack:
-        threads = [threading.Thread(target=_serve, args=(job, left, done, stop), daemon=True) for _ in range(workers)]
-        for thread in threads:
-            thread.start()
-            stack.callback(thread.join)
-        stack.callback(stop.set)  # before they are waited for
-        count = 0
-        while count < len(wanted):
-            try:
-                failed = done.get(timeout=0.2)
-            except queue.Empty:
-                heed()
-                continue
-            if failed is not None:
-                raise failed
-            count += 1
-            say.progress(count, len(wanted))
-
-
-def _serve(job: Path, left: "queue.SimpleQueue[int]", done: "queue.SimpleQueue[Any]", stop: threading.Event) -> None:
-    """Let one worker after another (a killed one is replaced) take shards until none are left."""
-    tries: dict[int, int] = {}
-    number: int | None = None
-    while not stop.is_set():
-        try:
-            with _worker(job, stop) as worker:
-                while not stop.is_set():
-                    if number is None:
-                        number = left.get_nowait()
-                    answer = _asked(worker, number)
-                    if answer is None:
-                        break
-                    done.put(_failure(answer))
-                    number = None
-        except queue.Empty:
-            return
-        if number is not None and not stop.is_set():
-            tries[number] = tries.get(number, 0) + 1
-            if tries[number] == TRIES:
-                done.put(VerificationFailed(f"The process that evaluates shard {number} was killed {TRIES} times."))
-                return
-
-
-@contextmanager
-def _worker(job: Path, stop: threading.Event) -> Iterator["subprocess.Popen[str]"]:
-    worker = subprocess.Popen(
-        python_command("-m", "vit_export.evaluation.worker", str(job)),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=python_environment(),
-        start_new_session=True,  # Ctrl-C is for this process, which then ends the workers
-    )
-
-    def end() -> None:
-        stop.wait()
-        worker.kill()
-
-    threading.Thread(target=end, daemon=True).start()
-    try:
-        yield worker
-    finally:
-        worker.kill()
-        worker.wait()
-
-
-def _asked(worker: "subprocess.Popen[str]", number: int) -> dict[str, Any] | None:
-    """The worker's answer on a shard; None where it has died."""
-    assert worker.stdin is not None
-    assert worker.stdout is not None
-    try:
-        print(number, file=worker.stdin, flush=True)
-        line = worker.stdout.readline()
-    except (BrokenPipeError, OSError):
-        return None
-    answer: dict[str, Any] | None = json.loads(line) if line.endswith("\n") else None
-    return answer
-
-
-def _failure(answer: dict[str, Any]) -> VitExportError | None:
-    if "error" not in answer:
-        return None
-    kind: type[VitExportError] = InputError if answer["exit_code"] == 2 else VerificationFailed
-    return kind(answer["error"])

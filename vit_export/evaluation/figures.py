@@ -51,6 +51,7 @@ class McNemar:
 class FileFigures:
     """What the rows say of one file; None where no image has a label, or there is nothing to compare with.
 
+    `knn` is the accuracy of embeddings by their neighbours, of which `mcnemar` then is.
     `agreement` is with the reference's top class. `sqnr_db` are median and worst of the images; `calibration_error` and
     `loss` (cross-entropy, nats) are of the softmax.
     """
@@ -66,6 +67,7 @@ class FileFigures:
     calibration_error: float | None = None
     loss: float | None = None
     worst_classes: tuple[ClassLoss, ...] = ()
+    knn: Accuracy | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict."""

@@ -10,6 +10,7 @@
 | `log_sum` | log of the sum of exp of all outputs, so that softmax(x) is exp(x - log_sum) |
 | `label_logit` | the output of the labelled class |
 | `signal`, `squared_error` | sum of the reference's squares, and of the squares of the difference from it |
+| `embedding` | all outputs, where neighbours are wanted |
 """
 
 import io
@@ -86,11 +87,14 @@ def schema() -> "pyarrow.Schema":
             ("label_logit", arrow.float64()),
             ("signal", arrow.float64()),
             ("squared_error", arrow.float64()),
+            ("embedding", arrow.list_(arrow.float32())),
         ]
     )
 
 
-def rows_of(shard: Shard, subjects: Sequence[Subject], classes: Classes) -> "pyarrow.Table":
+def rows_of(
+    shard: Shard, subjects: Sequence[Subject], classes: Classes, *, embeddings: bool = False
+) -> "pyarrow.Table":
     """The rows of all images in `shard`: each is decoded once and brought once to each size that files take.
 
     Raises:
@@ -101,7 +105,9 @@ def rows_of(shard: Shard, subjects: Sequence[Subject], classes: Classes) -> "pya
 
     batches = []
     for items in _chunks(shard.items()):
-        batches.append(arrow.RecordBatch.from_pylist(list(_rows(items, subjects, classes)), schema=schema()))
+        batches.append(
+            arrow.RecordBatch.from_pylist(list(_rows(items, subjects, classes, embeddings)), schema=schema())
+        )
     return arrow.Table.from_batches(batches, schema=schema())
 
 
@@ -138,7 +144,9 @@ def _chunks(items: Iterator[Item]) -> Iterator[list[Item]]:
         yield chunk
 
 
-def _rows(items: Sequence[Item], subjects: Sequence[Subject], classes: Classes) -> Iterator[dict[str, Any]]:
+def _rows(
+    items: Sequence[Item], subjects: Sequence[Subject], classes: Classes, embeddings: bool
+) -> Iterator[dict[str, Any]]:
     records = [_known(subject) for subject in subjects]
     sizes = list(dict.fromkeys(record.preprocessing for record in records))
     pixels: dict[Any, list[np.ndarray]] = {size: [] for size in sizes}
@@ -178,6 +186,7 @@ def _rows(items: Sequence[Item], subjects: Sequence[Subject], classes: Classes) 
                 **_answer(outputs[number], labels[number], classify=record.classifies),
                 "signal": float(np.square(reference[number]).sum()),
                 "squared_error": float(np.square(flat[number] - reference[number]).sum()),
+                "embedding": flat[number].astype(np.float32) if embeddings else None,
             }
 
 

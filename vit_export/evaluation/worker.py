@@ -31,7 +31,7 @@ def shard_rows(job: dict[str, Any], number: int, paths: dict[str, str] | None = 
     subjects = [
         Subject(**{**entry, "path": (paths or {}).get(entry["sha256"], entry["path"])}) for entry in job["subjects"]
     ]
-    return packed(rows_of(shard, subjects, Classes(**job["classes"])))
+    return packed(rows_of(shard, subjects, Classes(**job["classes"]), embeddings=job["embeddings"]))
 
 
 def shard_done(job: dict[str, Any], number: int) -> dict[str, Any]:

@@ -14,6 +14,11 @@ from vit_export.verification.metrics import Accuracy
 if TYPE_CHECKING:
     from vit_export.evaluation.figures import Figures, FileFigures
 
+_HEADINGS = (
+    *("\nfile", "top-1\n%", "\n±", "top-5\n%", "as ref.\n%", "lost/\ngained", "\np", "ECE\n%"),
+    *("median\ndB", "worst\ndB"),
+)
+_OF_NEIGHBOURS = ("\nfile", "k-NN\n%", "\n±", "lost/\ngained", "\np", "median\ndB", "worst\ndB")
 _SHOWN_UNREADABLE = 5
 
 
@@ -23,19 +28,10 @@ def render_evaluation(figures: "Figures", labels: Sequence[str] | None = None, c
     `labels` are the names of the classes.
     """
     console = console or Console()
-    measured = (
-        "top-1\n%",
-        "\n±",
-        "top-5\n%",
-        "as ref.\n%",
-        "lost/\ngained",
-        "\np",
-        "ECE\n%",
-        "median\ndB",
-        "worst\ndB",
-    )
-    rows = [Row(Text(visible(file.name)), list(_cells(file))) for file in figures.files]
-    print_columns(console, ("\nfile", *measured), rows)
+    by_neighbours = any(file.knn for file in figures.files)
+    cells = _neighbours if by_neighbours else _cells
+    rows = [Row(Text(visible(file.name)), list(cells(file))) for file in figures.files]
+    print_columns(console, _OF_NEIGHBOURS if by_neighbours else _HEADINGS, rows)
     for line in _legend(figures):
         console.print(Text(line, style="dim"))
     for text in _findings(figures, labels):
@@ -44,14 +40,33 @@ def render_evaluation(figures: "Figures", labels: Sequence[str] | None = None, c
 
 def _cells(file: "FileFigures") -> Iterator[str]:
     yield _percent(file.top1)
-    yield NONE if file.top1 is None else f"{50 * (file.top1.high - file.top1.low):.2f}"
+    yield _half(file.top1)
     yield _percent(file.top5)
     yield _percent(file.agreement)
+    yield from _compared(file)
+    yield NONE if file.calibration_error is None else f"{100 * file.calibration_error:.1f}"
+    yield from _decibels(file)
+
+
+def _neighbours(file: "FileFigures") -> Iterator[str]:
+    yield _percent(file.knn)
+    yield _half(file.knn)
+    yield from _compared(file)
+    yield from _decibels(file)
+
+
+def _compared(file: "FileFigures") -> Iterator[str]:
     yield NONE if file.mcnemar is None else f"{file.mcnemar.lost}/{file.mcnemar.gained}"
     yield NONE if file.mcnemar is None else f"{file.mcnemar.p:.2g}"
-    yield NONE if file.calibration_error is None else f"{100 * file.calibration_error:.1f}"
+
+
+def _decibels(file: "FileFigures") -> Iterator[str]:
     yield NONE if file.sqnr_median_db is None else f"{file.sqnr_median_db:.1f}"
     yield NONE if file.sqnr_worst_db is None else f"{file.sqnr_worst_db:.1f}"
+
+
+def _half(found: Accuracy | None) -> str:
+    return NONE if found is None else f"{50 * (found.high - found.low):.2f}"
 
 
 def _percent(found: Accuracy | None) -> str:
@@ -63,9 +78,13 @@ def _legend(figures: "Figures") -> Iterator[str]:
     if figures.labelled:
         yield (
             "±: half of Wilson's 95 % interval. lost/gained: images that the reference, or the file, gets right alone; "
-            "p: McNemar's exact test of whether that is chance. ECE: expected calibration error of the softmax."
+            "p: McNemar's exact test of whether that is chance."
         )
-    yield "as ref.: the same top class as the reference. dB: signal to noise of the outputs against it."
+    if any(file.knn for file in figures.files):
+        yield "k-NN: the class that the nearest training images vote for, by the file's own embeddings of both."
+    else:
+        yield "as ref.: the same top class as the reference. ECE: expected calibration error of the softmax."
+    yield "dB: signal to noise of the outputs against the reference's."
 
 
 def _findings(figures: "Figures", labels: Sequence[str] | None) -> Iterator[str]:
