@@ -90,7 +90,7 @@ def test_groups_and_hints_name_options_that_there_are():
     assert not {f"--{word}" for word in words} & known - {"--precision", "--no-latency"}  # of other commands
     targets = {word for row in _MEANT.values() for word in row.split() if word.startswith("--")}
     assert targets <= known
-    assert {*_COMMANDS.values()} <= {*main.commands}
+    assert {*_COMMANDS.values()} <= {*main.commands, "--help"}
     assert not {word for row in _COMMANDS for word in row.split()} & {*main.commands}
 
 
@@ -117,6 +117,7 @@ def test_groups_and_hints_name_options_that_there_are():
             "No such option '--device'. Exports and checks run on the CPU: leave it out.",
         ),
         (["vit_s32", "--no-latency"], "Exports time their files for some seconds: leave it out"),
+        (["vit_s32", "-v"], "No such option '-v'. Every step is told anyway"),
         (["list", "--half"], "No such option '--half'."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -161,6 +162,7 @@ def test_list():
         (["google/vit-base-patch16-224"], "give hf:google/vit-base-patch16-224"),
         (["ViT-B_16.npz"], "no such file"),
         (["weights/vit.safetensors"], "'weights/vit.safetensors' is no variant, and there is no such file."),
+        (["help"], "Did you mean '--help'?"),
         (["lst"], "Did you mean 'list'?"),
         (["convert", "x.npz"], "Did you mean 'export'?"),
         (["classify", "x.onnx"], "Did you mean 'predict'?"),
