@@ -258,6 +258,7 @@ def test_export_of_a_model_in_one_call(in_process, images, photos, tmp_path):
 
 def test_export_of_a_variant_a_spec_and_a_checkpoint(tmp_path):
     result = vit_export.export(ORIGINALS / "hf", tmp_path / "hf", formats=(), verify=False)
+    assert repr(result) == f"<ExportResult not verified: saved_model in {tmp_path}/hf/>"
     assert result.report["weights"]["source"] == "huggingface"
     result = vit_export.export(SMALL, tmp_path / "toy", formats=(), verify=False)
     assert result.report["weights"]["source"] == "random"

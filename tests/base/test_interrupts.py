@@ -1,5 +1,6 @@
 """Signals that end a command are heard at every moment, and held back where files change places."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import threading
 import pytest
 
 from vit_export.base.interrupts import heard, heed, held
+from vit_export.base.quiet import quiet
 from vit_export.base.reporting import Silent
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
@@ -165,6 +167,34 @@ def test_outside_the_main_thread_nothing_changes():
     thread.start()
     thread.join()
     assert found == [True]
+
+
+QUIET = """
+import os, sys
+from vit_export.base.quiet import quiet
+with quiet():
+    os.write(2, b"chatter")
+    raise {error}
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"), [("KeyboardInterrupt", False), ("SystemExit(3)", False), ("OSError", True)]
+)
+def test_chatter_is_shown_where_something_failed(error, shown):
+    ended = subprocess.run([sys.executable, "-c", QUIET.format(error=error)], capture_output=True, check=False)
+    assert ended.returncode
+    assert (b"chatter" in ended.stderr) is shown
+
+
+def test_chatter_of_loggers_is_dropped_in_the_block_alone(caplog):
+    chatty = logging.getLogger("tensorflow")
+    with caplog.at_level(logging.INFO, "tensorflow"):
+        with quiet():
+            chatty.info("Assets written")
+            chatty.error("disk full")
+        chatty.info("the program's own")
+    assert [record.message for record in caplog.records] == ["disk full", "the program's own"]
 
 
 WAITING = """

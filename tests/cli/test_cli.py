@@ -87,10 +87,10 @@ def test_groups_and_hints_name_options_that_there_are():
     assert {option for group in GROUPS.values() for option in group} <= known
     words = " ".join((*_MEANT, *NOT_THERE)).split()
     assert len(words) == len(set(words))
-    assert not {f"--{word}" for word in words} & known - {"--precision"}
+    assert not {f"--{word}" for word in words} & known - {"--precision", "--no-latency"}  # of other commands
     targets = {word for row in _MEANT.values() for word in row.split() if word.startswith("--")}
     assert targets <= known
-    assert {*_COMMANDS.values()} <= {*main.commands}
+    assert {*_COMMANDS.values()} <= {*main.commands, "--help"}
     assert not {word for row in _COMMANDS for word in row.split()} & {*main.commands}
 
 
@@ -116,6 +116,8 @@ def test_groups_and_hints_name_options_that_there_are():
             ["vit_s32", "--device", "cuda"],
             "No such option '--device'. Exports and checks run on the CPU: leave it out.",
         ),
+        (["vit_s32", "--no-latency"], "Exports time their files for some seconds: leave it out"),
+        (["vit_s32", "-v"], "No such option '-v'. Every step is told anyway"),
         (["list", "--half"], "No such option '--half'."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -154,6 +156,13 @@ def test_list():
     ("arguments", "message"),
     [
         (["vit_s31"], "Did you mean 'vit_s32'?"),
+        (["vit_base_patch16_224"], "Did you mean 'vit_b16'? It has random weights; trained ones are given as a file"),
+        (["vit_base_patch16_224.augreg_in21k"], "Did you mean 'vit_b16'?"),
+        (["ViT-Ti/16"], "Did you mean 'vit_ti16'?"),
+        (["google/vit-base-patch16-224"], "give hf:google/vit-base-patch16-224"),
+        (["ViT-B_16.npz"], "no such file"),
+        (["weights/vit.safetensors"], "'weights/vit.safetensors' is no variant, and there is no such file."),
+        (["help"], "Did you mean '--help'?"),
         (["lst"], "Did you mean 'list'?"),
         (["convert", "x.npz"], "Did you mean 'export'?"),
         (["classify", "x.onnx"], "Did you mean 'predict'?"),
@@ -549,6 +558,16 @@ def test_the_next_command_repeats_what_it_needs(there, asked, made, suggested, o
         assert words[at : at + 2] == ["--output", output]
         del words[at : at + 2]
     assert words == ["Next:", "vit-export", "--weights", str(folder / "saved_model"), *suggested.split()]
+
+
+def test_the_next_commands_are_of_the_file_to_ship(tmp_path):
+    made = [("small.onnx", "onnx", 1), ("fast.tflite", "tflite", 2)]
+    artifacts = [SimpleNamespace(path=name, format=kind, precision="int8", bytes=size) for name, kind, size in made]
+    report = {"recommendation": {"file": "fast.tflite"}}
+    result = SimpleNamespace(passed=True, artifacts=artifacts, report=report, report_path=tmp_path / "report.json")
+    assert "Next: vit-export predict fast.tflite IMAGE" in closing(ExportRequest(toy_spec(), tmp_path), result)
+    report["recommendation"]["file"] = None
+    assert "Next: vit-export predict small.onnx IMAGE" in closing(ExportRequest(toy_spec(), tmp_path), result)
 
 
 def test_no_command_is_suggested_after_a_failure(tmp_path):

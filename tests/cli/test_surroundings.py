@@ -41,6 +41,12 @@ def test_streams_that_are_closed(closed, tmp_path):
     assert subprocess.run(command, shell=True, check=False).returncode == 0
 
 
+def test_a_reader_that_goes_is_no_fault_of_a_file():
+    command = f"set -o pipefail; '{sys.executable}' -m vit_export list | head -c 1"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (framework.NOBODY_READS, b"v", b"")
+
+
 def test_an_encoding_without_letters_spells_them(tmp_path):
     path = onnx_file(tmp_path / "é.onnx", "Größe 🦊")
     ascii_only = {"PYTHONIOENCODING": "ascii"}

@@ -147,6 +147,13 @@ def test_corrupt_images_are_named_and_in_no_figure(made, found, tmp_path):
     assert told["reference"] == "digits_float32.onnx"
 
 
+def test_images_without_classes_are_told(made, tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    done = CliRunner().invoke(main, ["evaluate", str(made[0][0]), "--data", str(tmp_path)])
+    assert done.exit_code == 0, done.stderr
+    assert "No accuracy: not one image has a class." in " ".join(done.stdout.split())
+
+
 def test_tables_fit_a_terminal(made, found):
     done = CliRunner().invoke(main, ["evaluate", *map(str, made[0]), "--data", made[1]["tars"]], env={"COLUMNS": "80"})
     assert done.exit_code == 0, done.stderr

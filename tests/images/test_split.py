@@ -115,6 +115,18 @@ def test_find_images_stops_at_the_limit(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("function", [list_images, find_images, split])
+def test_photographs_of_phones_are_not_passed_over_in_silence(tmp_path, function):
+    for name in ("a.HEIC", "b.heic", "c.tif", "notes.txt"):
+        (tmp_path / name).write_bytes(b"any")
+    what = r"3 images of formats that are not read \(\.heic, \.tif\), which have to be converted first"
+    with pytest.raises(InputError, match=rf"holds {what}: put images"):
+        function(tmp_path)
+    if function is split:
+        _image(tmp_path / "d.png")
+        assert re.search(rf"Left out: {what}\.$", split(tmp_path).note)
+
+
+@pytest.mark.parametrize("function", [list_images, find_images, split])
 def test_each_kind_of_useless_folder_has_its_own_sentence(tmp_path, function):
     names = ("missing", "file", "empty", "hidden", "text", "bad")
     missing, file, empty, hidden, text, bad = (tmp_path / name for name in names)

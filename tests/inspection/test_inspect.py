@@ -202,6 +202,8 @@ def test_a_folder_stands_for_its_files(ours):
         (b"", "is empty"),
         (b"PK\x03\x04 and more", "a zip"),
         (b"\0\0\0\0TFL3 cut", "is damaged or cut off"),
+        (b"\xff\xd8\xff\xe0 a photograph", "is an image, expected a .tflite or .onnx file: give the model first"),
+        (b"\x89PNG\r\n\x1a\n", "is an image"),
         (b"hello", "of no format that vit-export knows"),
     ],
 )

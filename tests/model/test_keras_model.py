@@ -63,6 +63,16 @@ def test_saves_and_loads_as_keras(model, expected, images, tmp_path):
     assert loaded.spec == model.spec
 
 
+@pytest.mark.parametrize("registers", [0, 2])
+def test_the_summary_shows_shapes(registers):
+    model, lines = build_model(toy_spec(num_registers=registers, image_size=(24, 40)), seed=0), []
+    model.summary(print_fn=lines.append)
+    told = [line for line in "\n".join(lines).splitlines() if "Embedding" in line or "EncoderLayer" in line]
+    tokens = model.layers[0](np.zeros((1, 24, 40, 3), np.float32))
+    assert len(told) > 1
+    assert all(f"(None, {tokens.shape[1]}, {tokens.shape[2]})" in line for line in told)
+
+
 def test_seed_makes_weights_reproducible(images):
     first, again, other = (build_model(toy_spec(), seed=seed)(images) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, again)

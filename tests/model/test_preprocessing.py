@@ -14,7 +14,7 @@ from PIL import Image
 
 from vit_export.base.errors import InputError
 from vit_export.images import read
-from vit_export.images.read import UnreadableImage, load_batch, load_image, prepare, resize_and_crop
+from vit_export.images.read import UnreadableImage, decode_image, load_batch, load_image, prepare, resize_and_crop
 from vit_export.model.preprocessing import Preprocessing, normalize
 
 PIXELS = np.array(
@@ -197,7 +197,21 @@ def test_text_with_an_image_name(tmp_path):
 
 
 def test_other_image_formats_are_refused(tmp_path):
-    _fault(_save(tmp_path, _noise(), "a.png", format="GIF"), "it is no JPEG, PNG, WebP or BMP file")
+    _fault(
+        _save(tmp_path, _noise(), "a.png", format="GIF"),
+        "it is no JPEG, PNG, WebP or BMP file but GIF, which has to be converted first",
+    )
+
+
+@pytest.mark.parametrize(
+    ("start", "name"), [(b"\0\0\0\x18ftypheic", "HEIC"), (b"\0\0\0\x20ftypavif", "AVIF"), (b"II*\0", "TIFF or raw")]
+)
+def test_formats_of_phones_and_cameras_are_named(tmp_path, start, name):
+    (tmp_path / "a.jpg").write_bytes(start + bytes(40))
+    said = f"it is no JPEG, PNG, WebP or BMP file but {name}, which has to be converted first"
+    _fault(tmp_path / "a.jpg", said)
+    with pytest.raises(UnreadableImage, match=said):
+        decode_image(start + bytes(40), "a.jpg")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])

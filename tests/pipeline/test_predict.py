@@ -145,7 +145,7 @@ def test_what_cannot_be_predicted_is_one_sentence(photos, tmp_path, in_this_proc
         ((path, tmp_path / "nowhere.png"), "there is no such file"),
         ((path, elongated), "too elongated"),
         ((tmp_path / "nowhere.onnx", image), "check the path"),
-        ((image, image), "of no format that vit-export knows"),
+        ((image, image), "is an image, expected a .tflite or .onnx file"),
         ((path, image, "--top", 0), "--top is 0, expected a whole number"),
         ((path, image, "--threads", 999), "--threads is 999"),
         ((path, image, "--input", "uint8"), "says itself what --input is to say"),

@@ -139,6 +139,7 @@ def test_a_functional_model_in_mixed_precision():
     ("options", "message"),
     [
         ({"formats": "tflite"}, "formats is 'tflite', expected a list"),
+        ({"formats": "tflite"}, r"onnx: give \['tflite'\]"),
         ({"formats": 3}, "formats is 3, expected a list"),
         ({"formats": ["tflit"]}, "Unknown entry 'tflit' in formats: did you mean 'tflite'"),
         ({"formats": [None]}, "Unknown entry None in formats: choose from"),

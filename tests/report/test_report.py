@@ -126,6 +126,12 @@ def test_failures_and_warnings_are_spelled_out_one_a_line(verification):
     assert any("one call on 1 thread of 2 usable cores, A processor (avx2, avx512_vnni)" in line for line in lines)
 
 
+def test_a_verdict_is_one_line_in_a_notebook(verification):
+    assert repr(verification).startswith("<Verification FAILED on 2 images: ")
+    assert repr(verification).endswith("vit_s16_float32.onnx FAILED>")
+    assert len(repr(verification)) < 200
+
+
 def test_square_brackets_in_names_are_not_markup(verification):
     odd = Check("runs", False, detail="input is images [1, 8, 8, 3] [bold]")
     result = Verification(

@@ -150,6 +150,21 @@ def closed_port():
         return probe.getsockname()[1]
 
 
+@pytest.mark.parametrize(
+    ("page", "meant"),
+    [
+        ("google/vit-base-patch16-224", "hf:google/vit-base-patch16-224."),
+        ("google/vit-base-patch16-224/", "hf:google/vit-base-patch16-224."),
+        ("google/vit/tree/main", "hf:google/vit@main."),
+        ("google/vit/blob/main/model.safetensors", "https://huggingface.co/google/vit/resolve/main/model.safetensors."),
+    ],
+)
+def test_a_page_of_the_hub_is_answered_by_what_it_shows(page, meant):
+    with pytest.raises(InputError) as caught:
+        fetch(f"https://huggingface.co/{page}")
+    assert str(caught.value).endswith(f"give {meant}")
+
+
 def test_what_counts_as_remote():
     assert all(map(is_remote, ("hf:a/b", "HF:a/b", "https://host/x", "http://localhost/x")))
     assert not any(map(is_remote, ("model.safetensors", "hf/x", "./https", "/tmp/hf:a/b", "file:///x", "C:\\x")))

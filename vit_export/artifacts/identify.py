@@ -32,6 +32,10 @@ _OTHERS = (
         rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|.{257}ustar",
         f"an archive, {_EXPECTED}: unpack it and give what is in it.",
     ),
+    (
+        rb"\xff\xd8\xff|\x89PNG|RIFF.{4}WEBP|GIF8|BM.{8}\0{4}|.{4}ftyp(heic|heix|mif1|avif)",
+        f"an image, {_EXPECTED}: give the model first, and images where the command asks for them.",
+    ),
     (rb"\s*<(!doctype|!DOCTYPE|html|HTML)", "a web page: download the file itself, by the link its site offers."),
 )
 

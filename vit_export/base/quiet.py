@@ -9,11 +9,13 @@ from contextlib import contextmanager, suppress
 
 from vit_export.base.packages import require_tensorflow
 
+_CHATTY = ("tensorflow", "absl", "tf2onnx", "keras")
+
 
 def quiet_environment() -> None:
     """Settings that C++ libraries read when they load: call before TensorFlow is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    for name in ("tensorflow", "absl", "tf2onnx", "keras"):
+    for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
@@ -36,17 +38,25 @@ def import_tensorflow() -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Drop what native code writes to stderr inside the block; if the block raises, show it after all."""
+    """Drop what native code writes to stderr inside the block; if the block fails, show it after all.
+
+    An interruption is no failure. What TensorFlow logs for information is dropped too, where a program imported it
+    before this package could ask for less.
+    """
     import tempfile
 
     sys.stderr.flush()
     saved = os.dup(2)
+    loggers = [logging.getLogger(name) for name in _CHATTY]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(max(logger.level, logging.ERROR))
     with tempfile.TemporaryFile() as sink, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         os.dup2(sink.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             sys.stderr.flush()
             os.dup2(saved, 2)
             sink.seek(0)
@@ -57,3 +67,5 @@ def quiet() -> Iterator[None]:
             sys.stderr.flush()
             os.dup2(saved, 2)
             os.close(saved)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

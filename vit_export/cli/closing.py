@@ -52,22 +52,26 @@ def closing(request: ExportRequest, result: "ExportResult") -> str:
 
 
 def _with_a_file(request: ExportRequest, result: "ExportResult") -> Iterator[str]:
-    """The commands that ask the smallest file what is in an image, and pack it with the code that runs it."""
+    """The commands that ask a file what is in an image, and pack it with the code that runs it.
+
+    It is the file that "Ship:" names; the smallest where nothing was verified.
+    """
     if not result.artifacts:
         return
-    smallest = min(result.artifacts, key=lambda artifact: artifact.bytes)
+    recommended = (result.report.get("recommendation") or {}).get("file")
+    chosen = min(result.artifacts, key=lambda a: (Path(a.path).name != recommended, a.bytes))
     assert request.spec is not None
     if [*request.spec.outputs] != ["tokens"]:
-        yield shlex.join(["vit-export", "predict", smallest.path, _image(request, result)])
+        yield shlex.join(["vit-export", "predict", chosen.path, _image(request, result)])
     from vit_export.bundles.source import subject_of
     from vit_export.bundles.targets import row_of
 
-    target = "android" if smallest.format == "tflite" else "linux"
+    target = "android" if chosen.format == "tflite" else "linux"
     try:
-        row_of(target, subject_of(Path(smallest.path)))
+        row_of(target, subject_of(Path(chosen.path)))
     except VitExportError:  # of a form that bundled code does not feed
         return
-    yield shlex.join(["vit-export", "bundle", smallest.path, "--target", target])
+    yield shlex.join(["vit-export", "bundle", chosen.path, "--target", target])
 
 
 def _image(request: ExportRequest, result: "ExportResult") -> str:

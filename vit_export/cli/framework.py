@@ -22,13 +22,14 @@ from vit_export.base.text import message, without_secrets
 from vit_export.base.wording import shell_reads
 from vit_export.cli.defaults import from_defaults, read_defaults, said
 from vit_export.cli.vocabulary import GROUPS, command_meant, meant, not_there
-from vit_export.model.variants import VARIANTS
+from vit_export.model.variants import VARIANTS, variant_meant
 
 EXPORT = "export"
 _TYPED, _SPELLED = "vit_export.typed", "vit_export.spelled"
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 INTERRUPTED = 128 + signal.SIGINT
+NOBODY_READS = 128 + signal.SIGPIPE  # click and rich would end with 1, which is a fault that verification found
 
 # What the operating system says of the paths a user gave or of their disk; any other OSError is a bug to be seen whole.
 _REFUSALS = (
@@ -42,6 +43,8 @@ _REFUSALS = (
     errno.EFBIG,
 )
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+_FILES = (".safetensors", ".npz", ".keras", ".h5", ".json", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".tflite")
+"""How no repository of the hub is called, but files are."""
 _SUFFIX = re.compile(r"\.[A-Za-z]\w*$")
 
 
@@ -146,10 +149,13 @@ class Commands(click.Group):
         if self.get_command(ctx, name) is None and not name.startswith("-"):
             if is_location(name):
                 return super().resolve_command(ctx, [EXPORT, *args])
-            text = "" if ctx.resilient_parsing else weights_hint(name)
+            shape = variant_meant(name)
+            text = "" if ctx.resilient_parsing else None if shape else weights_hint(name)
             if text is None:
-                guess = command_meant(name) or nearest(name, self.list_commands(ctx))
+                guess = command_meant(name) or shape or nearest(name, self.list_commands(ctx))
                 hint = f"Did you mean '{guess}'?" if guess else "'vit-export list' shows them all."
+                if shape:
+                    hint += " It has random weights; trained ones are given as a file or as hf:owner/name."
                 text = f"Unknown variant or command '{shortened(name)}'. {hint}"
             if text:
                 raise click.UsageError(text, ctx)
@@ -176,6 +182,9 @@ class Commands(click.Group):
             text, code = str(error), error.exit_code
         except (KeyboardInterrupt, SystemExit) as end:
             ended(end)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python still flushes
+            sys.exit(NOBODY_READS)
         except OSError as error:
             if error.errno not in _REFUSALS:
                 raise
@@ -187,6 +196,8 @@ class Commands(click.Group):
 def ended(end: KeyboardInterrupt | SystemExit) -> NoReturn:
     """End as a signal or `sys.exit` asks; of a move that failed on the way, say where its files are."""
     error = end.__context__
+    if isinstance(error, BrokenPipeError):
+        sys.exit(NOBODY_READS)
     while error is not None and not isinstance(error, OutputError):
         error = error.__context__
     if error is not None:
@@ -251,7 +262,7 @@ def is_location(word: str) -> bool:
 
 def weights_hint(name: str) -> str | None:
     """The sentence for a `name`, given as a variant, that looks like a checkpoint and is none; None for others."""
-    if _HUB_ID.fullmatch(name):
+    if _HUB_ID.fullmatch(name) and not name.lower().endswith(_FILES):
         return f"'{name}' is no variant and no file: for a repository of the Hugging Face hub give hf:{name}."
     if os.sep in name or _SUFFIX.search(name):
         return f"'{shortened(name)}' is no variant, and there is no such file."

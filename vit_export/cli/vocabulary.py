@@ -74,6 +74,8 @@ _MEANT: dict[str, str] = {
 NOT_THERE = {
     "device cuda cpu": "Exports and checks run on the CPU: leave it out.",
     "simplify optimize optimise": "Graphs are simplified always: leave it out.",
+    "no-latency": "Exports time their files for some seconds: leave it out, or compare later with `vit-export verify`.",
+    "v verbose debug": "Every step is told anyway: leave it out (`vit-export --version` is the version).",
     "trust-remote-code": "No code of a repository is run, ever: leave it out.",
 }
 """What other tools ask, and why there is no such option here."""
@@ -87,6 +89,7 @@ _COMMANDS = {
     "info show summary describe netron": "inspect",
     "pack package zip": "bundle",
     "models variants ls": "list",
+    "help man usage": "--help",
 }
 """By what is typed: the command that does it."""
 

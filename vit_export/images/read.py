@@ -7,9 +7,11 @@ calibrated on what it is verified on and on what an app has to feed it.
 import io
 import math
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,13 @@ MAX_PIXELS = 178_956_970
 # Pillow knows some forty formats, several of which start other programs or are long unmaintained.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _FORMATS_TEXT = "JPEG, PNG, WebP or BMP"
+_OTHER_FORMATS = (  # how files begin that people take for those
+    (rb".{4}ftyp(heic|heix|heim|heis|hevc|mif1|msf1)", "HEIC"),
+    (rb".{4}ftyp(avif|avis)", "AVIF"),
+    (rb"GIF8", "GIF"),
+    (rb"II\*\0|MM\0\*", "TIFF or raw"),
+    (rb"\s*<(\?xml|svg)", "SVG"),
+)
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _UPRIGHT = {  # EXIF orientation -> the operation that turns the stored pixels upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -93,12 +102,23 @@ def _decoded(source: str | os.PathLike[str] | io.BytesIO, name: str, *, empty: b
     except Image.DecompressionBombError as error:
         raise UnreadableImage(name, f"it has more than {MAX_PIXELS // 10**6} million pixels") from error
     except Image.UnidentifiedImageError as error:
-        raise UnreadableImage(name, "it is empty" if empty else f"it is no {_FORMATS_TEXT} file") from error
+        raise UnreadableImage(name, "it is empty" if empty else _of_another_format(source)) from error
     except PermissionError as error:
         raise UnreadableImage(name, "permission was denied") from error
     except Exception as error:
         # Decoders meet hostile bytes here and raise whatever they stumble over: OSError, SyntaxError, struct.error...
         raise UnreadableImage(name, f"it is damaged or truncated ({_one_line(error)})") from error
+
+
+def _of_another_format(source: str | os.PathLike[str] | io.BytesIO) -> str:
+    """What an image that Pillow cannot identify is, in a few words."""
+    head = source.getvalue()[:16] if isinstance(source, io.BytesIO) else b""
+    if not isinstance(source, io.BytesIO):
+        with suppress(OSError), open(source, "rb") as file:
+            head = file.read(16)
+    text = f"it is no {_FORMATS_TEXT} file"
+    found = next((name for start, name in _OTHER_FORMATS if re.match(start, head, re.DOTALL)), None)
+    return text if found is None else f"{text} but {found}, which has to be converted first"
 
 
 def resize_and_crop(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:

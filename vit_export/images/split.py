@@ -18,6 +18,9 @@ from vit_export.model.preprocessing import Preprocessing
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp")
 
+_TO_CONVERT = (".heic", ".heif", ".avif", ".gif", ".tif", ".tiff")
+"""What images are called that are not read, but that people put there to be used."""
+
 REPRESENTATIVE, HELD_OUT = "representative", "held_out"
 """Sub-folders that, when both exist, are the two sides of a split."""
 
@@ -61,6 +64,11 @@ def list_images(folder: str | os.PathLike[str]) -> tuple[str, ...]:
         InputError: the folder does not exist, is a file, cannot be listed, is empty or holds no image.
 
     """
+    return _listed(folder)[0]
+
+
+def _listed(folder: str | os.PathLike[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """`list_images`, and the files beside them whose format has to be converted first."""
     root = Path(folder)
     with input_errors(root):
         if not root.exists():
@@ -71,9 +79,18 @@ def list_images(folder: str | os.PathLike[str]) -> tuple[str, ...]:
     if not files:
         raise InputError(f"The folder {root} is empty: {_PUT_IMAGES}.")
     images = tuple(name for name in files if name.lower().endswith(EXTENSIONS))
+    unread = tuple(name for name in files if name.lower().endswith(_TO_CONVERT))
+    if not images and unread:
+        raise InputError(f"The folder {root} holds {_of_other_formats(unread)}: {_PUT_IMAGES}.")
     if not images:
         raise InputError(f"The folder {root} holds {_counted(len(files), 'file')} but no image: {_PUT_IMAGES}.")
-    return images
+    return images, unread
+
+
+def _of_other_formats(names: Iterable[str]) -> str:
+    kinds = [os.path.splitext(name)[1].lower() for name in names]
+    told = ", ".join(sorted(set(kinds)))
+    return f"{_counted(len(kinds), 'image')} of formats that are not read ({told}), which have to be converted first"
 
 
 def find_images(
@@ -121,7 +138,7 @@ def split(
     """
     whole_number("count", count, 1, of="images")
     whole_number("held_out", held_out, 0, of="images")
-    names = list_images(folder)
+    names, unread = _listed(folder)
     notes: list[str] = []
     chooser = _Chooser(folder, preprocessing, seed)
     if all(Path(folder, side).is_dir() for side in (REPRESENTATIVE, HELD_OUT)):
@@ -134,6 +151,8 @@ def split(
         notes.append(f"{_counted(dropped, 'held-out image')} with the same bytes as a calibration image left out.")
         if not distinct:
             notes.append("No image is held out.")
+    if unread:
+        notes.append(f"Left out: {_of_other_formats(unread)}.")
     return DataSplit(chooser.pictures(chosen), chooser.pictures(distinct), chooser.skipped, " ".join(notes) or None)
 
 

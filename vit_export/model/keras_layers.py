@@ -102,6 +102,11 @@ class Embedding(layers.Layer):
             tokens = ops.concatenate([tokens[:, :first], every(self.register_tokens), tokens[:, first:]], axis=1)
         return self.dropout(tokens, training=training)
 
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """[batch, tokens, width] for images of `input_shape`; `summary()` shows it."""
+        patches = (input_shape[1] // self.patch_size) * (input_shape[2] // self.patch_size)  # type: ignore[operator]
+        return input_shape[0], self.has_class_token + self.num_registers + patches, self.hidden_size
+
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
         own = {
@@ -203,6 +208,10 @@ class EncoderLayer(layers.Layer):
         hidden = self.activation(self.dense_1(self.mlp_norm(tokens)))
         hidden = self.dense_2(self.dropout(hidden, training=training))
         return tokens + self.dropout(hidden, training=training)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """That of the tokens; `summary()` shows it."""
+        return input_shape
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from vit_export.base.errors import InputError, first_line
 from vit_export.base.files import digest_of_folder, publish_folder, size_of
+from vit_export.base.quiet import quiet
 from vit_export.base.versions import versions
 from vit_export.model.artifact import Artifact, TensorSpec
 from vit_export.model.checkpoint_index import require_sound
@@ -79,7 +80,8 @@ def write_saved_model(
     module.__call__ = serve
 
     def write(folder: Path) -> None:
-        tf.saved_model.save(module, str(folder), signatures={"serving_default": serve})
+        with quiet():
+            tf.saved_model.save(module, str(folder), signatures={"serving_default": serve})
         record_file = folder / RECORD_FILE
         record_file.parent.mkdir(parents=True, exist_ok=True)
         record_file.write_text(json.dumps(record.to_dict(), indent=2) + "\n", encoding="utf-8")

@@ -4,9 +4,10 @@ Sizes: Dosovitskiy et al., "An Image is Worth 16x16 Words" (2021), table 1 (Base
 "How to train your ViT?" (2022), table 2 (Ti, S). The patch size is the number after the slash.
 """
 
+import re
 from dataclasses import dataclass
 
-from vit_export.base.errors import unknown
+from vit_export.base.errors import InputError, unknown
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,21 @@ _ROWS = (
 VARIANTS: dict[str, Variant] = {row.name: row for row in _ROWS}
 
 
+_CALLED = re.compile(
+    r"(?:vit|deit)?-?(tiny|small|base|large|huge|ti|[sblh])[-/]?(?:patch|p)?(14|16|32)"
+    r"(?:-[a-z0-9-]+)?(?:\.[a-z0-9]+-[a-z0-9-]+)?"  # timm's sizes and tags; what ends like a file is none
+)
+
+
+def variant_meant(name: str) -> str | None:
+    """The variant whose sizes `name` says in another's words: ViT-B/16, vit_base_patch16_224; None for others."""
+    called = _CALLED.fullmatch(name.lower().replace("_", "-"))
+    if called is None:
+        return None
+    found = f"vit_{called[1][0].replace('t', 'ti')}{called[2]}"
+    return found if found in VARIANTS else None
+
+
 def get_variant(name: str) -> Variant:
     """Return the row called `name`.
 
@@ -46,4 +62,6 @@ def get_variant(name: str) -> Variant:
     try:
         return VARIANTS[name]
     except KeyError:
+        if guess := variant_meant(name):
+            raise InputError(f"Unknown variant '{name}': did you mean '{guess}'?") from None
         raise unknown("variant", name, VARIANTS) from None

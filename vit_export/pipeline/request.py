@@ -187,7 +187,8 @@ def _path(name: str, value: object) -> Path:
 def _listed(name: str, values: object, expected: str) -> tuple[Any, ...]:
     """`values` as a tuple; text, which Python would take apart into letters, is no list."""
     if isinstance(values, str | bytes | Path) or not isinstance(values, Iterable):
-        raise InputError(f"{name} is {values!r}, expected {expected}.")
+        hint = f": give [{values!r}]" if isinstance(values, str) else ""
+        raise InputError(f"{name} is {values!r}, expected {expected}{hint}.")
     return tuple(values)
 
 

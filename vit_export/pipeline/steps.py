@@ -57,6 +57,12 @@ class ExportResult:
     report: dict[str, Any]
     report_path: Path
 
+    def __repr__(self) -> str:
+        """The verdict and the files: all figures, as a dataclass has them, fill screens of a notebook."""
+        verdict = "not verified" if self.verification is None else "passed" if self.passed else "FAILED"
+        names = ", ".join(Path(file.path).name for file in (self.saved_model, *self.artifacts))
+        return f"<ExportResult {verdict}: {names} in {Path(self.saved_model.path).parent}/>"
+
     @property
     def passed(self) -> bool:
         """False only when verification found a fault."""

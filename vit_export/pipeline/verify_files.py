@@ -39,6 +39,10 @@ class Verified:
     report: dict[str, Any]
     pictures: Pictures
 
+    def __repr__(self) -> str:
+        """The verdict alone: a report fills screens of a notebook."""
+        return repr(self.verification)
+
     @property
     def passed(self) -> bool:
         """Whether every file is the reference's model."""

@@ -88,6 +88,12 @@ def _legend(figures: "Figures") -> Iterator[str]:
 
 
 def _findings(figures: "Figures", labels: Sequence[str] | None) -> Iterator[str]:
+    if figures.images and not figures.labelled:
+        names = f" ({', '.join(labels[:3])}, …)" if labels else ""
+        yield (
+            "No accuracy: not one image has a class. A folder of images is to hold a folder for each class, called "
+            f"like it{names}; --labels says what the classes are called."
+        )
     for file in figures.files:
         if file.mcnemar is not None and file.mcnemar.worse:
             yield (

@@ -1,6 +1,7 @@
 """What verification concluded, as records: one per file, one for the reference, one for all of it."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from vit_export.base.machine import Cpu
@@ -139,6 +140,11 @@ class Verification:
     noise: Noise | None = None
     warnings: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """The verdict of each file: all figures, as a dataclass has them, fill screens of a notebook."""
+        files = ", ".join(f"{Path(f.artifact.path).name} {'passed' if f.passed else 'FAILED'}" for f in self.files)
+        return f"<Verification {'passed' if self.passed else 'FAILED'} on {len(self.images)} images: {files}>"
 
     @property
     def passed(self) -> bool:

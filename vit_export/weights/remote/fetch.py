@@ -1,5 +1,6 @@
 """Weights by address: a hub repository (`hf:owner/name`) or an `https://` file, fetched once and kept in a cache."""
 
+import re
 from pathlib import Path
 
 from vit_export.base.errors import InputError
@@ -8,6 +9,14 @@ from vit_export.weights.remote.transfer import Count, Fetched, Tell
 from vit_export.weights.remote.urls import from_url
 
 __all__ = ["Fetched", "fetch", "is_remote"]
+
+
+_HUB_PAGE = re.compile(
+    r"https://(?:www\.)?(?:huggingface\.co|hf\.co)/(?!datasets/|spaces/|docs/|api/)(\w[\w.-]*/\w[\w.-]*)"
+    r"(?:/(tree|blob)/(\w[\w.-]*)(?:/([\w./-]+))?)?/?",
+    re.ASCII,
+)
+"""What a browser shows of a repository: what people copy who mean its weights."""
 
 
 def shown(location: str) -> str:
@@ -45,4 +54,10 @@ def fetch(
         return from_hub(location, count, tell)
     if not is_remote(location):
         raise InputError(f"'{location}' is no remote location: expected hf:owner/name, or https:// and a file.")
+    if page := _HUB_PAGE.fullmatch(location):
+        name, kind, revision, file = page.groups()
+        given = f"hf:{name}@{revision}" if revision else f"hf:{name}"
+        if kind == "blob" and file:
+            given = f"https://huggingface.co/{name}/resolve/{revision}/{file}"
+        raise InputError(f"That is a page of the Hugging Face hub, expected a repository or a file: give {given}.")
     return from_url(location, cache, count, tell)
