@@ -25,7 +25,8 @@ vit-export export --help             the options, the same for every variant
 
 PATH is a file or folder of weights, hf:owner/name or https://…
 
-Exit codes: 0 good, 1 verification found a fault, 2 the input or the call was wrong, 130 interrupted.
+Exit codes: 0 good, 1 verification found a fault, 2 the input or the call was wrong, 130 interrupted, 141 the reader of
+the output went away.
 """
 
 

@@ -151,7 +151,7 @@ class _Todo:
         wanted = [number for number in range(count) if not (folder / part_name(number)).exists()]
         if len(wanted) < count:
             self.say.note(f"{count - len(wanted)} of {count} shards are in {shortened(folder)} already.")
-        self.say.step(f"Evaluating {len(self.subjects)} files on {count} shards of {data.location}")
+        self.say.step(f"Evaluating on {data.location} (files: {len(self.subjects)}, shards: {count})")
         if wanted and self.ray is not None:
             from vit_export.evaluation.cluster import run_on_ray
 
