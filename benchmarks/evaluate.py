@@ -104,9 +104,9 @@ def main(variant: str, images: int, workers: str, rounds: int, as_json: bool) ->
                 rates[str(count)].append(images / (time.perf_counter() - start) / count)
     medians = {name: statistics.median(found) for name, found in rates.items()}
     if as_json:
-        json.dump({"cpu": cpu(), "images": images, "per_core": medians}, sys.stdout, indent=1)
+        json.dump({"cpu": cpu().to_dict(), "images": images, "per_core": medians}, sys.stdout, indent=1)
         return
-    print(f"{variant}, {images} images, {len(paths)} files, {cpu()['model']}")
+    print(f"{variant}, {images} images, {len(paths)} files, {cpu().model}")
     for name, rate in medians.items():
         what = "bare loop" if name == "loop" else f"evaluate --workers {name}"
         print(f"{what:24} {rate:7.2f} images/s per core   {rate / medians['loop']:.2f} of the loop")
