@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -88,6 +89,18 @@ def test_a_folder_of_something_else_is_left_alone(machine):
     with pytest.raises(OutputError, match="holds something else"):
         install.set_up(machine / "pieces", lambda step: None)
     assert (machine / "pieces" / "letter.txt").is_file()
+
+
+def test_the_archive_is_that_of_the_systems_own_sources(monkeypatch):
+    told = "Ubuntu Ubuntu http://a.example/ubuntu/\nDebian Debian-Security http://b.example/security/\n"
+    monkeypatch.delenv("VIT_EXPORT_DEBIAN", raising=False)
+    monkeypatch.setattr(install, "run", lambda command: SimpleNamespace(stdout=told))
+    with pytest.raises(InputError, match="give the address of one in"):
+        install._archive()
+    told += "Debian Debian http://c.example/debian/\n"
+    assert install._archive() == "http://c.example/debian/"
+    monkeypatch.setenv("VIT_EXPORT_DEBIAN", "http://d.example/debian")
+    assert install._archive() == "http://d.example/debian"
 
 
 def test_operators_that_stay_behind_are_read_off_the_messages():

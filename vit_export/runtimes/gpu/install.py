@@ -5,6 +5,7 @@ own: neither the system's packages nor its sources are touched.
 """
 
 import json
+import os
 from pathlib import Path
 
 from vit_export.base.errors import InputError, OutputError
@@ -14,13 +15,8 @@ from vit_export.runtimes.gpu import launch
 
 _KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _SUITE = "trixie"
-_WANTED = Wanted(
-    "Mesa's Vulkan driver in software",
-    ("mesa-vulkan-drivers", "libvulkan1"),
-    "amd64",
-    "check the network and apt's proxy (deb.debian.org is asked)",
-    source=f"deb [signed-by={_KEYS}] http://deb.debian.org/debian {_SUITE} main",
-)
+_ARCHIVE = "VIT_EXPORT_DEBIAN"
+"""Names the archive on systems that are not Debian, whose own sources have none."""
 _ASK = "from vit_export.runtimes.gpu.vulkan import tell; tell()"
 
 
@@ -46,9 +42,17 @@ def set_up(where: Path, step: Step) -> bool:
             f"{_KEYS} is missing, by which Debian's packages are checked: install it (apt-get install "
             "debian-archive-keyring)."
         )
+    archive = _archive()
+    wanted = Wanted(
+        "Mesa's Vulkan driver in software",
+        ("mesa-vulkan-drivers", "libvulkan1"),
+        "amd64",
+        f"check the network and apt's proxy ({archive} is asked)",
+        source=f"deb [signed-by={_KEYS}] {archive} {_SUITE} main",
+    )
     with publish(where, overwrite=True) as folder:
         folder.mkdir()
-        unpack(_WANTED, folder / "root", step)
+        unpack(wanted, folder / "root", step)
         _keep_what_runs(folder / "root")
         (folder / "run").mkdir(mode=0o700)
         (folder / "shaders").mkdir()
@@ -56,6 +60,24 @@ def set_up(where: Path, step: Step) -> bool:
         found = {"layout": launch.LAYOUT, "device": _device(folder)}
         (folder / launch.PIECES).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return True
+
+
+def _archive() -> str:
+    """The address of Debian's archive: of the system's own sources, or what the environment names.
+
+    Raises:
+        InputError: neither says.
+    """
+    if named := os.environ.get(_ARCHIVE):
+        return named
+    asked = ["apt-get", "indextargets", "--format", "$(ORIGIN) $(LABEL) $(REPO_URI)", "Created-By: Packages"]
+    for line in run(asked).stdout.splitlines():
+        origin, label, address = line.split()[:3] if len(line.split()) >= 3 else ("", "", "")
+        if (origin, label) == ("Debian", "Debian"):
+            return address
+    raise InputError(
+        f"The system's own package sources have no archive of Debian's: give the address of one in ${_ARCHIVE}."
+    )
 
 
 def _keep_what_runs(root: Path) -> None:
