@@ -38,10 +38,10 @@ test-thorough: $(SETUP)  ## the further tests that CI runs
 test-slow: $(SETUP)  ## every test, the full-size exports too
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m ''
 
-test-lowest:  ## the fast tests of converters and runtimes, with the oldest of them that are taken (a 3 GB environment)
+test-lowest:  ## the tests of converters and runtimes, with the oldest of them that are taken (a 3 GB environment)
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint requirements-lowest.txt
-	$(VENV)-lowest/bin/python -m pytest -n 2 --dist loadfile $(addprefix tests/,test_traps.py base/test_adapters.py onnx tflite int8 model)
+	$(VENV)-lowest/bin/python -m pytest -n 2 --dist loadfile -m "not slow" $(addprefix tests/,test_traps.py base/test_adapters.py onnx tflite int8 model)
 
 test-originals: $(SETUP)  ## full-size models against transformers' own forward pass (installs torch)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,originals]'

@@ -47,6 +47,7 @@ def small():
     return build(RandomParameters(toy_spec().with_(num_layers=1)))
 
 
+@pytest.mark.thorough
 def test_a_plain_function_over_a_keras_model_loses_its_weights(small, images):
     """The stock way goes wrong without raising; ours, on the same model, does not (test_tflite)."""
 
@@ -66,6 +67,7 @@ def test_a_plain_function_over_a_keras_model_loses_its_weights(small, images):
     assert not np.abs(found - expected).max() < 0.1 * np.ptp(expected)
 
 
+@pytest.mark.thorough
 def test_dynamic_batch_adds_shape_operators(small):
     @tf.function(input_signature=[tf.TensorSpec((None, 32, 32, 3), tf.float32)])
     def serve(x):
@@ -87,6 +89,7 @@ def test_stock_gelu_is_not_what_tf2onnx_converts():
     assert "Erfc" not in nodes(lambda x: 0.5 * x * (1.0 + tf.math.erf(x * 0.5**0.5)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("form", ["erf", "tanh"])
 def test_tflite_fuses_the_gelu_we_write(form):
     from conftest import RandomParameters, toy_spec
@@ -102,6 +105,7 @@ def test_tflite_fuses_the_gelu_we_write(form):
     assert not {"ERF", "TANH", "POW"} & set(kinds)
 
 
+@pytest.mark.thorough
 def test_the_quantizer_writes_buffers_outside_the_flatbuffer(tmp_path):
     """From 256 KB on, where old runtimes do not look: why quantized files are written a second time."""
     from conftest import RandomParameters, record_of

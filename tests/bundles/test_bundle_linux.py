@@ -163,6 +163,7 @@ def best(path, picture):
     return top_classes(ours(path, picture), LABELS)[0]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["digits.onnx", "digits.tflite"])
 def test_every_frame_of_a_video_is_answered_as_this_package_does(name, files, folders, pictures, tmp_path):
     folder = folders[name]
@@ -234,6 +235,7 @@ def sentence(done):
     return lines[0]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["digits.onnx", "digits.tflite"])
 def test_what_cannot_be_done_is_one_sentence(name, folders, pictures):
     folder = folders[name]
@@ -314,6 +316,7 @@ def test_threads_reach_the_runtimes(folders, monkeypatch):
     assert asked == [3, len(os.sched_getaffinity(0))]
 
 
+@pytest.mark.thorough
 def test_providers_are_those_of_the_build(folders, pictures, monkeypatch):
     import onnxruntime
 

@@ -23,6 +23,7 @@ def faults(node):
         yield from faults(child)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("target", "language"), LANGUAGES)
 def test_code_can_be_parsed(target, language):
     parser = parser_of(language)
@@ -49,6 +50,7 @@ def test_the_guides_code_can_be_parsed_and_names_what_bundles_install(target, la
     assert all(ROWS["ios", format].release in guide for format in ("tflite", "onnx") if target == "ios")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("target", ["android", "ios", "linux"])
 def test_onnx_runtime_is_told_to_send_nothing_before_it_starts(target):
     starts = {"android": "OrtEnvironment.getEnvironment()", "ios": "try ORTEnv(", "linux": "import onnxruntime"}

@@ -17,6 +17,7 @@ from vit_export.model.spec import ViTSpec
 SIZES = [(name, size) for name in SWITCHES for size in ((16,) if "head" in name else (16, (16, 24)))]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize(("name", "size"), SIZES, ids=str)
 def test_the_graphs_are_the_reference(name, size, batch):

@@ -232,6 +232,7 @@ def test_modes_know_what_they_need_and_tell_what_they_are():
 # Tuning
 
 
+@pytest.mark.thorough
 def test_tuning_is_exact_but_for_its_corrections():
     images = images_for(SPEC, 8)
     source = Outliers(SOURCE, 30)
@@ -246,6 +247,7 @@ def test_tuning_is_exact_but_for_its_corrections():
         assert layer.attention_error[1] < 0.1 * layer.attention_error[0]
 
 
+@pytest.mark.thorough
 def test_bias_correction_takes_the_mean_error_away():
     """A kernel whose rounding errors all point one way, and an input that is never 0 on average."""
     images = images_for(SPEC, 32)
@@ -264,6 +266,7 @@ def test_images_are_fewer_for_larger_models():
     assert counts[-1] >= 2
 
 
+@pytest.mark.thorough
 def test_one_image_is_enough_to_not_break_a_model(tmp_path):
     spec = toy_spec().with_(num_layers=1)
     source, images = RandomParameters(spec), images_for(spec, 6)
@@ -298,6 +301,7 @@ def test_without_rewrites_the_same_model_fails(digits, tmp_path):
     assert sqnr(wanted, found) < 25
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("scheme", "least"), [("static", 28), ("dynamic", 33), ("full", 23), ("w8a16", 32)])
 def test_channels_of_the_residual_stream_far_above_the_rest(scheme, least, tmp_path):
     source, images = StreamOutliers(SOURCE), images_for(SPEC, 16)
@@ -307,6 +311,7 @@ def test_channels_of_the_residual_stream_far_above_the_rest(scheme, least, tmp_p
     assert sqnr(wanted, found) > least
 
 
+@pytest.mark.thorough
 def test_a_residual_stream_in_int8_loses_such_channels(tmp_path):
     """The control: `full` once was that, and good on every toy without them."""
     source, images = StreamOutliers(SOURCE), images_for(SPEC, 16)

@@ -62,6 +62,7 @@ def test_inputs_that_say_little_round_as_well_as_any(gram):
     assert (np.abs(found - kernel) < 4 * scale).all()
 
 
+@pytest.mark.thorough
 def test_the_file_holds_the_levels_that_were_chosen_and_int8_scores_alone(tmp_path):
     images = np.random.default_rng(0).standard_normal((8, SPEC.image_size, SPEC.image_size, 3)).astype(np.float32)
     modes = uniform(SPEC, LayerModes("dynamic", "scores", "dynamic"), patch="dynamic", head="dynamic")

@@ -79,6 +79,7 @@ def test_seed_makes_weights_reproducible(images):
     assert np.abs(first - other).max() > 1e-3
 
 
+@pytest.mark.thorough
 def test_trains_with_compile_and_fit(images):
     model = build_model(toy_spec(num_classes=6).with_(num_layers=1), dropout=0.1, seed=0)
     model.compile(

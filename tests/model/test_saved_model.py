@@ -25,6 +25,7 @@ def test_plain_tensorflow_loads_it(saved_model, expected, images):
         np.testing.assert_allclose(found["logits"], expected[:count], atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_features(images, tmp_path):
     source = RandomParameters(toy_spec(num_classes=None))
     model = build(source)
@@ -51,6 +52,7 @@ def test_record_and_description(saved_model, record):
     assert artifact.bytes > 4 * record.spec.num_parameters
 
 
+@pytest.mark.thorough
 def test_a_users_own_model_needs_no_record(model, spec, tmp_path):
     write_saved_model(model, tmp_path / "own")
     record = read_record(tmp_path / "own")

@@ -367,6 +367,7 @@ class Rounded:
         return qdq.W8A16.through(values.reshape(-1, values.shape[-1])).reshape(values.shape)
 
 
+@pytest.mark.thorough
 def test_sixteen_bits_lose_next_to_nothing(images, tmp_path):
     source = Rounded(RandomParameters(toy_spec().with_(num_heads=3)))
     record, found = record_of(source.spec), {}

@@ -131,6 +131,7 @@ def test_a_record_of_before_ranks_its_classes():
         ModelRecord.from_dict({**values, "problem_type": "x"})
 
 
+@pytest.mark.thorough
 def test_verification_writes_nothing_where_it_runs(photos, tmp_path, in_process, monkeypatch):
     result = exported(tmp_path / "out", open_checkpoint(ORIGINALS / "hf"), photos, verify=False)
     (tmp_path / "empty").mkdir()

@@ -68,6 +68,7 @@ def test_keras_loads_the_model_where_the_factory_was_imported(earlier, expected,
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), logits, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["model.keras", "model.weights.h5", "exported/saved_model", "exported"])
 def test_checkpoints_open_as_the_same_model(name, earlier, expected):
     images, logits = expected
@@ -141,6 +142,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.thorough
 def test_the_same_model_exported_again_keeps_what_is_there(earlier, folder, pictures):
     before = names(folder)
     kept = {name: (folder / name).read_bytes() for name in FILES[2:]}

@@ -238,6 +238,7 @@ def test_failure_leaves_nothing(step, small_saved_model, photos, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.thorough
 def test_overwrite_replaces_and_nothing_is_lost_before(small_saved_model, photos, tmp_path, monkeypatch):
     output = tmp_path / "out"
 

@@ -148,6 +148,7 @@ def test_the_library_verifies_on_pictures_of_a_folder(exported, pictures, in_pro
     assert result.trained
 
 
+@pytest.mark.thorough
 def test_a_file_alone_elsewhere_against_a_checkpoint(exported, model, request_of, tmp_path):
     checkpoint = tmp_path / "model.keras"
     model.save(checkpoint)
@@ -161,6 +162,7 @@ def test_a_file_alone_elsewhere_against_a_checkpoint(exported, model, request_of
     assert result.report["verification"]["reference"]["path"] == str(checkpoint)
 
 
+@pytest.mark.thorough
 def test_labelled_folders_give_accuracies(exported, request_of, model):
     result = verify_files(request_of(exported, labelled=True))
     right = result.verification.reference.accuracy
@@ -181,6 +183,7 @@ def test_a_changed_file_is_noticed_by_its_digest(exported, request_of, tmp_path)
     assert failed(verify_files(request_of(path))) == {"sha256"}
 
 
+@pytest.mark.thorough
 def test_a_file_of_a_slightly_older_checkpoint_is_stale_though_its_numbers_are_good(exported, request_of, tmp_path):
     source = RandomParameters(SPEC)
     kernel = source.read("head/kernel")
@@ -255,6 +258,7 @@ def test_a_file_of_another_tool(normalized, reference, request_of, tmp_path):
     assert "same_weights" not in asked(result)  # it says nothing of itself
 
 
+@pytest.mark.thorough
 def test_of_several_outputs_one_is_named(normalized, reference, request_of, tmp_path):
     path = foreign(tmp_path / "two.onnx", normalized, softmax=True, more=True)
     assert failed(verify_files(request_of(path, reference=reference))) == {"outputs"}  # either could be meant
@@ -264,6 +268,7 @@ def test_of_several_outputs_one_is_named(normalized, reference, request_of, tmp_
         verify_files(request_of(path, reference=reference, output_name="logits"))
 
 
+@pytest.mark.thorough
 def test_a_softmax_at_the_end_is_named_and_can_be_allowed_for(normalized, reference, request_of, tmp_path):
     path = foreign(tmp_path / "softmax.onnx", normalized, softmax=True)
     result = verify_files(request_of(path, reference=reference))

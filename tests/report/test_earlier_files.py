@@ -55,6 +55,7 @@ EXPORTS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("turns", EXPORTS.values(), ids=EXPORTS)
 def test_the_report_is_bounded_over_fifty_exports(turns, folder):
     made, sizes = [report_on(*names, verified=verified) for names, verified in turns], []

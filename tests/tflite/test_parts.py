@@ -34,6 +34,7 @@ def answers(path, batches):
     return parts.run_in_parts(path, batches, len(batches), lambda interpreter, _: interpreter.invoke(), num_threads=1)
 
 
+@pytest.mark.thorough
 def test_ranges_and_answers_are_those_of_the_whole(file, batches, monkeypatch):
     assert len(parts._cuts(file)) == 2
     whole = calibrate_each(file, batches, len(batches)), answers(file, batches)

@@ -784,6 +784,7 @@ def test_one_entry_of_a_stack_is_read_without_the_others(tmp_path):
         assert peak < 10 << 20, kind
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_conversion_needs_little_more_than_the_result(dtype, tmp_path):
     values = np.zeros((64, 1 << 17), BFLOAT16 if dtype == "bfloat16" else dtype)  # 32 MB as float32
