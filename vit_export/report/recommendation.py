@@ -85,11 +85,11 @@ class Budget:
 
     def _limits(self, file: Candidate) -> Iterator[tuple[float, float | None, str]]:
         if self.ms is not None:
-            yield self.ms, file.ms and file.ms.value, "ms"
+            yield self.ms, None if file.ms is None else file.ms.value, "ms"
         if self.megabytes is not None:
             yield self.megabytes, None if file.bytes is None else file.bytes / MEGABYTE, "MB"
         if self.points is not None:
-            yield self.points, file.drop and file.drop.value, "points"
+            yield self.points, None if file.drop is None else file.drop.value, "points"
 
 
 UNBOUND = Budget()
@@ -132,6 +132,20 @@ def recommendation_told(report: Record) -> str:
     untrained = record(report.get("verification")).get("trained") is False
     caution = ["the weights are untrained, so this goes by size and speed alone"] if untrained else []
     return "; ".join([f"{name}, {text(found.get('why'))}", *others, *caution])
+
+
+def ship_told(sweep: Record) -> list[str]:
+    """What a sweep's record says to ship: a phrase, and where no one file was chosen one for each model."""
+    found = record(sweep.get("ship"))
+    chosen, why = text(found.get("id")), text(found.get("why"))
+    if chosen:
+        return [f"{chosen}, {why}"]
+    each = [
+        f"of {text(row.get('model'))}: {', '.join(filter(None, (text(row.get('id')), text(row.get('why')))))}"
+        for row in records(found.get("models"))
+    ]
+    undecided = any(text(row.get("id")) for row in records(found.get("models")))
+    return [why if undecided else f"none of these files: {why}", *each]
 
 
 def choose(cells: Sequence[Record], budget: Record) -> dict[str, Any]:
