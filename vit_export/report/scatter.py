@@ -145,7 +145,7 @@ def _held_against(picture: Picture, mark: Mark, x: tuple[float, float], y: tuple
 
 def _names(picture: Picture, points: Sequence[Point], named: Sequence[Point], y: tuple[float, float]) -> None:
     """The labels of those `named`, where they cover no mark and one another not."""
-    names = [shortened(point.label, 24) + (" (failed)" if point.failed else "") for point in named]
+    names = [shortened(point.label, 28) + (" (failed)" if point.failed else "") for point in named]
     marks = picture.axes.transData.transform([(point.cost, clamped(point.quality, y)) for point in points]).tolist()
     at = [marks[points.index(point)] for point in named]
     places = place(at, names, marks, list(picture.axes.bbox.extents))

@@ -11,6 +11,7 @@ from vit_export.base.errors import InputError
 from vit_export.base.numbers import NONE, figure, megabytes, number, percent, seconds, sentence, span, unit
 from vit_export.model.names import PRECISIONS
 from vit_export.report.candidates import Candidate, of_cell
+from vit_export.report.candidates import points as points_told
 from vit_export.report.html import capital, facts, fill, typed
 from vit_export.report.recommendation import Budget
 from vit_export.report.scatter import Mark, Point, scatter
@@ -80,9 +81,8 @@ def sweep_page(sweep: Mapping[str, Any]) -> str:
         "sweep.html",
         models=", ".join(models) or "no model",
         summary=_summary(cells),
-        basics=_basics(sweep, evaluation, budget, cells),
+        basics=_basics(sweep, evaluation, budget),
         ship=_ship(sweep, cells),
-        budget=str(budget) or "none",
         rule=_rule(budget, evaluated=bool(evaluation)),
         evaluated=bool(evaluation),
         quality="accuracy" if evaluation else "SQNR",
@@ -142,7 +142,7 @@ def _summary(cells: Sequence[_Cell]) -> str:
     return f"{told} {known} had been done before." if known else told
 
 
-def _basics(sweep: Record, evaluation: Record, budget: Budget, cells: Sequence[_Cell]) -> list[tuple[str, str]]:
+def _basics(sweep: Record, evaluation: Record, budget: Budget) -> list[tuple[str, str]]:
     threads, images = number(sweep.get("threads")), number(evaluation.get("labelled"))
     processor = text(sweep.get("processor"))
     if processor and threads is not None:
@@ -151,7 +151,6 @@ def _basics(sweep: Record, evaluation: Record, budget: Budget, cells: Sequence[_
     rows = [
         ("Budget", f"at most {budget}" if str(budget) else "none given"),
         ("Evaluated on", f"{data}, {images:,.0f} images" if data and images is not None else data or "nothing"),
-        ("On the front", ", ".join(cell.label for cell in cells if cell.on_front)),
         ("When", text(sweep.get("date")).replace("T", " ").replace("+00:00", " UTC")),
         ("Processor", processor),
     ]
@@ -190,9 +189,7 @@ def _charts(cells: Sequence[_Cell], evaluation: Record, budget: Budget) -> list[
     models = {cell.found.model for cell in done}
     if not evaluation and len(models) != 1:
         return []
-    metric, unit_ = (
-        (text(evaluation.get("metric"), "accuracy"), "%") if evaluation else ("SQNR of the worst image", "dB")
-    )
+    metric = text(evaluation.get("metric"), "accuracy") if evaluation else "SQNR of the worst image"
     levels = [] if not evaluation or budget.points is None or len(models) > 1 else _least(done, budget.points)
     charts = []
     for by, name, limit, unit_of_cost in (
@@ -203,7 +200,7 @@ def _charts(cells: Sequence[_Cell], evaluation: Record, budget: Budget) -> list[
         most = max((point.cost for point in points), default=0.0)
         lines = [] if limit is None or limit > _FAR * most else [Mark(f"{limit:g} {unit_of_cost}", cost=limit)]
         title = capital(f"{metric} by {by}")
-        chart = scatter(points, title, name, unit_, f"by-{by}", [*lines, *levels])
+        chart = scatter(points, title, name, "%" if evaluation else "dB", f"by-{by}", [*lines, *levels])
         if chart:
             charts.append((title, chart))
     return charts
@@ -214,7 +211,7 @@ def _least(cells: Sequence[_Cell], points: float) -> list[Mark]:
     for cell in cells:
         share = number(record(record(cell.entry.get("evaluation")).get("reference")).get("share"))
         if share is not None:
-            return [Mark(f"{points:g} points lost", quality=100 * share - points)]
+            return [Mark(f"{points_told(points)} lost", quality=100 * share - points)]
     return []
 
 
@@ -282,8 +279,8 @@ def _figures(cell: _Cell, metric: str, budget: Budget) -> dict[str, Figure]:
             span(100 * right.low, 100 * right.high) if right and right.known else "",
         ),
         "Points lost": Figure(
-            f"{drop.value:.2f}".replace("-", "−") if drop else NONE,
-            f"{drop.low:.2f} to {drop.high:.2f}".replace("-", "−") if drop and drop.known else "",
+            _two(drop.value) if drop else NONE,
+            f"{_two(drop.low)} to {_two(drop.high)}" if drop and drop.known else "",
             beyond(budget.points, drop.value if drop else None),
         ),
         "Lost / gained": Figure(
@@ -299,10 +296,15 @@ def _figures(cell: _Cell, metric: str, budget: Budget) -> dict[str, Figure]:
     }
 
 
+def _two(value: float) -> str:
+    """Two digits after the dot, and no sign of a nothing."""
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
+
+
 def _basis(sweep: Record, evaluation: Record) -> str:
     timed = "Times are medians for one image, measured after all cells, with nothing beside."
     lost = (
-        " Points lost: against the same model’s float reference on the same images, with the interval of pairs (Agresti "
-        "and Min). Lost / gained: images that the reference, or the file, gets right alone, and McNemar’s exact test."
+        " Points lost: against the same model’s float reference on the same images, with the interval of pairs "
+        "(Agresti and Min). Lost / gained: images that the reference, or the file, gets right alone, and McNemar’s exact test."
     )
     return timed + (lost if evaluation else "") + " SQNR is that of the images of the verification."
