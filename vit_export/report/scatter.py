@@ -8,6 +8,7 @@ from operator import itemgetter
 from typing import Any
 
 from vit_export.base.numbers import shortened
+from vit_export.base.text import visible
 from vit_export.report.svg import COLOURS, Chart, Picture, by_matplotlib, clamped, linear
 
 LABELLED = 12
@@ -145,7 +146,11 @@ def _held_against(picture: Picture, mark: Mark, x: tuple[float, float], y: tuple
 
 def _names(picture: Picture, points: Sequence[Point], named: Sequence[Point], y: tuple[float, float]) -> None:
     """The labels of those `named`, where they cover no mark and one another not."""
-    names = [shortened(point.label, 28) + (" (failed)" if point.failed else "") for point in named]
+    # Spelled out before it is shortened: what the reader sees is what has to fit.
+    names = [
+        f"{shortened(visible(point.label), 23)} (failed)" if point.failed else shortened(visible(point.label), 28)
+        for point in named
+    ]
     marks = picture.axes.transData.transform([(point.cost, clamped(point.quality, y)) for point in points]).tolist()
     at = [marks[points.index(point)] for point in named]
     places = place(at, names, marks, list(picture.axes.bbox.extents))
