@@ -128,6 +128,17 @@ def test_where_nothing_keeps_the_budget_the_nearest_is_told():
     )
 
 
+def test_few_images_leave_open_what_many_settle_and_that_is_said():
+    def cells(images):
+        return [cell("float", 3.0, accuracy=0.99, images=images),
+                cell("int8", 1.0, accuracy=0.98, drop=1.0, images=images)]  # fmt: skip
+
+    assert chosen(cells(100), max_drop=0.5) == chosen(cells(50_000), max_drop=0.5) == "float"
+    told = "; int8 is faster, and what was measured leaves open whether it stays within the budget, too"
+    assert why(cells(100), max_drop=0.5).endswith(told)
+    assert told not in why(cells(50_000), max_drop=0.5)
+
+
 def test_what_was_not_measured_keeps_no_limit():
     cells = [cell("untimed", None), cell("slow", 30.0)]
     assert chosen(cells, max_ms=20) is None

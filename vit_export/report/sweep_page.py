@@ -10,11 +10,11 @@ from markupsafe import Markup
 from vit_export.base.errors import InputError
 from vit_export.base.numbers import NONE, figure, megabytes, number, percent, seconds, sentence, span, unit
 from vit_export.model.names import PRECISIONS
+from vit_export.report.budget import Budget
 from vit_export.report.candidates import Candidate, of_cell
 from vit_export.report.candidates import points as points_told
 from vit_export.report.html import capital, facts, fill, typed
-from vit_export.report.recommendation import Budget
-from vit_export.report.scatter import Mark, Point, scatter
+from vit_export.report.scatter import LABELLED, Mark, Point, scatter
 from vit_export.report.svg import Chart
 from vit_export.report.sweep import trouble_of
 from vit_export.report.view import Cell as Figure
@@ -37,6 +37,7 @@ class _Cell:
 
     entry: Record
     label: str
+    number: str
     row: str
     found: Candidate
     on_front: bool
@@ -85,6 +86,7 @@ def sweep_page(sweep: Mapping[str, Any]) -> str:
         ship=_ship(sweep, cells),
         rule=_rule(budget, evaluated=bool(evaluation)),
         evaluated=bool(evaluation),
+        numbered=len(cells) > LABELLED,
         quality="accuracy" if evaluation else "SQNR",
         charts=_charts(cells, evaluation, budget),
         trouble=[cell for cell in cells if cell.trouble],
@@ -106,8 +108,17 @@ def sweep_page(sweep: Mapping[str, Any]) -> str:
 def _cells(sweep: Record) -> list[_Cell]:
     entries = records(sweep.get("cells"))
     front, ship = listed(sweep.get("front")), text(record(sweep.get("ship")).get("id"))
+    many = len(entries) > LABELLED
     return [
-        _Cell(entry, label, f"cell-{place}", of_cell(entry), entry.get("id") in front, entry.get("id") == ship != "")
+        _Cell(
+            entry=entry,
+            label=label,
+            number=str(place) if many else "",
+            row=f"cell-{place}",
+            found=of_cell(entry),
+            on_front=entry.get("id") in front,
+            shipped=ship != "" and entry.get("id") == ship,
+        )
         for place, (entry, label) in enumerate(zip(entries, labels_of(entries), strict=True), 1)
     ]
 
@@ -222,11 +233,11 @@ def _point(cell: _Cell, by: str) -> Point | None:
     quality = 100 * found.accuracy.value if found.accuracy else found.worst_db
     if cost is None or quality is None:
         return None
-    right = found.accuracy
+    right, star = found.accuracy, "★ " if cell.shipped else ""
     precision = text(cell.entry.get("precision"))
     return Point(
         name=cell.id,
-        label=cell.label,
+        label=cell.label if cell.number else f"{star}{cell.label}",
         cost=cost,
         quality=quality,
         told=found.figures(),
@@ -237,6 +248,7 @@ def _point(cell: _Cell, by: str) -> Point | None:
         quality_ends=(100 * right.low, 100 * right.high) if right and right.known else (),
         on_front=cell.on_front,
         row=cell.row,
+        number=f"{star}{cell.number}" if cell.number else "",
     )
 
 
@@ -248,7 +260,10 @@ def _table(cells: Sequence[_Cell], metric: str, budget: Budget) -> dict[str, Any
         "headings": filled,
         "rows": [
             {
-                **{key: getattr(cell, key) for key in ("row", "shipped", "on_front", "label", "id", "badge", "report")},
+                **{
+                    key: getattr(cell, key)
+                    for key in ("row", "number", "shipped", "on_front", "label", "id", "badge", "report")
+                },
                 "figures": [(name, row[name]) for name in filled],
             }
             for cell, row in zip(cells, columns, strict=True)
