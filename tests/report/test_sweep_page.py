@@ -129,6 +129,17 @@ def test_without_an_evaluation_sqnr_is_drawn_of_one_model_and_nothing_of_several
     assert "No file was made." in none.text
 
 
+def test_what_was_not_evaluated_where_others_were_is_said_once_and_not_drawn():
+    reason = "It is not evaluated: no image of val has a class of this model"
+    cells = [cell("good", accuracy=0.8), cell("other", 12.0, accuracy=0.7, drop=1.0, precision="float16")]
+    cells += [cell(name, 5.0, model="vit_toy", reason=reason, worst_db=77.0) for name in ("bare", "naked")]
+    page = page_of(sweep_of(cells, max_ms=20))
+    assert page.text.count("It is not evaluated") == 1
+    assert "bare, naked It is not evaluated: no image of val has a class of this model." in page.text
+    links = [a["aria-label"].partition(":")[0] for a in page.of("a") if "aria-label" in a]
+    assert sorted(links) == ["good", "good", "other", "other"]
+
+
 def test_hostile_names_stay_names():
     names = [*HOSTILE, "//example.com/x", "../../x"]
     cells = [cell("good", 12.0, 30.0, accuracy=0.6, drop=0.3)]

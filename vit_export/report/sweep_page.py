@@ -57,10 +57,6 @@ class _Cell:
         return _BADGES.get(self.state, _UNKNOWN)
 
     @property
-    def trouble(self) -> str:
-        return trouble_of(self.entry)
-
-    @property
     def report(self) -> str:
         """The address of its report from the page: whatever it is called, a file below."""
         path = text(self.entry.get("report"))
@@ -89,7 +85,7 @@ def sweep_page(sweep: Mapping[str, Any]) -> str:
         numbered=len(cells) > LABELLED,
         quality="accuracy" if evaluation else "SQNR",
         charts=_charts(cells, evaluation, budget),
-        trouble=[cell for cell in cells if cell.trouble],
+        trouble=_trouble(cells),
         **_table(cells, text(evaluation.get("metric"), "Accuracy"), budget),
         basis=_basis(sweep, evaluation),
         made=[
@@ -183,6 +179,25 @@ def _ship(sweep: Record, cells: Sequence[_Cell]) -> dict[str, Any]:
     }
 
 
+def _trouble(cells: Sequence[_Cell]) -> list[dict[str, Any]]:
+    """Each cell that is no choice, and what else is told of cells that were done, of all of them at once."""
+    found: dict[tuple[str, str], list[_Cell]] = {}
+    for cell in cells:
+        if told := trouble_of(cell.entry):
+            found.setdefault((cell.id, told), []).append(cell)
+        if text(cell.entry.get("status")) == "done" and (noted := text(cell.entry.get("reason"))):
+            found.setdefault(("", sentence(noted)), []).append(cell)
+    return [
+        {
+            "note": not name or some[0].state == "refused",
+            "badge": some[0].badge if name else "",
+            "names": [cell.id for cell in some],
+            "text": told,
+        }
+        for (name, told), some in found.items()
+    ]
+
+
 def _rule(budget: Budget, *, evaluated: bool) -> str:
     kept = "Of the files that passed and stay within the budget" if str(budget) else "Of the files that passed"
     allowed = ", or lose no more points than the budget allows" if budget.points is not None else ""
@@ -207,7 +222,7 @@ def _charts(cells: Sequence[_Cell], evaluation: Record, budget: Budget) -> list[
         ("time", "milliseconds for one image", budget.ms, "ms"),
         ("size", "size in MB", budget.megabytes, "MB"),
     ):
-        points = [point for cell in done if (point := _point(cell, by)) is not None]
+        points = [point for cell in done if (point := _point(cell, by, evaluated=bool(evaluation))) is not None]
         most = max((point.cost for point in points), default=0.0)
         lines = [] if limit is None or limit > _FAR * most else [Mark(f"{limit:g} {unit_of_cost}", cost=limit)]
         title = capital(f"{metric} by {by}")
@@ -226,11 +241,12 @@ def _least(cells: Sequence[_Cell], points: float) -> list[Mark]:
     return []
 
 
-def _point(cell: _Cell, by: str) -> Point | None:
+def _point(cell: _Cell, by: str, *, evaluated: bool) -> Point | None:
     found = cell.found
     time, size = found.ms, None if found.bytes is None else found.bytes / 1e6
     cost = size if by == "size" else time.value if time else None
-    quality = 100 * found.accuracy.value if found.accuracy else found.worst_db
+    share = found.accuracy.value if found.accuracy else None
+    quality = found.worst_db if not evaluated else None if share is None else 100 * share
     if cost is None or quality is None:
         return None
     right, star = found.accuracy, "★ " if cell.shipped else ""
