@@ -93,6 +93,18 @@ def test_models_that_the_images_do_not_tell_apart_are_chosen_between_by_time():
     )
 
 
+def test_the_order_of_the_grid_decides_nothing_where_models_are_equally_good():
+    cells = [cell("a", 20.0, accuracy=0.9, **OTHER), cell("a8", 9.0, accuracy=0.897, drop=0.3, **OTHER),
+             cell("b", 15.0, accuracy=0.9), cell("b8", 7.0, accuracy=0.897, drop=0.3)]  # fmt: skip
+    for order in (cells, cells[::-1]):
+        assert chosen(order, max_ms=30) == "b"
+        assert chosen(order, max_ms=30, max_drop=0.5) == "b8"
+    # So it is where the images do not tell them apart.
+    cells[0] = cell("a", 20.0, accuracy=0.901, **OTHER)
+    assert chosen(cells, max_ms=30) == "b"
+    assert chosen(cells, max_ms=30, max_drop=0.5) == "b8"
+
+
 def test_between_models_nothing_is_chosen_without_a_budget_or_without_their_accuracy():
     scored = [cell("big", 20.0, accuracy=0.8, **OTHER), cell("toy", 1.0, accuracy=0.3, **TOY)]
     assert chosen(scored) is None
@@ -233,6 +245,9 @@ def test_a_record_that_somebody_changed_breaks_nothing(broken):
     front_of([broken])
     spoiled = {**cell("a"), "latency": {"ms": "NaN", "low_ms": None}, "evaluation": {"accuracy": 3}, "bytes": None,
                "image_size": "x"}  # fmt: skip
+    nothing = {**spoiled, "evaluation": {"accuracy": {"share": "NaN"}, "drop": "NaN"}, "bytes": "Infinity"}
+    assert of_cell(nothing).accuracy is of_cell(nothing).drop is of_cell(nothing).bytes is None
+    choose([nothing, cell("b", accuracy=0.5)], {"max_drop": 1})
     for budget in ({}, {"max_ms": 1, "max_drop": 1, "max_mb": 1}):
         choose([spoiled, cell("b", accuracy=0.5)], budget)
     front_of([spoiled, cell("b", accuracy=0.5)])

@@ -2,10 +2,11 @@
 
 1. Files that passed and keep the budget may be shipped. What was measured decides: the median time of an image, the
    size, and the points of accuracy lost against the same model's float reference, an accuracy loss of the conversion.
-2. Of these come first those that are accurate enough. Where a data set was evaluated, that is the most accurate one,
-   those that the images do not tell from it and, where the budget allows a loss, those of its model, whose loss is
-   allowed. Where none was, all files of one model are: what passed is its model. Between models nothing but accuracy
-   decides, within a time or a size: without an evaluation, or without a limit of either, none is chosen.
+2. Of these come first those that are accurate enough. Where a data set was evaluated, that is the most accurate one and
+   those that the images tell neither from it nor from a better one of their own model; where the budget allows a loss,
+   it is all files of these models. Where none was evaluated, it is all files of one model: what passed is its model.
+   Between models nothing but accuracy decides, within a time or a size: without an evaluation, or without a limit of
+   either, none is chosen.
 3. Of these the fastest, and those whose intervals of the time overlap with its; of those the smallest, and those as
    small (to 1 %); of those the most accurate, by SQNR of the worst image where nothing was evaluated. Where nothing was
    timed, all are equally fast.
@@ -186,17 +187,29 @@ def _accurate(kept: Sequence[Candidate], counted: str, budget: Budget) -> tuple[
     scored = [file for file in kept if file.accuracy]
     if not scored:
         return kept, counted
-    best = max(scored, key=lambda file: file.accuracy.value if file.accuracy else 0.0)
+    most = max(file.accuracy.value for file in scored if file.accuracy)
+    # Of few images several may be equally good.
+    best = [file for file in scored if file.accuracy and file.accuracy.value == most]
 
-    def allowed(file: Candidate) -> bool:
-        return budget.points is not None and file.model == best.model
+    def tied(file: Candidate) -> bool:
+        # Compared image by image with its own model's files, one may be worse that is not told from another model's.
+        own = [other for other in scored if other.model == file.model and _more_accurate(other, file)]
+        return not own and any(file.as_accurate(other) for other in best)
 
-    enough = [file for file in scored if allowed(file) or file.as_accurate(best)]
+    enough = [file for file in scored if tied(file)]
+    if budget.points is not None:
+        models = {file.model for file in enough}
+        enough = [file for file in scored if file.model in models]
     if len(enough) in (1, len(kept)):
         return enough, counted
-    beyond = any(not file.as_accurate(best) for file in enough)
+    beyond = not all(map(tied, enough))
     reason = "the loss is allowed" if beyond else "the images do not tell them apart"
     return enough, f"the {len(enough)} most accurate ({reason}) of {counted}"
+
+
+def _more_accurate(one: Candidate, other: Candidate) -> bool:
+    right, less = one.accuracy, other.accuracy
+    return right is not None and less is not None and right.value > less.value and not one.as_accurate(other)
 
 
 def _among(alike: Sequence[Candidate], timed: bool, among: str) -> tuple[Candidate, str]:
