@@ -1,28 +1,98 @@
-"""Which file to ship, and why: one choice by one rule from the figures of a report, and the best of each format.
+"""Which file to ship, and why: one rule, for the files of a report and for the cells of a sweep.
 
-Of the files that passed it is the fastest. Files whose interval of the time for an image overlaps with that of the
-fastest are as fast as it: of those the smallest, and of those that are as small (to 1 %) the most accurate (SQNR of the
-worst image). Where nothing was timed, all files count as equally fast.
+1. Files that passed and keep the budget may be shipped. What was measured decides: the median time of an image, the
+   size, and the points of accuracy lost against the same model's float reference, an accuracy loss of the conversion.
+2. Of these come first those that are accurate enough. Where a data set was evaluated, that is the most accurate one,
+   those that the images do not tell from it and, where the budget allows a loss, those of its model, whose loss is
+   allowed. Where none was, all files of one model are: what passed is its model. Between models nothing but accuracy
+   decides, within a time or a size: without an evaluation, or without a limit of either, none is chosen.
+3. Of these the fastest, and those whose intervals of the time overlap with its; of those the smallest, and those as
+   small (to 1 %); of those the most accurate, by SQNR of the worst image where nothing was evaluated. Where nothing was
+   timed, all are equally fast.
+
+Where no file keeps the budget, the one that misses it least is told, and by how much.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vit_export.base.numbers import figure, megabytes, number, percent, unit
+from vit_export.base.numbers import MEGABYTE, figure, number
 from vit_export.model.names import FORMATS
-from vit_export.report.view import File, Record, read_files, record, records, text
-
-AS_SMALL = 1.01
-"""Sizes that differ by a smaller factor are the same."""
+from vit_export.report.candidates import AS_SMALL, Candidate, of_cell, of_report, points
+from vit_export.report.view import Record, read_files, record, records, text
 
 
 @dataclass(frozen=True)
-class _Timed:
-    """The ends of the interval of milliseconds for one image; endless where the interval is unknown."""
+class Budget:
+    """The most that an image may take, that may be lost and that a file may weigh; None is no limit."""
 
-    low: float
-    high: float
+    ms: float | None = None
+    points: float | None = None
+    megabytes: float | None = None
+
+    @classmethod
+    def of(cls, budget: Record) -> "Budget":
+        """The budget of a record: `max_ms`, `max_drop` in points of accuracy, `max_mb` in millions of bytes."""
+        return cls(number(budget.get("max_ms")), number(budget.get("max_drop")), number(budget.get("max_mb")))
+
+    def __str__(self) -> str:
+        parts = [
+            "" if self.ms is None else f"{self.ms:g} ms",
+            "" if self.megabytes is None else f"{self.megabytes:g} MB",
+            "" if self.points is None else f"{self.points:g} point{'' if self.points == 1 else 's'} lost",
+        ]
+        return _and(list(filter(None, parts)))
+
+    def kept(self, file: Candidate) -> bool:
+        """Whether every limit is kept; a limit on what was not measured is not."""
+        return all(value is not None and _within(value, limit) for limit, value, _ in self._limits(file))
+
+    def missed(self, file: Candidate) -> float:
+        """How far it misses the limit that it misses most, as a share of that; infinite where something is unknown.
+
+        Of the points lost, one counts as much as the whole of another limit: theirs may be 0.
+        """
+        return max(
+            math.inf if value is None else (value - limit) / (1.0 if unit == "points" else limit or 1e-9)
+            for limit, value, unit in self._limits(file)
+        )
+
+    def misses(self, file: Candidate) -> str:
+        """The limits that it misses, and by how much."""
+        told = []
+        for limit, value, unit in self._limits(file):
+            if value is None or _within(value, limit):
+                continue
+            if unit == "points":
+                told.append(f"{points(value)} lost, {points(value - limit)} more than {limit:g}")
+            else:
+                told.append(f"{figure(value)} {unit}, {figure(value - limit)} more than {limit:g}")
+        return _and(told, "; ")
+
+    def unsure(self, file: Candidate) -> str:
+        """What is kept by the measured value, but not by all of its interval."""
+        checked = (("time", self.ms, file.ms), ("loss", self.points, file.drop))
+        unsure = [name for name, limit, found in checked if limit is not None and found and not found.high <= limit]
+        return f"the interval of the {' and that of the '.join(unsure)} reaches beyond the budget" if unsure else ""
+
+    def unmeasured(self, file: Candidate) -> str:
+        """What would have to be measured first."""
+        timed = "timed" if self.ms is not None and file.ms is None else ""
+        evaluated = "evaluated" if self.points is not None and file.drop is None else ""
+        return " and ".join(filter(None, (timed, evaluated)))
+
+    def _limits(self, file: Candidate) -> Iterator[tuple[float, float | None, str]]:
+        if self.ms is not None:
+            yield self.ms, None if file.ms is None else file.ms.value, "ms"
+        if self.megabytes is not None:
+            yield self.megabytes, None if file.bytes is None else file.bytes / MEGABYTE, "MB"
+        if self.points is not None:
+            yield self.points, None if file.drop is None else file.drop.value, "points"
+
+
+UNBOUND = Budget()
 
 
 def recommend(report: Record) -> dict[str, Any] | None:
@@ -35,9 +105,15 @@ def recommend(report: Record) -> dict[str, Any] | None:
     _, files = read_files(report)
     if not verification or not files:
         return None
-    kinds = [name for name in FORMATS if any(text(file.artifact.get("format")) == name for file in files)]
-    of_kind = {name: [file for file in files if text(file.artifact.get("format")) == name] for name in kinds}
-    return {**_choice(files), "formats": [{"format": name, **_choice(some)} for name, some in of_kind.items()]}
+    of_kind = {name: [file for file in files if text(file.artifact.get("format")) == name] for name in FORMATS}
+    return {
+        **_choice("file", [of_report(file) for file in files]),
+        "formats": [
+            {"format": name, **_choice("file", [of_report(file) for file in some])}
+            for name, some in of_kind.items()
+            if some
+        ],
+    }
 
 
 def recommendation_told(report: Record) -> str:
@@ -58,34 +134,141 @@ def recommendation_told(report: Record) -> str:
     return "; ".join([f"{name}, {text(found.get('why'))}", *others, *caution])
 
 
-def _choice(files: Sequence[File]) -> dict[str, Any]:
-    passed = [file for file in files if file.verdict == "pass"]
+def ship_told(sweep: Record) -> list[str]:
+    """What a sweep's record says to ship: a phrase, and where no one file was chosen one for each model."""
+    found = record(sweep.get("ship"))
+    chosen, why = text(found.get("id")), text(found.get("why"))
+    if chosen:
+        return [f"{chosen}, {why}"]
+    each = [
+        f"of {text(row.get('model'))}: {', '.join(filter(None, (text(row.get('id')), text(row.get('why')))))}"
+        for row in records(found.get("models"))
+    ]
+    undecided = any(text(row.get("id")) for row in records(found.get("models")))
+    return [why if undecided else f"none of these files: {why}", *each]
+
+
+def choose(cells: Sequence[Record], budget: Record) -> dict[str, Any]:
+    """The cell of a sweep to ship under `budget` (see `Budget.of`), JSON-ready.
+
+    `id` is that of the cell (None where there is none) and `why` a phrase on it. Where the cells are of several models,
+    `models` has the same of each, with the name of the `model`.
+    """
+    limits, made = Budget.of(budget), _made(cells)
+    of_model = {file.model: [other for other in made if other.model == file.model] for file in made}
+    found = _choice("id", made, limits)
+    if len(of_model) > 1:
+        found["models"] = [{"model": some[0].model_name, **_choice("id", some, limits)} for some in of_model.values()]
+    return found
+
+
+def front_of(cells: Sequence[Record]) -> list[str]:
+    """The ids of the cells that no other beats in time, size and accuracy (see `Candidate.beats`), the fastest first.
+
+    Files that passed alone are on it. Without an evaluation each model has a front of its own. What was not timed or
+    evaluated where others were has no place. Every file that is not on the front is beaten by one that is, and none on
+    it by another, but for circles of which each is equal to the next in all that the next does not win.
+    """
+    left = [file for file in _made(cells) if file.passed]
+    left = [file for file in left if file.ms] or left
+    left = [file for file in left if file.accuracy] or left
+    front: list[Candidate] = []
+    while left:
+        unbeaten = [file for file in left if not any(other.beats(file) for other in left)] or left
+        front += unbeaten
+        left = [file for file in left if file not in unbeaten and not any(other.beats(file) for other in unbeaten)]
+    return [file.name for file in sorted(front, key=lambda f: (f.ms.value if f.ms else 0.0, f.bytes or 0.0))]
+
+
+def _made(cells: Sequence[Record]) -> list[Candidate]:
+    return [of_cell(cell) for cell in records(cells) if cell.get("status") == "done"]
+
+
+def _choice(key: str, made: Sequence[Candidate], budget: Budget = UNBOUND) -> dict[str, Any]:
+    """The choice as `key` (a name, or None) and `why`."""
+    passed = [file for file in made if file.passed]
+    kept = [file for file in passed if budget.kept(file)]
+    if not kept:
+        return {key: None, "why": _none(made, passed, budget)}
+    refusal = _undecided(kept, budget)
+    if refusal:
+        return {key: None, "why": refusal}
+    enough, among = _accurate(kept, _counted(len(kept), budget), budget)
+    timed = [file for file in enough if file.ms]
+    alike = enough
+    if timed:
+        fastest = min(timed, key=lambda file: file.ms.value if file.ms else 0.0)
+        alike = [file for file in timed if file.as_fast(fastest)]
+    chosen, reason = _among(alike, bool(timed), among)
+    if len(kept) == 1:
+        stays = f" and stays within {budget}" if str(budget) else ""
+        reason = "the only file" if len(made) == 1 else f"the only one of {len(made)} files that passed{stays}"
+    elif len(enough) == 1:
+        reason = f"the most accurate of {among}"
+    cautions = [budget.unsure(chosen)]
+    if key == "id" and chosen.untrained:
+        cautions.append("the weights are untrained, so this goes by size and speed alone")
+    return {key: chosen.name, "why": "; ".join(filter(None, (f"{reason}: {chosen.figures()}", *cautions)))}
+
+
+def _counted(count: int, budget: Budget) -> str:
+    return f"{count} files that passed{f' and stay within {budget}' if str(budget) else ''}"
+
+
+def _none(made: Sequence[Candidate], passed: Sequence[Candidate], budget: Budget) -> str:
+    """Why there is nothing to choose from."""
     if not passed:
-        return {"file": None, "why": "no file passed"}
-    times = {file.id: time for file in passed if (time := _time(file)) is not None}
-    timed = [file for file in passed if file.id in times] or passed
-    if times:
-        fastest = min(timed, key=lambda file: file.milliseconds or 0.0)
-        alike = [file for file in timed if _overlap(times[file.id], times[fastest.id])]
-    else:
-        alike = timed
-    chosen, reason = _among(alike, bool(times), len(passed), len(files))
-    return {"file": chosen.name, "why": f"{reason}: {_figures(chosen, times.get(chosen.id))}"}
+        return "no file passed" if made else "no file was made"
+    nearest = min(passed, key=budget.missed)
+    lacking = budget.unmeasured(nearest)
+    missed = f"{nearest.name} was not {lacking}" if lacking else f"{nearest.name} ({budget.misses(nearest)})"
+    if len(passed) == 1:
+        return f"the only file that passed does not stay within {budget}: {missed}"
+    missed = missed if lacking else f"the nearest is {missed}"
+    return f"none of {len(passed)} files that passed stays within {budget}; {missed}"
 
 
-def _among(alike: Sequence[File], timed: bool, passed: int, made: int) -> tuple[File, str]:
+def _undecided(kept: Sequence[Candidate], budget: Budget) -> str:
+    """Why models that were compared are not chosen between; empty where they are, or where there is only one."""
+    models = len({file.model for file in kept})
+    if models == 1:
+        return ""
+    if not any(file.accuracy for file in kept):
+        return f"which of {models} models is a question of their accuracy, which was not evaluated (--data)"
+    if budget.ms is None and budget.megabytes is None:
+        return f"which of {models} models depends on what it may cost: --max-ms or --max-mb says so"
+    return ""
+
+
+def _accurate(kept: Sequence[Candidate], counted: str, budget: Budget) -> tuple[Sequence[Candidate], str]:
+    """Those that are accurate enough, and what they are called."""
+    scored = [file for file in kept if file.accuracy]
+    if not scored:
+        return kept, counted
+    best = max(scored, key=lambda file: file.accuracy.value if file.accuracy else 0.0)
+
+    def allowed(file: Candidate) -> bool:
+        return budget.points is not None and file.model == best.model
+
+    enough = [file for file in scored if allowed(file) or file.as_accurate(best)]
+    if len(enough) in (1, len(kept)):
+        return enough, counted
+    beyond = any(not file.as_accurate(best) for file in enough)
+    reason = "the loss is allowed" if beyond else "the images do not tell them apart"
+    return enough, f"the {len(enough)} most accurate ({reason}) of {counted}"
+
+
+def _among(alike: Sequence[Candidate], timed: bool, among: str) -> tuple[Candidate, str]:
     """The one to take of files that are equally fast, and the reason."""
     least = min(file.bytes or 0.0 for file in alike)
     small = [file for file in alike if (file.bytes or 0.0) <= AS_SMALL * least]
-    chosen = max(small, key=lambda file: number(file.score("sqnr")) or 0.0)
-    if passed == 1:
-        return chosen, "the only file" if made == 1 else f"the only one of {made} files that passed"
+    chosen = max(small, key=lambda file: (file.accuracy.value if file.accuracy else 0.0, file.worst_db or 0.0))
     if len(alike) == 1:
-        return chosen, f"the fastest of {passed} files that passed"
+        return chosen, f"the fastest of {among}"
     others = [file.name for file in alike if file is not chosen]
     if not timed:
         best = "smallest" if len(small) == 1 else "most accurate of the small ones"
-        return chosen, f"the {best} of {passed} files that passed, none of which was timed"
+        return chosen, f"the {best} of {among}, none of which was timed"
     called = others[0] if len(others) == 1 else f"{len(others)} others"
     speed = f"as fast as {called} (their intervals overlap)"
     if len(small) == 1:
@@ -94,27 +277,10 @@ def _among(alike: Sequence[File], timed: bool, passed: int, made: int) -> tuple[
     return chosen, f"{speed}, {'of one size' if len(small) == len(alike) else 'the smallest'} and {accurate}"
 
 
-def _time(file: File) -> _Timed | None:
-    """What is known of the time of one image; None where the file was not timed."""
-    latency, middle = file.part("latency"), file.milliseconds
-    if middle is None:
-        return None
-    batch = number(latency.get("batch")) or 1.0
-    low, high = number(latency.get("low_ms")), number(latency.get("high_ms"))
-    if low is None or high is None:
-        return _Timed(0.0, float("inf"))
-    return _Timed(low / batch, high / batch)
+def _within(value: float, limit: float) -> bool:
+    """Whether `limit` is kept, however a float rounds: 50.5 % less than 51 % is no more than half a point."""
+    return value - limit <= 1e-9 * max(1.0, abs(limit))
 
 
-def _overlap(one: _Timed, other: _Timed) -> bool:
-    return one.low <= other.high and other.low <= one.high
-
-
-def _figures(file: File, time: _Timed | None) -> str:
-    known = time is not None and time.high != float("inf")
-    ends = list(dict.fromkeys(map(figure, (time.low, time.high)))) if time and known else []
-    told = [f"{' to '.join(ends)} ms" if ends else f"about {unit(file.milliseconds, 'ms')}" if time else ""]
-    accuracy = file.score("accuracy")
-    told += [megabytes(file.bytes), f"{unit(file.score('sqnr'), 'dB')} on its worst image"]
-    told += [] if accuracy is None else [f"{percent(accuracy)} of the labelled images right"]
-    return ", ".join(filter(None, told)).replace("\N{NO-BREAK SPACE}", " ")
+def _and(parts: Sequence[str], joint: str = ", ") -> str:
+    return " and ".join(filter(None, (joint.join(parts[:-1]), *parts[-1:])))
