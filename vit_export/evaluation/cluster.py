@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any
 from vit_export.base.errors import InputError, VerificationFailed, VitExportError, first_line
 from vit_export.base.interrupts import heed
 from vit_export.evaluation.rows import write_rows
-from vit_export.evaluation.worker import part_name, shard_rows
+from vit_export.evaluation.worker import failure, part_name, shard_rows, told
 
 if TYPE_CHECKING:
     from vit_export.base.reporting import Reporter
 
-AUTO = "auto"
-"""In place of an address: the cluster that this machine is a node of."""
 TRIES = 5
 """How often a shard is begun whose node was lost."""
 
@@ -45,11 +43,11 @@ class Worker:
         """Answer, once there was a CPU for this worker."""
 
     def rows(self, number: int) -> bytes | dict[str, Any]:
-        """The rows of a shard as a Parquet file; a sentence and an exit code where that cannot be."""
+        """The rows of a shard as a Parquet file; why there are none (see `told`) where that cannot be."""
         try:
             return shard_rows(self._job, number, self._paths)
         except VitExportError as error:
-            return {"error": error.written, "exit_code": error.exit_code}
+            return told(error)
 
 
 def run_on_ray(
@@ -137,9 +135,8 @@ def _run(
                 left.append(shard)
                 continue
             if shard is not None:
-                if isinstance(found, dict):
-                    kind: type[VitExportError] = InputError if found["exit_code"] == 2 else VerificationFailed
-                    raise kind(found["error"])
+                if isinstance(found, dict) and (failed := failure(found)) is not None:
+                    raise failed
                 write_rows(found, folder / part_name(shard))
                 done += 1
                 say.progress(done, len(wanted))
