@@ -6,6 +6,8 @@ shard whose node is lost is begun again elsewhere.
 """
 
 import logging
+import socket
+import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
@@ -13,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit_export.base.errors import InputError, VerificationFailed, VitExportError, first_line
+from vit_export.base.files import shortened
 from vit_export.base.interrupts import heed
+from vit_export.base.python import python_command, python_environment
 from vit_export.evaluation.rows import write_rows
 from vit_export.evaluation.worker import failure, part_name, shard_rows, told
 
@@ -23,6 +27,18 @@ if TYPE_CHECKING:
 TRIES = 5
 """How often a shard is begun whose node was lost."""
 
+_ANSWERING, _JOINING = 5, 30
+"""Seconds that something may take to answer at a cluster's address, and to let this machine join."""
+_JOINED = "joined"
+_JOIN = f"""
+import logging, sys
+import ray
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+    print({_JOINED!r})
+except Exception as error:
+    print((str(error).splitlines() or [type(error).__name__])[0])
+"""
 _POLL = 0.2
 _PATIENCE = 120
 
@@ -66,17 +82,40 @@ def run_on_ray(
     files = {entry["sha256"]: _content(entry) for entry in job["subjects"]}
     joined = not ray.is_initialized()
     if joined:
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise InputError(
-                f"There is no Ray cluster at {address} ({first_line(error)}): see `ray status`."
-            ) from error
+        _require_cluster(address)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     try:
         _run(ray, job, files, wanted, workers, folder, say)
     finally:
         if joined:
             ray.shutdown()
+
+
+def _require_cluster(address: str) -> None:
+    """Raise InputError unless a Ray cluster can be joined at `address`.
+
+    Where nobody answers, or somebody else does (the dashboard's port), Ray tries for minutes and then ends the process:
+    so another one joins first, for as long as `_JOINING`.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        if "://" not in address and port.isdecimal():
+            socket.create_connection((host.strip("[]"), int(port)), _ANSWERING).close()
+        done = subprocess.run(
+            python_command("-c", _JOIN, address),
+            capture_output=True,
+            text=True,
+            env=python_environment(),
+            timeout=_JOINING,
+            check=False,
+        )
+        reason = (done.stdout.split("\n")[-2:] or [""])[0] or "Ray ended without a word"
+    except subprocess.TimeoutExpired:
+        reason = f"what answers there let nobody join within {_JOINING} seconds"
+    except (OSError, ValueError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+    if reason != _JOINED:
+        raise InputError(f"There is no Ray cluster at {shortened(address)} ({reason.rstrip('.')}): see `ray status`.")
 
 
 def _content(entry: dict[str, Any]) -> bytes:

@@ -25,6 +25,7 @@ def shard_rows(job: dict[str, Any], number: int, paths: dict[str, str] | None = 
         InputError: the shard cannot be read, or a label is called like no class.
         RunnerError: a file cannot be run.
     """
+    from vit_export.base.files import input_errors
     from vit_export.evaluation.classes import Classes
     from vit_export.evaluation.data import Shard
     from vit_export.evaluation.rows import Subject, packed, rows_of
@@ -34,20 +35,19 @@ def shard_rows(job: dict[str, Any], number: int, paths: dict[str, str] | None = 
     subjects = [
         Subject(**{**known, "path": (paths or {}).get(known["sha256"], known["path"])}) for known in job["subjects"]
     ]
-    return packed(rows_of(shard, subjects, Classes(**job["classes"]), embeddings=job["embeddings"]))
+    with input_errors(shard.source):
+        return packed(rows_of(shard, subjects, Classes(**job["classes"]), embeddings=job["embeddings"]))
 
 
 def shard_done(job: dict[str, Any], number: int) -> dict[str, Any]:
     """Evaluate shard `number` of `job` and write its rows; empty, or why it failed (see `told`)."""
-    from vit_export.base.errors import OutputError, VitExportError
+    from vit_export.base.errors import VitExportError
     from vit_export.evaluation.rows import write_rows
 
     try:
         write_rows(shard_rows(job, number), Path(job["folder"], part_name(number)))
     except VitExportError as error:
         return told(error)
-    except OSError as error:
-        return told(OutputError(f"The rows cannot be written ({error.strerror or error})."))
     return {}
 
 
