@@ -10,7 +10,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,20 +76,33 @@ def run_on_ray(
         InputError: Ray is not installed, there is no such cluster, a file is no single file, or a shard cannot be read.
         VerificationFailed: a file cannot be run, or a shard's node is lost again and again.
     """
+    files = {entry["sha256"]: _content(entry) for entry in job["subjects"]}
+    with joined(address) as ray:
+        _run(ray, job, files, wanted, workers, folder, say)
+
+
+@contextmanager
+def joined(address: str) -> Iterator[Any]:
+    """Be a part of the Ray cluster at `address` in the block, which is given the module `ray`.
+
+    Where this process is a part of a cluster already, it stays one.
+
+    Raises:
+        InputError: Ray is not installed, or there is no such cluster.
+    """
     try:
         import ray
     except ImportError as error:
         raise InputError("--ray needs Ray, which is not installed: pip install 'vit-export[cluster]'.") from error
-    files = {entry["sha256"]: _content(entry) for entry in job["subjects"]}
-    joined = not ray.is_initialized()
-    if joined:
-        _require_cluster(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+    if ray.is_initialized():
+        yield ray
+        return
+    _require_cluster(address)
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     try:
-        _run(ray, job, files, wanted, workers, folder, say)
+        yield ray
     finally:
-        if joined:
-            ray.shutdown()
+        ray.shutdown()
 
 
 def _require_cluster(address: str) -> None:

@@ -1,21 +1,26 @@
 """One cell of a sweep: one file of one model at one size. What it is, how it is made, and what its record says."""
 
+import os
 import shlex
 import shutil
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vit_export.base.errors import InputError, VitExportError, first_line
+from vit_export.base.errors import InputError, StructureError, VitExportError, first_line
+from vit_export.base.files import digest_of_folder
 from vit_export.base.numbers import number
+from vit_export.base.signal import json_ready
 from vit_export.model.artifact import Format, Precision
 from vit_export.model.names import PAGE_NAME, SAVED_MODEL_NAME
 from vit_export.model.spec import ViTSpec, shown_size, sides_of
+from vit_export.sweeps.keys import code
 from vit_export.sweeps.models import Model
 from vit_export.sweeps.plan import SweepRequest
+from vit_export.weights.remote.fetch import is_remote
 
 Outcome = dict[str, Any]
 """What became of a cell, JSON-ready: `status`, `reason` and, where it is done, its file and figures."""
@@ -23,12 +28,16 @@ Outcome = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """A file to make; `key` is its content key, "" where the model cannot be exported."""
+    """A file to make; `key` is its content key, "" where the model cannot be exported.
+
+    `looked_at` tells the images that its export looks at (`keys.identity_of_images`).
+    """
 
     model: Model
     format: Format
     precision: Precision
     scheme: str | None
+    looked_at: Mapping[str, Any] = field(default_factory=dict)
     key: str = ""
 
     @property
@@ -52,11 +61,16 @@ class Cell:
         }
 
     def job(self, request: SweepRequest, images: Path) -> dict[str, Any]:
-        """What `done` needs to make it, JSON-ready: calibrated on and verified with `images`."""
+        """What `done` needs to make it, JSON-ready: calibrated on and verified with those in the folder `images`."""
         assert self.model.record is not None
+        location = self.model.location
+        here = location is not None and not is_remote(location)
         return {
             "spec": self.model.record.spec.to_dict(),
-            "location": self.model.location,
+            "location": os.path.abspath(str(location)) if here else location,
+            "identity": json_ready(self.model.identity),
+            "looked_at": json_ready(self.looked_at),
+            "code": code(),
             "format": self.format,
             "precision": self.precision,
             "scheme": self.scheme,
@@ -120,7 +134,31 @@ def _exported(job: Mapping[str, Any], folder: Path) -> Outcome:
     )
     report = export(request, commands=(job["command"],), latency=False).report
     shutil.rmtree(folder / SAVED_MODEL_NAME)
+    _require_same(job, report)
     return _of_report(report, folder)
+
+
+def _require_same(job: Mapping[str, Any], report: Mapping[str, Any]) -> None:
+    """Raise StructureError unless a cell was made of what its key says.
+
+    Files may change while a sweep goes on, and on another machine the same path may lead to others.
+    """
+    weights = (
+        {"saved_model": digest_of_folder(Path(job["location"]))}
+        if "saved_model" in job["identity"]
+        else report["weights"]
+    )
+    random = "random" in job["identity"]
+    images = {side: known["digest"] for side, known in job["looked_at"].items()}
+    if job["code"] != code():
+        what = "by other versions"
+    elif not random and any(weights.get(name) != value for name, value in job["identity"].items()):
+        what = "of other weights"
+    elif any(report["datasets"][side]["digest"] != digest for side, digest in images.items()):
+        what = "with other images"
+    else:
+        return
+    raise StructureError(f"It was made {what} than there were when the sweep began: begin the sweep again.")
 
 
 def _of_report(report: Mapping[str, Any], folder: Path) -> Outcome:

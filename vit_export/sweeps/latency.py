@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from vit_export.base.errors import VitExportError
 from vit_export.base.reporting import Reporter
 from vit_export.runtimes.benchmark import bench
 from vit_export.sweeps.cell import Outcome
@@ -24,7 +25,11 @@ def latencies(outcomes: Mapping[str, Outcome], threads: int, store: Store, say: 
     paths = {id: store.cell(id) / outcome["file"] for id, outcome in outcomes.items()}
     say.step(f"Measuring latency: {len(paths)} files take turns")
     found = {}
-    rows = {row.path: row for row in bench([*paths.values()], threads=threads, reporter=Within(say)).files}
+    try:
+        rows = {row.path: row for row in bench([*paths.values()], threads=threads, reporter=Within(say)).files}
+    except VitExportError as error:  # of hours of work it is the last step
+        say.note(f"Latency could not be measured: {error}")
+        return {}
     for id, path in paths.items():
         row = rows[str(path)]
         if row.latency is not None:

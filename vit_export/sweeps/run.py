@@ -1,11 +1,13 @@
 """A sweep from its request to its record: models, cells, accuracy, latency, what to ship. The order is written here."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from vit_export.base.errors import InputError
 from vit_export.base.files import claimed
 from vit_export.base.json_file import json_text
 from vit_export.base.machine import cpu
@@ -52,8 +54,13 @@ class SweepResult:
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """A sentence for each cell that could not be made or evaluated; a verdict is a result, not one of them."""
-        return tuple(f"{cell['id']}: {worded(cell['reason'])}" for cell in self.cells if cell["reason"])
+        """A sentence for each reason why cells could not be made or evaluated; a verdict is a result, none of them."""
+        ids: dict[str, list[str]] = {}
+        for cell in self.cells:
+            if cell["reason"]:
+                ids.setdefault(cell["reason"], []).append(cell["id"])
+        more = {reason: f" and {len(some) - 1} more" if len(some) > 1 else "" for reason, some in ids.items()}
+        return tuple(f"{some[0]}{more[reason]}: {worded(reason)}" for reason, some in ids.items())
 
     @property
     def passed(self) -> bool:
@@ -155,6 +162,7 @@ def run(request: SweepRequest, reporter: Reporter | None = None) -> SweepResult:
     require_writable(request.output)
     say.step("Reading the models")
     models = open_models(request, say)
+    _require_measurable(request, models)
     if request.data is not None:
         say.step("Reading the data")
     measure = Measure.of(request)
@@ -165,8 +173,9 @@ def run(request: SweepRequest, reporter: Reporter | None = None) -> SweepResult:
         store.require_ours()
         images = request.calibration or default_photographs(say, keep=True)
         cells = _grid(request, models, images, say)
-        outcomes, cached = _made(request, cells, images, store, say)
-        evaluations = {} if measure is None else _evaluated(measure, cells, outcomes, store, say)
+        with _workers(request):
+            outcomes, cached = _made(request, cells, images, store, say)
+            evaluations = {} if measure is None else _evaluated(measure, cells, outcomes, store, say)
         ready = {id: outcome for id, outcome in outcomes.items() if outcome["status"] == "done"}
         times = latencies(ready, request.threads, store, say) if ready else {}
         told = [_told(cell, outcomes[cell.id], cell.id in cached, evaluations, times) for cell in cells]
@@ -175,15 +184,40 @@ def run(request: SweepRequest, reporter: Reporter | None = None) -> SweepResult:
     return SweepResult(record, request.output)
 
 
+@contextmanager
+def _workers(request: SweepRequest) -> Iterator[None]:
+    """Join the cluster, where there is to be one, for all that is done on it."""
+    if request.ray is None:
+        yield
+        return
+    from vit_export.evaluation.cluster import joined
+
+    with joined(request.ray):
+        yield
+
+
+def _require_measurable(request: SweepRequest, models: Sequence[Model]) -> None:
+    """Raise InputError where the accuracy that is asked for is none that a model has."""
+    for model in models if request.data is not None else ():
+        if model.record is None:
+            continue
+        if request.knn is not None and model.record.classifies:
+            raise InputError(f"{model.name} is a classifier, --knn judges embeddings: add --features.")
+        if request.knn is None and not model.record.classifies:
+            raise InputError(
+                f"{model.name} has no classifier, and embeddings are judged by neighbours: give --knn and --train too."
+            )
+
+
 def _grid(request: SweepRequest, models: Sequence[Model], images: Path, say: Reporter) -> list[Cell]:
     """All cells with their keys; of such as are the same the first."""
     found: dict[str, Cell] = {}
     ids: set[str] = set()
     within, alike = Within(say), list[str]()
     for model in models:
-        looked_at = None if model.record is None else _looked_at(request, model, images, within)
+        looked_at = {} if model.record is None else _looked_at(request, model, images, within)
         for format, precision, scheme in request.files:
-            cell = Cell(model, format, precision, scheme)
+            cell = Cell(model, format, precision, scheme, looked_at)
             if cell.id in ids:  # a size that is given, and the model's own
                 continue
             ids.add(cell.id)
