@@ -21,7 +21,7 @@ from vit_export.base.numbers import figure, number, percent, shortened
 from vit_export.base.text import visible
 from vit_export.images.pictures import ImageSet, Pictures
 from vit_export.model.preprocessing import Preprocessing
-from vit_export.report import charts
+from vit_export.report import charts, scatter
 from vit_export.report.content import write_report
 from vit_export.report.images import failing_images, faults_of, notable_images, ranked
 from vit_export.report.page import images_shown, render_page, write_page
@@ -424,10 +424,10 @@ def test_quality_is_what_tells_files_apart(full):
 def test_names_in_a_plot_do_not_cover_each_other():
     points = [(160 + 3 * i, 100 + i % 2) for i in range(8)]
     names = ["tflite int8 dynamic"] * 8
-    places = charts.place(points, names, points, (0, 12, 320, 276))
+    places = scatter.place(points, names, points, (0, 12, 320, 276))
     boxes = []
     for (x, y), name, (side, up) in zip(points, names, places, strict=True):
-        length = charts.LETTER * len(name)
+        length = scatter.LETTER * len(name)
         left = x + (11 if side > 0 else -11 - length)
         boxes.append((left, left + length, y + up))
     for i, (left, right, y) in enumerate(boxes):

@@ -2,22 +2,17 @@
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import product
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from vit_export.base.numbers import figure, number, percent, sentence, shortened
+from vit_export.report.scatter import Mark, Point, scatter
 from vit_export.report.svg import COLOURS, Chart, Limits, Picture, by_matplotlib, clamped, linear, logarithmic
 from vit_export.report.view import File, base_name, listed, records, text
 
 DOTS = 150
 """Dots of one row; of more values the worst and an even choice of the others are drawn."""
-LABELLED = 12
-"""Files up to which all are named in the trade-off; of more, those on the front."""
-LETTER, LINE = 6.4, 15.0
-"""Units of one letter of a label, on average, and of a line of them."""
 MEASURES = {"accuracy": "Accuracy", "agreement": "Same top class", "sqnr": "SQNR of the worst image"}
 
 
@@ -32,7 +27,6 @@ def measure_of(files: Sequence[File], *, trained: bool) -> str:
     return "agreement" if trained and len(shares) > 1 else "sqnr"
 
 
-@by_matplotlib
 def trade_off(
     files: Sequence[File],
     reference: File | None,
@@ -41,101 +35,23 @@ def trade_off(
     cost_name: str,
     identifier: str,
 ) -> Chart | None:
-    """Quality against `cost` (smaller is better), the Pareto front of the files that passed drawn as a line."""
-    scored = [(cost(file), file.score(measure), file) for file in files]
-    points = [(c, s, f) for c, s, f in scored if c is not None and s is not None]
-    points = [point for point in points if math.isfinite(point[0]) and not math.isnan(point[1])]
-    if len(points) < 2:
-        return None
-    own = cost(reference) if reference else None
-    own_score = reference.score(measure) if reference and measure == "accuracy" else None
-    bounds = {f.id: _bounds(f) if measure == "accuracy" else [] for _, _, f in points}
-    scores = [s for _, s, f in points for s in (s, *bounds[f.id])] + ([] if own_score is None else [own_score])
+    """Quality against `cost` (smaller is better), and the reference's."""
     part, unit = (1, "dB") if measure == "sqnr" else (100, "%")
-    x = linear([*(c for c, _, _ in points), *([] if own is None else [own])], room=0.12)
-    y = linear([part * s for s in scores], room=0.1, least=2.0)
-    picture = Picture(290, (46, 8, 8, 40))
-    picture.scale("x", x, cost_name)
-    picture.scale("y", y, unit=f"\N{NO-BREAK SPACE}{unit}")
-
-    def height(score: float) -> float:
-        return clamped(part * score, y)
-
-    if own is not None:
-        picture.line([own, own], y, "soft", linestyle="--")
-        left = own > sum(x) / 2
-        picture.text(own, y[0], "reference", "soft", xytext=(-6 if left else 6, 6), ha="right" if left else "left")
-        if own_score is not None:
-            title = [f"reference: {_score(own_score, measure)}"]
-            picture.marks([own], [height(own_score)], "diamond", "other", "file", title)
-    front = _front([point for point in points if not point[2].failed])
-    if len(front) > 1:
-        steps = [c for c, _, _ in front], [height(s) for _, s, _ in front]
-        picture.line(*steps, "ink", "front", drawstyle="steps-post", alpha=0.55)
-    for c, _, file in points:
-        picture.line([c] * len(bounds[file.id]), [height(s) for s in bounds[file.id]], file.kind, alpha=0.7)
-    named = points if len(points) <= LABELLED else front
-    names = [shortened(f.label, 24) + (" (failed)" if f.failed else "") for _, _, f in named]
-    marks = picture.axes.transData.transform([(c, height(s)) for c, s, _ in points]).tolist()
-    places = place([marks[points.index(point)] for point in named], names, marks, list(picture.axes.bbox.extents))
-    for (c, s, _), name, (side, up) in zip(named, names, places, strict=True):
-        leader: dict[str, Any] = {
-            "arrowstyle": "-",
-            "color": COLOURS["soft"],
-            "relpos": (0 if side > 0 else 1, 0.5),
-            "shrinkB": 0,
-        }
-        where: dict[str, Any] = {"xytext": (11 * side, up), "ha": "left" if side > 0 else "right", "va": "center"}
-        picture.text(c, height(s), name, bold=True, arrowprops=leader if up else None, **where)
-    hollow: dict[str, Any] = {"markerfacecolor": COLOURS["card"], "markeredgewidth": 2.0}
-    for c, s, file in points:
-        title = [f"{file.name}: {figure(c)}, {_score(s, measure)}{', failed' if file.failed else ''}"]
-        if file.failed:
-            picture.marks([c], [height(s)], "cross", "bad", "bad", title, markeredgewidth=2.25)
-        else:
-            beaten = (c, s, file) not in front
-            look: dict[str, Any] = {**hollow, "markeredgecolor": COLOURS[file.kind]} if beaten else {}
-            picture.marks([c], [height(s)], file.shape, file.kind, "file", title, **look)
-    listing = "; ".join(f"{f.label}: {figure(c)} and {_score(s, measure)}" for c, s, f in points)
-    on_front = ", ".join(f.label for _, _, f in front)
-    caption = f"On the front: {on_front}." if on_front else "No file passed, so there is no front."
-    told = f"{listing}. Not beaten in both: {on_front or 'none'}."
-    return Chart(picture.markup(f"{MEASURES[measure]} against {cost_name}", told, identifier), caption)
-
-
-def place(
-    points: Sequence[Sequence[float]], names: Sequence[str], marks: Sequence[Sequence[float]], area: Sequence[float]
-) -> list[tuple[int, float]]:
-    """Where the name of each of `points` goes: right (1) or left (-1) of it, and how many units further up.
-
-    One name after another takes the place that covers least of the `marks` and of the names placed before; nearer is
-    better, and what leaves the `area` (left, lower, right, upper) is worse. All are in units.
-    """
-    taken: list[tuple[float, float, float]] = []
-    places = []
-    for (x, y), name in zip(points, names, strict=True):
-        options = []
-        for up, side in product(sorted((LINE * n for n in range(-8, 9)), key=abs), (1, -1)):
-            left, at = x + (11 if side > 0 else -11 - LETTER * len(name)), y + up
-            right = left + LETTER * len(name)
-            cost = abs(up) / LINE + 0.2 * (side < 0) + 100.0 * (not area[1] <= at <= area[3])
-            cost += 0.5 * (max(0.0, area[0] - left) + max(0.0, right - area[2]))
-            cost += 20 * sum(a < right and left < b and abs(at - v) < LINE for a, b, v in taken)
-            cost += 6 * sum(left - 6 < m < right + 6 and abs(at - n) < 11 for m, n in marks)
-            options.append((cost, side, up, (left, right, at)))
-        _, side, up, box = min(options, key=itemgetter(0))
-        taken.append(box)
-        places.append((side, up))
-    return places
-
-
-def _front(points: Sequence[tuple[float, float, File]]) -> list[tuple[float, float, File]]:
-    """Points (cost, quality, file) that no other beats in both, the cheapest first."""
-    front: list[tuple[float, float, File]] = []
-    for point in sorted(points, key=lambda p: (p[0], -p[1])):
-        if not front or point[1] > front[-1][1]:
-            front.append(point)
-    return front
+    points = []
+    for file in files:
+        at, score = cost(file), file.score(measure)
+        if at is None or score is None:
+            continue
+        ends = tuple(part * end for end in _bounds(file)) if measure == "accuracy" else ()
+        told = f"{figure(at)}, {_score(score, measure)}"
+        points.append(
+            Point(file.name, file.label, at, part * score, told, file.shape, file.kind, file.failed, quality_ends=ends)
+        )
+    own = cost(reference) if reference else None
+    marks = [] if own is None else [Mark("reference", own)]
+    if reference and own is not None and measure == "accuracy" and (score := reference.score(measure)) is not None:
+        marks.append(Mark("reference", own, part * score, f"reference: {_score(score, measure)}"))
+    return scatter(points, f"{MEASURES[measure]} against {cost_name}", cost_name, unit, identifier, marks)
 
 
 def _bounds(file: File) -> list[float]:

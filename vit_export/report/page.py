@@ -1,27 +1,18 @@
 """report.html: one file, made of a report and thumbnails alone, to be read without network, fonts or scripts."""
 
-import base64
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from vit_export.base.errors import InputError
 from vit_export.base.files import publish
-from vit_export.base.numbers import NONE, megabytes, number, percent, sentence, shortened
-from vit_export.base.text import visible
+from vit_export.base.numbers import NONE, megabytes, number, sentence, shortened
 from vit_export.model.names import FORMATS
 from vit_export.report import charts
+from vit_export.report.html import capital, facts, fill, shown_value, typed
 from vit_export.report.images import failing_images, notable_images, shown_images
-from vit_export.report.svg import asset
 from vit_export.report.view import (
     COLUMNS,
-    EMPTY,
     Cell,
     File,
     Record,
@@ -32,10 +23,6 @@ from vit_export.report.view import (
     records,
     text,
 )
-
-LONGEST_FACT = 400
-"""Characters of one value in the lists of settings; report.json has the whole."""
-
 
 _LIMITS = ("worst_difference", "cosine", "sqnr_db", "agreement", "beyond")
 
@@ -50,11 +37,7 @@ def render_page(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str
     """
     if not isinstance(report, Mapping):
         raise InputError(f"A report is of type {type(report).__name__}, expected the JSON object of a report.json.")
-    style, script = asset("chart.css") + asset("page.css"), asset("page.js")
-    page = _environment().get_template("page.html")
-    return page.render(
-        style=Markup(style), script=Markup(script), policy=_policy(style, script), **_content(report, pictures)
-    )
+    return fill("page.html", **_content(report, pictures))
 
 
 def write_page(report: Mapping[str, Any], pictures: Mapping[str, bytes], path: Path) -> None:
@@ -73,31 +56,6 @@ def images_shown(report: Mapping[str, Any]) -> list[str]:
     """The images, as the report names them, that its page shows: those worth making thumbnails of."""
     names = image_names(report)
     return [names[index] for index in notable_images(read_files(report)[1], len(names))]
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("vit_export", "data"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # Whatever a report holds passes here on its way to the page, before it is escaped.
-        finalize=lambda value: value if isinstance(value, Markup) or not isinstance(value, str) else visible(value),
-    )
-
-
-def _policy(style: str, script: str) -> str:
-    """A content security policy that allows these two texts and embedded pictures, and nothing else at all."""
-
-    def digest(content: str) -> str:
-        return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
-
-    return (
-        f"default-src 'none'; style-src {digest(style)}; script-src {digest(script)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
 
 
 def _content(report: Record, pictures: Mapping[str, bytes]) -> dict[str, Any]:
@@ -143,12 +101,10 @@ def _content(report: Record, pictures: Mapping[str, bytes]) -> dict[str, Any]:
         "datasets": _datasets(report),
         "made": _made(report),
         "limits": [
-            (text(row.get("file")), *(_shown_value(row.get(key, NONE)) for key in _LIMITS))
+            (text(row.get("file")), *(shown_value(row.get(key, NONE)) for key in _LIMITS))
             for row in records(report.get("limits"))
         ],
-        "commands": [Markup.escape(visible(command, keep="\n")) for command in commands],
-        "percent": percent,
-        "shortened": shortened,
+        "commands": [typed(command) for command in commands],
     }
 
 
@@ -229,8 +185,8 @@ def _advice(report: Record) -> list[dict[str, Any]]:
     return [
         {
             "files": [text(name) for name in listed(row.get("files")) if text(name)],
-            "text": sentence(_capital(text(row.get("text")))),
-            "command": Markup.escape(visible(text(row.get("command")), keep="\n")),
+            "text": sentence(capital(text(row.get("text")))),
+            "command": typed(text(row.get("command"))),
         }
         for row in records(report.get("advice"))
     ]
@@ -249,14 +205,10 @@ def _recommendation(report: Record) -> dict[str, Any] | None:
     untrained = record(report.get("verification")).get("trained") is False
     return {
         "file": text(found.get("file")),
-        "why": sentence(_capital(text(found.get("why")))),
+        "why": sentence(capital(text(found.get("why")))),
         "formats": rows if len(rows) > 1 else [],
         "untrained": untrained,
     }
-
-
-def _capital(phrase: str) -> str:
-    return phrase[:1].upper() + phrase[1:]
 
 
 def _table(reference: File | None, files: Sequence[File]) -> dict[str, Any]:
@@ -274,7 +226,7 @@ def _checked(file: File) -> dict[str, Any]:
     """A file's checks with what was measured and the limit, then what else its record says."""
 
     def shown(value: Any) -> str:
-        return NONE if value is None else shortened(_shown_value(value), 40)
+        return NONE if value is None else shortened(shown_value(value), 40)
 
     return {
         "file": file,
@@ -289,7 +241,7 @@ def _checked(file: File) -> dict[str, Any]:
             for check in file.checks
         ],
         "notes": [sentence(note) for note in listed(file.artifact.get("notes")) if text(note)],
-        "facts": _facts({"sha256": file.artifact.get("sha256"), **record(file.artifact.get("quantization"))}),
+        "facts": facts({"sha256": file.artifact.get("sha256"), **record(file.artifact.get("quantization"))}),
     }
 
 
@@ -328,27 +280,12 @@ def _made(report: Record) -> list[tuple[str, list[tuple[str, str]]]]:
     datasets = record(report.get("datasets"))
     skipped = [": ".join(map(str, listed(item))) for item in listed(datasets.get("skipped"))]
     groups = {
-        "Model": _facts(report.get("spec")),
-        "Weights": _facts(report.get("weights")),
-        "Preprocessing": _facts(report.get("preprocessing")),
-        "Settings": _facts(report.get("settings")),
+        "Model": facts(report.get("spec")),
+        "Weights": facts(report.get("weights")),
+        "Preprocessing": facts(report.get("preprocessing")),
+        "Settings": facts(report.get("settings")),
         "Images left out": [(str(n), reason) for n, reason in enumerate(skipped, 1)],
-        "Versions": _facts(report.get("versions")),
-        "Machine": _facts(report.get("machine")),
+        "Versions": facts(report.get("versions")),
+        "Machine": facts(report.get("machine")),
     }
     return [(title, rows) for title, rows in groups.items() if rows]
-
-
-def _facts(value: Any) -> list[tuple[str, str]]:
-    return [(str(key).replace("_", " "), _shown_value(v)) for key, v in record(value or EMPTY).items() if v is not None]
-
-
-def _shown_value(value: Any) -> str:
-    """A value of the report as text: numbers with the digits they have, lists with commas, the rest as JSON."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, list | tuple) and all(isinstance(item, str | int | float) for item in value):
-        return shortened(", ".join(_shown_value(item) for item in value), LONGEST_FACT)
-    return shortened(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), LONGEST_FACT)

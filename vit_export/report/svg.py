@@ -48,6 +48,7 @@ _SETTINGS: Any = {
     },
     **{"grid.color": COLOURS["rule"], "grid.linewidth": 1.0, "lines.linewidth": 1.5, "lines.markeredgewidth": 1.5},
 }
+_LEFT_OUT = ("clip-path", "transform", "target")
 _SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -124,7 +125,7 @@ class Picture:
     def marks(
         self, x: Values, y: Values, shape: str, colour: str, kind: str, titles: Sequence[str] = (), **style: Any
     ) -> None:
-        """Marks of one of SHAPES, each with a title for who points at it."""
+        """Marks of one of SHAPES, each with a title for who points at it; with a `url` in `style` they are a link."""
         face, edge = (COLOURS[colour], COLOURS["card"]) if shape not in ("ring", "cross") else ("none", COLOURS[colour])
         look = {"markerfacecolor": face, "markeredgecolor": edge, "markersize": 10, "zorder": 3, **style}
         self.axes.plot(x, y, SHAPES[shape], clip_on=False, gid=self._gid(f"mark {kind}", titles), **look)
@@ -146,7 +147,9 @@ class Picture:
         box = root.attrib["viewBox"]
         self._mend(root)
         names = {"title": f"{identifier}-title", "desc": f"{identifier}-description"}
-        root.attrib = {"class": "plot", "viewBox": box, "role": "img", "aria-labelledby": " ".join(names.values())}
+        # What is in a picture cannot be reached; what is in a group of links can.
+        role = "img" if root.find(".//a") is None else "group"
+        root.attrib = {"class": "plot", "viewBox": box, "role": role, "aria-labelledby": " ".join(names.values())}
         for place, (tag, text) in enumerate((("title", title), ("desc", description))):
             root.insert(place, element := ElementTree.Element(tag, {"id": names[tag]}))
             element.text = visible(text)
@@ -192,8 +195,10 @@ class Picture:
             if element.tag == "use":  # all marks of a group look alike
                 group.attrib |= look
                 look = {}
-            kept = {name: _rounded(value) for name, value in own.items() if name not in ("clip-path", "transform")}
+            kept = {name: _rounded(value) for name, value in own.items() if name not in _LEFT_OUT}
             element.attrib = kept | look
+            if element.tag == "a" and (told := element.findtext(".//title")):
+                element.set("aria-label", told)
             if element.tag in ("metadata", "style", "clipPath") or (element.tag in ("defs", "g") and not len(element)):
                 group.remove(element)
 
