@@ -69,9 +69,12 @@ def sweep_command(ctx: click.Context, models: tuple[str, ...], as_json: bool, qu
         from vit_export.report.sweep import render_sweep
 
         render_sweep(result.record)
+        for sentence in result.not_evaluated:
+            say(sentence)
         say(f"All files, sweep.html and sweep.json: {result.folder}/")
 
-    finish(result.to_dict(), None if quiet else show, as_json=as_json, failures=result.failures, passed=result.passed)
+    shown = None if quiet else show
+    finish(result.to_dict(), shown, as_json=as_json, failures=result.failures, shown=True, passed=result.passed)
 
 
 def _arguments(ctx: click.Context, models: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:

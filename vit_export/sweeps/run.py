@@ -55,9 +55,17 @@ class SweepResult:
     @property
     def failures(self) -> tuple[str, ...]:
         """A sentence for each reason why cells could not be made or evaluated; a verdict is a result, none of them."""
+        return self._reasons("refused", "failed", "done")
+
+    @property
+    def not_evaluated(self) -> tuple[str, ...]:
+        """Of `failures` those of cells that were made."""
+        return self._reasons("done")
+
+    def _reasons(self, *statuses: str) -> tuple[str, ...]:
         ids: dict[str, list[str]] = {}
         for cell in self.cells:
-            if cell["reason"]:
+            if cell["reason"] and cell["status"] in statuses:
                 ids.setdefault(cell["reason"], []).append(cell["id"])
         more = {reason: f" and {len(some) - 1} more" if len(some) > 1 else "" for reason, some in ids.items()}
         return tuple(f"{some[0]}{more[reason]}: {worded(reason)}" for reason, some in ids.items())
