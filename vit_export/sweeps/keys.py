@@ -37,9 +37,11 @@ def code() -> dict[str, str]:
 
 
 def identity_of_model(record: ModelRecord, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model is: its weights, and all that its record says but where they lie."""
-    told = {name: value for name, value in record.to_dict().items() if name not in ("weights", "fingerprint")}
-    return {"weights": dict(identity), "trained": record.trained, **told}
+    """What a model is: its weights, and all that its record says but where they lie and what it is called."""
+    told = record.to_dict()
+    spec = {name: value for name, value in told["spec"].items() if name != "name"}
+    rest = {name: value for name, value in told.items() if name not in ("weights", "fingerprint", "spec")}
+    return {"weights": dict(identity), "trained": record.trained, "spec": spec, **rest}
 
 
 def identity_of_images(images: DataSplit) -> dict[str, Any]:

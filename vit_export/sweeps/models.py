@@ -19,8 +19,8 @@ from vit_export.weights.open import open_checkpoint
 from vit_export.weights.remote.fetch import is_remote
 
 _SEED = 0
-_WHERE = ("location", "file")
-"""What a record of weights says of their place, which changes nothing."""
+_DIGESTS = ("sha256", "other_files", "revision")
+"""What a record of weights says of their bytes: digests of the files that were read, or a commit."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _checkpoint(given: str, size: ImageSize | None, say: Reporter) -> Checkpoint
 
 
 def _identity(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Which weights they are, wherever they lie: digests of the files that were read, or the commit they are from."""
+    """Which weights they are, wherever they lie."""
     if checkpoint.saved_model is not None:
         return {"saved_model": digest_of_folder(checkpoint.saved_model)}
-    return {name: value for name, value in checkpoint.record.weights.items() if name not in _WHERE}
+    return {name: value for name, value in checkpoint.record.weights.items() if name in _DIGESTS}
