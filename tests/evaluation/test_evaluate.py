@@ -161,6 +161,23 @@ def test_tables_fit_a_terminal(made, found):
     assert all(path.name in done.stdout for path in made[0])
 
 
+def test_the_page_and_its_figures_are_written_once(made, found, tmp_path):
+    words = ["evaluate", *map(str, made[0]), "--data", made[1]["tars"], "--report", str(tmp_path / "out")]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.stderr
+    assert "evaluation.html" in done.stdout
+    told = json.loads((tmp_path / "out/figures.json").read_text(encoding="utf-8"))
+    assert told["files"][0]["sha256"] == found.subjects[0].sha256
+    assert told["files"][1]["top1"]["correct"] == found.figures.files[1].top1.correct
+    assert told["commands"][0].startswith("vit-export evaluate ")
+    assert "digits_float32.onnx" in (tmp_path / "out/evaluation.html").read_text(encoding="utf-8")
+    again = CliRunner().invoke(main, words)
+    assert (again.exit_code, "--overwrite" in again.stderr) == (2, True)
+    taken = CliRunner().invoke(main, [*words[:-1], str(made[0][0])])
+    assert (taken.exit_code, "is a file, expected a folder" in taken.stderr) == (2, True)
+    assert CliRunner().invoke(main, [*words, "--overwrite"]).exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

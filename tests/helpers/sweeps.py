@@ -12,7 +12,10 @@ def wilson(share, total):
 
 
 def evaluated(accuracy, drop=0.0, images=50_000, gained=None):
-    """An evaluation of `images` of which the share `accuracy` is right, `drop` points fewer than of the reference's."""
+    """An evaluation of `images` of which the share `accuracy` is right, `drop` points fewer than of the reference's.
+
+    Where nothing is lost nor gained it is that of the reference.
+    """
     net = round(drop * images / 100)
     gained = max(0, -net) + (0 if drop == 0 else round(0.002 * images)) if gained is None else gained
     lost = gained + net
@@ -21,7 +24,9 @@ def evaluated(accuracy, drop=0.0, images=50_000, gained=None):
         "accuracy": wilson(accuracy, images),
         "reference": wilson(min(1.0, accuracy + drop / 100), images),
         "drop": drop,
-        "mcnemar": {"lost": lost, "gained": gained, "p": 0.0001 if worse else 0.4, "worse": worse},
+        "mcnemar": {"lost": lost, "gained": gained, "p": 0.0001 if worse else 0.4, "worse": worse}
+        if lost or gained
+        else None,
     }
 
 

@@ -61,6 +61,15 @@ def test_where_a_data_set_was_evaluated_nothing_is_lost_that_the_images_tell_unl
     assert chosen(cells(50_000), max_drop=0.5) == "int8"
 
 
+def test_what_is_compared_image_by_image_tells_more_than_two_shares():
+    cells = [cell("float", 30.0, accuracy=0.8), cell("int8", 10.0, accuracy=0.797, drop=0.3)]
+    assert cells[0]["evaluation"]["mcnemar"] is None  # it is the reference
+    float_, int8 = map(of_cell, cells)
+    assert (float_.drop, float_.accuracy.differs(int8.accuracy)) == (Interval(0.0, 0.0, 0.0), False)
+    assert not float_.as_accurate(int8)
+    assert chosen(cells) == "float"
+
+
 def test_between_models_the_most_accurate_within_the_time():
     cells = models()
     assert chosen(cells, max_ms=25) == "vit_s16-224-tflite-int8-auto"

@@ -8,11 +8,11 @@ import json
 import math
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from conftest import write_pictures
+from helpers.pages import Page, sound
 from helpers.reports import FAILURE, HOSTILE, artifact, hostile_report, latency, report_of, verification
 from PIL import Image
 
@@ -32,73 +32,15 @@ from vit_export.verification.checks import Check
 from vit_export.verification.metrics import OutputResult, compare
 from vit_export.verification.verdict import FileResult, Reference
 
-VOID = {"meta", "img", "br", "hr", "input", "link"}
 SECTIONS = [
     "ship", "findings", "files", "trade-off", "differences", "images", "layers", "latency", "checks", "made",
     "reproduce",
 ]  # fmt: skip
 
 
-class Page(HTMLParser):
-    """The elements of a page as (tag, attributes), its text, and whether every element is closed."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.elements, self.open, self.texts, self.unbalanced = [], [], [], []
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        if self.open and self.open[-1] == tag:
-            self.open.pop()
-        else:
-            self.unbalanced.append(tag)
-
-    def handle_data(self, data):
-        if not self.open or self.open[-1] not in ("style", "script"):
-            self.texts.append(data)
-
-    @property
-    def text(self):
-        return re.sub(r"\s+", " ", "".join(self.texts))
-
-    def of(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    def ids(self, tag):
-        return [attributes["id"] for attributes in self.of(tag) if "id" in attributes]
-
-
 @pytest.fixture(scope="module")
 def full():
     return report_of(verification())
-
-
-def sound(page):
-    """The parsed page, after the promises that every page keeps."""
-    parsed = Page(page)
-    assert parsed.open == parsed.unbalanced == []
-    page.encode("utf-8")
-    ids = [attributes["id"] for _, attributes in parsed.elements if "id" in attributes]
-    assert len(ids) == len(set(ids))
-    for tag, attributes in parsed.elements:
-        for name, value in attributes.items():
-            assert not name.startswith("on"), (tag, name)
-            assert name != "style", (tag, value)  # the policy would not let it count
-            if name in ("src", "href", "srcset", "action", "data", "poster"):
-                assert value.startswith(("#", "data:image/jpeg;base64,")), (tag, name, value)
-    assert len(parsed.of("script")) == len(parsed.of("style")) == len(parsed.of("h1")) == 1
-    assert not {tag for tag, _ in parsed.elements} & {"link", "iframe", "object", "embed", "form", "base"}
-    assert "None" not in parsed.text
-    return parsed
 
 
 def test_every_section_is_there_with_what_it_is_about(full):

@@ -92,6 +92,7 @@ that verification lets pass."""
 
 REPORT_NAME = "report.json"
 PAGE_NAME = "report.html"
+EVALUATION_PAGE_NAME, FIGURES_NAME = "evaluation.html", "figures.json"
 SAVED_MODEL_NAME = "saved_model"
 HUB_NAME = "huggingface"
 LABELS_NAME = "labels.txt"

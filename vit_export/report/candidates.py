@@ -145,7 +145,8 @@ def of_cell(cell: Record) -> Candidate:
         bytes=number(cell.get("bytes")),
         worst_db=number(cell.get("sqnr_worst_db")),
         accuracy=None if share is None else _interval(share, accuracy, ("low", "high")),
-        drop=None if lost is None else Interval(lost, *_paired(*counts)),
+        # What was not tested against the reference and loses nothing is the reference itself.
+        drop=None if lost is None else Interval(lost, *(_paired(*counts) if test or lost else (0.0, 0.0))),
         untrained=cell.get("trained") is False,
     )
 

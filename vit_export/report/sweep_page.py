@@ -305,6 +305,7 @@ def _basis(sweep: Record, evaluation: Record) -> str:
     timed = "Times are medians for one image, measured after all cells, with nothing beside."
     lost = (
         " Points lost: against the same model’s float reference on the same images, with the interval of pairs "
-        "(Agresti and Min). Lost / gained: images that the reference, or the file, gets right alone, and McNemar’s exact test."
+        "(Agresti and Min). Lost / gained: images that the reference, or the file, gets right alone, and "
+        "McNemar’s exact test."
     )
     return timed + (lost if evaluation else "") + " SQNR is that of the images of the verification."
