@@ -1,4 +1,4 @@
-"""A whole sweep, as its user has it: made, killed, gone on with; its figures are those of the commands it stands for."""
+"""A whole sweep, as its user has it: made, killed, gone on with, and its figures those of the commands."""
 
 import json
 import os
@@ -80,7 +80,8 @@ def test_a_sweep_is_killed_goes_on_and_ends_as_one_that_was_not(folder):
     assert [cell["id"] for cell in record["cells"]] == IDS
     assert {cell["id"] for cell in record["cells"] if cell["cached"]} == set(there)
     assert {name: (cells / name / "cell.json").stat().st_mtime_ns for name in there} == there
-    assert not [name for path in (folder / "out", cells, *cells.iterdir()) for name in os.listdir(path) if name[0] == "."]
+    folders = (folder / "out", cells, *cells.iterdir())
+    assert not [name for path in folders for name in os.listdir(path) if name.startswith(".")]
 
     for cell in record["cells"]:
         assert (cell["status"], cell["verdict"], cell["trained"]) == ("done", "pass", True) or "int8" in cell["id"]

@@ -76,6 +76,8 @@ def test_a_plan_that_is_none_is_one_sentence(text, told, tmp_path):
     ("arguments", "told"),
     [
         ({"models": ()}, "There are no models to go over"),
+        ({"models": "vit_s32"}, "models is 'vit_s32', expected a list of models: give ['vit_s32']"),
+        ({"models": [3]}, "models has 3, expected text."),
         ({"formats": ["tflite", "saved_model"]}, "Unknown entry 'saved_model' in formats"),
         ({"formats": "tflite"}, "formats is 'tflite', expected a list"),
         ({"int8_schemes": ["auto"], "precisions": ["float32"]}, "'int8' in precisions"),

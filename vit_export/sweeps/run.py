@@ -138,7 +138,7 @@ def sweep(
         OutputError: the folder holds something else, another process works in it, or it cannot be written.
     """
     request = SweepRequest(  # which brings sequences and paths of any kind into its own
-        models=tuple(models),  # type: ignore[arg-type]
+        models=models,  # type: ignore[arg-type]
         output=output,  # type: ignore[arg-type]
         formats=formats,  # type: ignore[arg-type]
         precisions=precisions,  # type: ignore[arg-type]
@@ -181,9 +181,13 @@ def run(request: SweepRequest, reporter: Reporter | None = None) -> SweepResult:
         store.require_ours()
         images = request.calibration or default_photographs(say, keep=True)
         cells = _grid(request, models, images, say)
-        with _workers(request):
-            outcomes, cached = _made(request, cells, images, store, say)
-            evaluations = {} if measure is None else _evaluated(measure, cells, outcomes, store, say)
+        try:
+            with _workers(request):
+                outcomes, cached = _made(request, cells, images, store, say)
+                evaluations = {} if measure is None else _evaluated(measure, cells, outcomes, store, say)
+        except (KeyboardInterrupt, SystemExit):
+            say.note(f"What is done stays in {request.output}/: the same command goes on from there.")
+            raise
         ready = {id: outcome for id, outcome in outcomes.items() if outcome["status"] == "done"}
         times = latencies(ready, request.threads, store, say) if ready else {}
         told = [_told(cell, outcomes[cell.id], cell.id in cached, evaluations, times) for cell in cells]
