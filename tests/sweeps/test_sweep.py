@@ -84,7 +84,8 @@ def test_a_sweep_is_killed_goes_on_and_ends_as_one_that_was_not(folder):
     assert not [name for path in folders for name in os.listdir(path) if name.startswith(".")]
 
     for cell in record["cells"]:
-        assert (cell["status"], cell["verdict"], cell["trained"]) == ("done", "pass", True) or "int8" in cell["id"]
+        assert (cell["status"], cell["trained"]) == ("done", True)
+        assert cell["verdict"] == "pass" or cell["precision"] == "int8"
         assert (folder / "out" / cell["file"]).stat().st_size == cell["bytes"]
         assert (folder / "out" / cell["report"]).is_file()
         assert cell["latency"]["ms"] > 0
@@ -107,7 +108,6 @@ def test_a_sweep_is_killed_goes_on_and_ends_as_one_that_was_not(folder):
     third, said = swept(folder)
     assert [cell["cached"] for cell in third["cells"]] == [True, True, False, True, True]
     assert list(map(without_times, third["cells"])) == list(map(without_times, record["cells"]))
-    assert "Measuring" in said
 
 
 def test_accuracy_is_that_of_evaluate_and_counted_anew_where_the_data_changed(folder):

@@ -109,7 +109,6 @@ def test_whatever_changes_is_made_again(go, monkeypatch, tmp_path):
     assert go() == CELLS
 
 
-@pytest.mark.thorough
 def test_the_place_of_files_changes_nothing(go, tmp_path):
     go()
     (tmp_path / "elsewhere").mkdir()
@@ -139,7 +138,6 @@ def test_a_sweep_that_is_interrupted_goes_on(go, makes):
     assert [cell["cached"] for cell in go.result.cells] == [True, False]
 
 
-@pytest.mark.thorough
 def test_what_cannot_be_made_is_told_and_the_others_are(go, makes, tmp_path):
     (tmp_path / "damaged.npz").write_bytes(b"PK\3\4 and no more")
     makes.ends[CELLS[1]] = {"status": "failed", "reason": "The converter broke.", "seconds": 1.0}

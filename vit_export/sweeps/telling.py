@@ -38,7 +38,7 @@ class Cells:
         """A cell is begun."""
         self._begun += 1
         if self._workers == 1:
-            self._say.step(f"Cell {self._begun} of {self._count}: {id}{self._left()}")
+            self._say.step(f"Cell {self._begun} of {self._count}{self._left()}: {id}")
         self._say.progress(self._ended, self._count)
 
     def ended(self, id: str, what: str) -> None:
