@@ -93,6 +93,18 @@ def test_models_that_the_images_do_not_tell_apart_are_chosen_between_by_time():
     )
 
 
+def test_the_order_of_the_grid_decides_nothing_where_models_are_equally_good():
+    cells = [cell("a", 20.0, accuracy=0.9, **OTHER), cell("a8", 9.0, accuracy=0.897, drop=0.3, **OTHER),
+             cell("b", 15.0, accuracy=0.9), cell("b8", 7.0, accuracy=0.897, drop=0.3)]  # fmt: skip
+    for order in (cells, cells[::-1]):
+        assert chosen(order, max_ms=30) == "b"
+        assert chosen(order, max_ms=30, max_drop=0.5) == "b8"
+    # So it is where the images do not tell them apart.
+    cells[0] = cell("a", 20.0, accuracy=0.901, **OTHER)
+    assert chosen(cells, max_ms=30) == "b"
+    assert chosen(cells, max_ms=30, max_drop=0.5) == "b8"
+
+
 def test_between_models_nothing_is_chosen_without_a_budget_or_without_their_accuracy():
     scored = [cell("big", 20.0, accuracy=0.8, **OTHER), cell("toy", 1.0, accuracy=0.3, **TOY)]
     assert chosen(scored) is None
@@ -126,6 +138,17 @@ def test_where_nothing_keeps_the_budget_the_nearest_is_told():
         "the only file that passed does not stay within 14 ms and 0 points lost: "
         "d (15.0 ms, 1 more than 14 and 0.8 points lost, 0.8 points more than 0)"
     )
+
+
+def test_few_images_leave_open_what_many_settle_and_that_is_said():
+    def cells(images):
+        return [cell("float", 3.0, accuracy=0.99, images=images),
+                cell("int8", 1.0, accuracy=0.98, drop=1.0, images=images)]  # fmt: skip
+
+    assert chosen(cells(100), max_drop=0.5) == chosen(cells(50_000), max_drop=0.5) == "float"
+    told = "; int8 is faster, and what was measured leaves open whether it stays within the budget, too"
+    assert why(cells(100), max_drop=0.5).endswith(told)
+    assert told not in why(cells(50_000), max_drop=0.5)
 
 
 def test_what_was_not_measured_keeps_no_limit():
@@ -222,6 +245,9 @@ def test_a_record_that_somebody_changed_breaks_nothing(broken):
     front_of([broken])
     spoiled = {**cell("a"), "latency": {"ms": "NaN", "low_ms": None}, "evaluation": {"accuracy": 3}, "bytes": None,
                "image_size": "x"}  # fmt: skip
+    nothing = {**spoiled, "evaluation": {"accuracy": {"share": "NaN"}, "drop": "NaN"}, "bytes": "Infinity"}
+    assert of_cell(nothing).accuracy is of_cell(nothing).drop is of_cell(nothing).bytes is None
+    choose([nothing, cell("b", accuracy=0.5)], {"max_drop": 1})
     for budget in ({}, {"max_ms": 1, "max_drop": 1, "max_mb": 1}):
         choose([spoiled, cell("b", accuracy=0.5)], budget)
     front_of([spoiled, cell("b", accuracy=0.5)])

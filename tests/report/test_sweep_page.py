@@ -80,6 +80,17 @@ def test_each_point_is_named_and_leads_to_its_row(page):
     assert [a["role"] for a in plots] == ["group", "group"]  # an image would hide its links
 
 
+def test_of_many_cells_each_point_has_the_number_of_its_row():
+    many = [cell(f"cell {n}", 5.0 + n, accuracy=0.6 + n / 100, model=f"vit_{n}", precision="int8") for n in range(14)]
+    sweep = sweep_of(many, max_ms=10)
+    page = page_of(sweep)
+    written = re.findall(r"<text[^>]*class=\"label\"[^>]*>([^<]*)<", sweep_page(sweep))
+    assert sorted(written) == sorted(2 * [f"{'★ ' if n == 6 else ''}{n}" for n in range(1, 15)])
+    assert "14 vit_13 ✓ pass" in page.text
+    assert "leads to its row in the table, whose number it has" in page.text
+    assert "★ vit_s16 tflite int8 auto" in sweep_page(sweep_of(models(), max_ms=25))
+
+
 def test_the_budget_is_drawn_where_there_is_room_for_it():
     page = sweep_page(sweep_of(models(), max_ms=25, max_mb=5000))
     assert ">25 ms<" in page
@@ -116,6 +127,17 @@ def test_without_an_evaluation_sqnr_is_drawn_of_one_model_and_nothing_of_several
     none = page_of(sweep_of([without_result("x", "refused", "there is none")], evaluation=False))
     assert none.ids("section") == ["ship", "trouble", "cells", "made"]
     assert "No file was made." in none.text
+
+
+def test_what_was_not_evaluated_where_others_were_is_said_once_and_not_drawn():
+    reason = "It is not evaluated: no image of val has a class of this model"
+    cells = [cell("good", accuracy=0.8), cell("other", 12.0, accuracy=0.7, drop=1.0, precision="float16")]
+    cells += [cell(name, 5.0, model="vit_toy", reason=reason, worst_db=77.0) for name in ("bare", "naked")]
+    page = page_of(sweep_of(cells, max_ms=20))
+    assert page.text.count("It is not evaluated") == 1
+    assert "bare, naked It is not evaluated: no image of val has a class of this model." in page.text
+    links = [a["aria-label"].partition(":")[0] for a in page.of("a") if "aria-label" in a]
+    assert sorted(links) == ["good", "good", "other", "other"]
 
 
 def test_hostile_names_stay_names():

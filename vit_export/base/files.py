@@ -62,11 +62,10 @@ def refuse_existing(path: Path, *, overwrite: bool, folder: bool | None = None) 
         if folder is not None and path.is_dir() != folder and not path.is_symlink():
             kinds = ("a folder", "a file") if folder else ("a file", "a folder")
             raise OutputError(
-                f"{path} is {kinds[1]}, where {kinds[0]} is to be written: move it away, or choose another folder with "
-                "--output."
+                f"{path} is {kinds[1]}, where {kinds[0]} is to be written: move it away, or give another folder."
             )
     if not overwrite:
-        raise OutputError(f"{path} exists already: pass --overwrite to replace it, or --output for another folder.")
+        raise OutputError(f"{path} exists already: pass --overwrite to replace it, or give another folder.")
 
 
 @contextmanager

@@ -129,8 +129,8 @@ def of_report(file: File) -> Candidate:
 def of_cell(cell: Record) -> Candidate:
     """The candidate that a cell of a sweep is."""
     latency, evaluation = record(cell.get("latency")), record(cell.get("evaluation"))
-    accuracy, lost = record(evaluation.get("accuracy")), number(evaluation.get("drop"))
-    ms, share = number(latency.get("ms")), number(accuracy.get("share"))
+    accuracy, lost = record(evaluation.get("accuracy")), _finite(evaluation.get("drop"))
+    ms, share = _finite(latency.get("ms")), _finite(accuracy.get("share"))
     test = record(evaluation.get("mcnemar"))
     counts = [number(value) for value in (test.get("lost"), test.get("gained"), accuracy.get("total"))]
     sides = [side for side in map(number, listed(cell.get("image_size"))) if side is not None]
@@ -141,8 +141,8 @@ def of_cell(cell: Record) -> Candidate:
         model=(text(cell.get("model")), weights, size),
         model_name=", ".join(filter(None, (text(cell.get("model")), size and f"{size} px", base_name(weights)))),
         passed=cell.get("verdict") == "pass",
-        ms=None if ms is None or not math.isfinite(ms) else _interval(ms, latency, ("low_ms", "high_ms")),
-        bytes=number(cell.get("bytes")),
+        ms=None if ms is None else _interval(ms, latency, ("low_ms", "high_ms")),
+        bytes=_finite(cell.get("bytes")),
         worst_db=number(cell.get("sqnr_worst_db")),
         accuracy=None if share is None else _interval(share, accuracy, ("low", "high")),
         # What was not tested against the reference and loses nothing is the reference itself.
@@ -167,6 +167,11 @@ def points(value: float) -> str:
     """A number of points, at the most two digits after the dot."""
     size = f"{abs(value):.2f}".rstrip("0").rstrip(".")
     return f"{size} point{'' if size == '1' else 's'}"
+
+
+def _finite(value: object) -> float | None:
+    found = number(value)
+    return found if found is not None and math.isfinite(found) else None
 
 
 def _interval(value: float, of: Record, ends: tuple[str, str], divisor: float | None = None) -> Interval:

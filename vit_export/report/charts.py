@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from vit_export.base.numbers import figure, number, percent, sentence, shortened
+from vit_export.base.text import visible
 from vit_export.report.scatter import Mark, Point, scatter
 from vit_export.report.svg import COLOURS, Chart, Limits, Picture, by_matplotlib, clamped, linear, logarithmic
 from vit_export.report.view import File, base_name, listed, records, text
@@ -90,7 +91,7 @@ def differences(files: Sequence[File], names: Sequence[str]) -> Chart | None:
     picture, told = _rows(len(rows), x, "largest difference, share of the range", pitch=58, log=[1]), []
     for y, file in zip(range(38, 58 * len(rows), 58), rows, strict=True):
         ranked, limit = _ranked(file.differences), file.limit("worst_difference")
-        _title(picture, y - 20, shortened(file.label, 26), "" if limit is None else f"limit {limit:g}", "bad")
+        _title(picture, y - 20, shortened(visible(file.label), 26), "" if limit is None else f"limit {limit:g}", "bad")
         picture.line(x, [y + 20, y + 20], "rule", linewidth=1, zorder=0)
         if limit is not None:
             start = clamped(limit, x)
@@ -185,7 +186,7 @@ def layers(file: File) -> Chart | None:
                 "xytext": (0, 8),
                 "ha": ("left", "center", "right")[third],
             }
-            picture.text(third / 2, 1, f"departs: {shortened(name, 26)}", bold=True, **place)
+            picture.text(third / 2, 1, f"departs: {shortened(visible(name), 26)}", bold=True, **place)
     _dots(picture, file, dots)
     missing = sum(value is None for value in values)
     caption = [sentence(text(location.get("detail")))]
@@ -234,7 +235,7 @@ def _calls(picture: Picture, x: Limits, file: File, y: float) -> int:
     """Draw one file's calls around the base line `y`; the number of calls beyond the axis."""
     median, p90, p99 = (number(file.part("latency").get(key)) for key in ("median_ms", "p90_ms", "p99_ms"))
     samples = _samples(file)
-    _title(picture, y - 14, shortened(file.label, 28), f"{figure(median)} ms", "soft")
+    _title(picture, y - 14, shortened(visible(file.label), 28), f"{figure(median)} ms", "soft")
     if samples:
         box = [clamped(float(quartile), x) for quartile in np.percentile(samples, (25, 75))]
         picture.band(box, (y - 7, y + 7), file.kind, 0.16)

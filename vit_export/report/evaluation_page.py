@@ -12,6 +12,7 @@ from vit_export.base.json_file import json_text
 from vit_export.base.machine import machine
 from vit_export.base.numbers import NONE, figure, number, percent, shortened, span, unit
 from vit_export.base.signal import json_ready
+from vit_export.base.text import visible
 from vit_export.base.versions import versions
 from vit_export.model.names import EVALUATION_PAGE_NAME, FIGURES_NAME
 from vit_export.report.html import facts, fill, typed
@@ -154,12 +155,12 @@ def _chart(files: Sequence[Record], measure: str) -> Chart | None:
     picture.axes.set(ylim=(_PITCH * len(rows), 0), yticks=[])
     at = picture.axes.get_yaxis_transform()
     known = _share(files[0], measure)
-    if known is not None and measure != "agreement":
-        picture.line([100 * known] * 2, [0, _PITCH * len(rows)], "soft", linestyle="--", linewidth=1, zorder=0)
     told = []
     for place, (file, share) in enumerate(rows):
         y, worse, name = _PITCH * place + 34, _worse(file), _name(file)
         low_high = [clamped(100 * end, x) for end in ends[id(file)]]
+        if known is not None and measure != "agreement":
+            picture.line([100 * known] * 2, [y - 11, y + 13], "soft", linestyle="--", linewidth=1, zorder=0)
         colour = "bad" if worse else "other" if file is files[0] else "float32"
         picture.line(low_high, [y] * len(low_high), colour, linewidth=3, alpha=0.55)
         for end in low_high:
@@ -169,7 +170,7 @@ def _chart(files: Sequence[Record], measure: str) -> Chart | None:
         look: dict[str, Any] = {"url": f"#file-{files.index(file) + 1}"}
         picture.marks([100 * share], [y], shape, colour, "file", [title.rstrip(", ")], **look)
         note = "reference" if file is files[0] else "worse" if worse else ""
-        picture.text(0, y - 18, shortened(name, 34), xycoords=at, xytext=(4, 0), bold=True)
+        picture.text(0, y - 18, shortened(visible(name), 34), xycoords=at, xytext=(4, 0), bold=True)
         value = " ".join(filter(None, (note, f"{100 * share:.2f} %")))
         picture.text(1, y - 18, value, "bad" if worse else "soft", xycoords=at, xytext=(-4, 0), ha="right")
         told.append(title.rstrip(", "))

@@ -2,10 +2,11 @@
 
 1. Files that passed and keep the budget may be shipped. What was measured decides: the median time of an image, the
    size, and the points of accuracy lost against the same model's float reference, an accuracy loss of the conversion.
-2. Of these come first those that are accurate enough. Where a data set was evaluated, that is the most accurate one,
-   those that the images do not tell from it and, where the budget allows a loss, those of its model, whose loss is
-   allowed. Where none was, all files of one model are: what passed is its model. Between models nothing but accuracy
-   decides, within a time or a size: without an evaluation, or without a limit of either, none is chosen.
+2. Of these come first those that are accurate enough. Where a data set was evaluated, that is the most accurate one and
+   those that the images tell neither from it nor from a better one of their own model; where the budget allows a loss,
+   it is all files of these models. Where none was evaluated, it is all files of one model: what passed is its model.
+   Between models nothing but accuracy decides, within a time or a size: without an evaluation, or without a limit of
+   either, none is chosen.
 3. Of these the fastest, and those whose intervals of the time overlap with its; of those the smallest, and those as
    small (to 1 %); of those the most accurate, by SQNR of the worst image where nothing was evaluated. Where nothing was
    timed, all are equally fast.
@@ -13,86 +14,13 @@
 Where no file keeps the budget, the one that misses it least is told, and by how much.
 """
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-from vit_export.base.numbers import MEGABYTE, figure, number
 from vit_export.model.names import FORMATS
-from vit_export.report.candidates import AS_SMALL, Candidate, of_cell, of_report, points
+from vit_export.report.budget import UNBOUND, Budget
+from vit_export.report.candidates import AS_SMALL, Candidate, of_cell, of_report
 from vit_export.report.view import Record, read_files, record, records, text
-
-
-@dataclass(frozen=True)
-class Budget:
-    """The most that an image may take, that may be lost and that a file may weigh; None is no limit."""
-
-    ms: float | None = None
-    points: float | None = None
-    megabytes: float | None = None
-
-    @classmethod
-    def of(cls, budget: Record) -> "Budget":
-        """The budget of a record: `max_ms`, `max_drop` in points of accuracy, `max_mb` in millions of bytes."""
-        return cls(number(budget.get("max_ms")), number(budget.get("max_drop")), number(budget.get("max_mb")))
-
-    def __str__(self) -> str:
-        parts = [
-            "" if self.ms is None else f"{self.ms:g} ms",
-            "" if self.megabytes is None else f"{self.megabytes:g} MB",
-            "" if self.points is None else f"{self.points:g} point{'' if self.points == 1 else 's'} lost",
-        ]
-        return _and(list(filter(None, parts)))
-
-    def kept(self, file: Candidate) -> bool:
-        """Whether every limit is kept; a limit on what was not measured is not."""
-        return all(value is not None and _within(value, limit) for limit, value, _ in self._limits(file))
-
-    def missed(self, file: Candidate) -> float:
-        """How far it misses the limit that it misses most, as a share of that; infinite where something is unknown.
-
-        Of the points lost, one counts as much as the whole of another limit: theirs may be 0.
-        """
-        return max(
-            math.inf if value is None else (value - limit) / (1.0 if unit == "points" else limit or 1e-9)
-            for limit, value, unit in self._limits(file)
-        )
-
-    def misses(self, file: Candidate) -> str:
-        """The limits that it misses, and by how much."""
-        told = []
-        for limit, value, unit in self._limits(file):
-            if value is None or _within(value, limit):
-                continue
-            if unit == "points":
-                told.append(f"{points(value)} lost, {points(value - limit)} more than {limit:g}")
-            else:
-                told.append(f"{figure(value)} {unit}, {figure(value - limit)} more than {limit:g}")
-        return _and(told, "; ")
-
-    def unsure(self, file: Candidate) -> str:
-        """What is kept by the measured value, but not by all of its interval."""
-        checked = (("time", self.ms, file.ms), ("loss", self.points, file.drop))
-        unsure = [name for name, limit, found in checked if limit is not None and found and not found.high <= limit]
-        return f"the interval of the {' and that of the '.join(unsure)} reaches beyond the budget" if unsure else ""
-
-    def unmeasured(self, file: Candidate) -> str:
-        """What would have to be measured first."""
-        timed = "timed" if self.ms is not None and file.ms is None else ""
-        evaluated = "evaluated" if self.points is not None and file.drop is None else ""
-        return " and ".join(filter(None, (timed, evaluated)))
-
-    def _limits(self, file: Candidate) -> Iterator[tuple[float, float | None, str]]:
-        if self.ms is not None:
-            yield self.ms, None if file.ms is None else file.ms.value, "ms"
-        if self.megabytes is not None:
-            yield self.megabytes, None if file.bytes is None else file.bytes / MEGABYTE, "MB"
-        if self.points is not None:
-            yield self.points, None if file.drop is None else file.drop.value, "points"
-
-
-UNBOUND = Budget()
 
 
 def recommend(report: Record) -> dict[str, Any] | None:
@@ -149,7 +77,7 @@ def ship_told(sweep: Record) -> list[str]:
 
 
 def choose(cells: Sequence[Record], budget: Record) -> dict[str, Any]:
-    """The cell of a sweep to ship under `budget` (see `Budget.of`), JSON-ready.
+    """The cell of a sweep to ship under `budget` (see `Budget`), JSON-ready.
 
     `id` is that of the cell (None where there is none) and `why` a phrase on it. Where the cells are of several models,
     `models` has the same of each, with the name of the `model`.
@@ -205,10 +133,24 @@ def _choice(key: str, made: Sequence[Candidate], budget: Budget = UNBOUND) -> di
         reason = "the only file" if len(made) == 1 else f"the only one of {len(made)} files that passed{stays}"
     elif len(enough) == 1:
         reason = f"the most accurate of {among}"
-    cautions = [budget.unsure(chosen)]
+    cautions = [budget.unsure(chosen), _left_open(passed, chosen, budget)]
     if key == "id" and chosen.untrained:
         cautions.append("the weights are untrained, so this goes by size and speed alone")
     return {key: chosen.name, "why": "; ".join(filter(None, (f"{reason}: {chosen.figures()}", *cautions)))}
+
+
+def _left_open(passed: Sequence[Candidate], chosen: Candidate, budget: Budget) -> str:
+    """A faster file of the chosen one's model of which the measurement does not say that it breaks the budget."""
+    faster = [
+        file
+        for file in passed
+        if file.model == chosen.model and file.ms and chosen.ms and file.ms.value < chosen.ms.value
+    ]
+    unsettled = [file for file in faster if budget.left_open(file)]
+    if not unsettled:
+        return ""
+    first = min(unsettled, key=lambda file: file.ms.value if file.ms else 0.0)
+    return f"{first.name} is faster, and what was measured leaves open whether it stays within the budget, too"
 
 
 def _counted(count: int, budget: Budget) -> str:
@@ -245,17 +187,29 @@ def _accurate(kept: Sequence[Candidate], counted: str, budget: Budget) -> tuple[
     scored = [file for file in kept if file.accuracy]
     if not scored:
         return kept, counted
-    best = max(scored, key=lambda file: file.accuracy.value if file.accuracy else 0.0)
+    most = max(file.accuracy.value for file in scored if file.accuracy)
+    # Of few images several may be equally good.
+    best = [file for file in scored if file.accuracy and file.accuracy.value == most]
 
-    def allowed(file: Candidate) -> bool:
-        return budget.points is not None and file.model == best.model
+    def tied(file: Candidate) -> bool:
+        # Compared image by image with its own model's files, one may be worse that is not told from another model's.
+        own = [other for other in scored if other.model == file.model and _more_accurate(other, file)]
+        return not own and any(file.as_accurate(other) for other in best)
 
-    enough = [file for file in scored if allowed(file) or file.as_accurate(best)]
+    enough = [file for file in scored if tied(file)]
+    if budget.points is not None:
+        models = {file.model for file in enough}
+        enough = [file for file in scored if file.model in models]
     if len(enough) in (1, len(kept)):
         return enough, counted
-    beyond = any(not file.as_accurate(best) for file in enough)
+    beyond = not all(map(tied, enough))
     reason = "the loss is allowed" if beyond else "the images do not tell them apart"
     return enough, f"the {len(enough)} most accurate ({reason}) of {counted}"
+
+
+def _more_accurate(one: Candidate, other: Candidate) -> bool:
+    right, less = one.accuracy, other.accuracy
+    return right is not None and less is not None and right.value > less.value and not one.as_accurate(other)
 
 
 def _among(alike: Sequence[Candidate], timed: bool, among: str) -> tuple[Candidate, str]:
@@ -275,12 +229,3 @@ def _among(alike: Sequence[Candidate], timed: bool, among: str) -> tuple[Candida
         return chosen, f"{speed} and {'smaller' if len(others) == 1 else 'the smallest of them'}"
     accurate = "more accurate" if len(small) == 2 else "the most accurate"
     return chosen, f"{speed}, {'of one size' if len(small) == len(alike) else 'the smallest'} and {accurate}"
-
-
-def _within(value: float, limit: float) -> bool:
-    """Whether `limit` is kept, however a float rounds: 50.5 % less than 51 % is no more than half a point."""
-    return value - limit <= 1e-9 * max(1.0, abs(limit))
-
-
-def _and(parts: Sequence[str], joint: str = ", ") -> str:
-    return " and ".join(filter(None, (joint.join(parts[:-1]), *parts[-1:])))

@@ -8,10 +8,11 @@ from operator import itemgetter
 from typing import Any
 
 from vit_export.base.numbers import shortened
+from vit_export.base.text import visible
 from vit_export.report.svg import COLOURS, Chart, Picture, by_matplotlib, clamped, linear
 
 LABELLED = 12
-"""Files up to which all are named beside their points; of more, those on the front."""
+"""Files up to which all are named beside their points; of more their numbers, or those on the front alone."""
 LETTER, LINE = 6.4, 15.0
 """Units of one letter of a label, on average, and of a line of them."""
 _MANY_TIMES = 12.0
@@ -23,7 +24,7 @@ class Point:
     """A file at its `cost` and `quality`, each with the ends of its interval where there is one.
 
     `told` are both in words. `on_front` says whether it is on the front; None has the chart decide by these two alone.
-    `row` is the id of its row in the page, which the point then links to.
+    `row` is the id of its row in the page, which the point then links to, and `number` what the row is called.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Point:
     quality_ends: tuple[float, ...] = ()
     on_front: bool | None = None
     row: str = ""
+    number: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,12 @@ def scatter(
         picture.line(
             [clamped(end, x) for end in point.cost_ends], [level] * len(point.cost_ends), point.kind, alpha=0.7
         )
-    _names(picture, points, points if len(points) <= LABELLED else filled, y)
-    for point in points:
+    _names(picture, points, filled, y)
+    for point in sorted(points, key=lambda point: point in filled):
         _drawn(picture, point, clamped(point.quality, y), filled=point in filled)
-    on_front = ", ".join(point.label for point in sorted(filled, key=lambda point: point.cost))
+    on_front = ", ".join(
+        f"{point.number} {point.label}".strip() for point in sorted(filled, key=lambda point: point.cost)
+    )
     listing = "; ".join(f"{point.label}: {point.told}" for point in points)
     caption = f"On the front: {on_front}." if on_front else "No file passed, so there is no front."
     described = f"{listing}. On the front: {on_front or 'none'}."
@@ -143,9 +147,12 @@ def _held_against(picture: Picture, mark: Mark, x: tuple[float, float], y: tuple
         picture.text(x[0], mark.quality, mark.label, "soft", xytext=(4, 5))
 
 
-def _names(picture: Picture, points: Sequence[Point], named: Sequence[Point], y: tuple[float, float]) -> None:
-    """The labels of those `named`, where they cover no mark and one another not."""
-    names = [shortened(point.label, 28) + (" (failed)" if point.failed else "") for point in named]
+def _names(picture: Picture, points: Sequence[Point], filled: Sequence[Point], y: tuple[float, float]) -> None:
+    """The names of `points` beside them; where they are many their numbers, or the names of those that are `filled`."""
+    many = len(points) > LABELLED
+    numbered = many and all(point.number for point in points)
+    named = filled if many and not numbered else sorted(points, key=lambda point: point not in filled)
+    names = [point.number if numbered else _shown(point) for point in named]
     marks = picture.axes.transData.transform([(point.cost, clamped(point.quality, y)) for point in points]).tolist()
     at = [marks[points.index(point)] for point in named]
     places = place(at, names, marks, list(picture.axes.bbox.extents))
@@ -158,6 +165,11 @@ def _names(picture: Picture, points: Sequence[Point], named: Sequence[Point], y:
         }
         where: dict[str, Any] = {"xytext": (11 * side, up), "ha": "left" if side > 0 else "right", "va": "center"}
         picture.text(point.cost, clamped(point.quality, y), name, bold=True, arrowprops=leader if up else None, **where)
+
+
+def _shown(point: Point) -> str:
+    """The name of a point; it is spelled out before it is shortened, for what the reader sees has to fit."""
+    return f"{shortened(visible(point.label), 23)} (failed)" if point.failed else shortened(visible(point.label), 28)
 
 
 def _drawn(picture: Picture, point: Point, level: float, *, filled: bool) -> None:

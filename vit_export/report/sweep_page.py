@@ -10,11 +10,11 @@ from markupsafe import Markup
 from vit_export.base.errors import InputError
 from vit_export.base.numbers import NONE, figure, megabytes, number, percent, seconds, sentence, span, unit
 from vit_export.model.names import PRECISIONS
+from vit_export.report.budget import Budget
 from vit_export.report.candidates import Candidate, of_cell
 from vit_export.report.candidates import points as points_told
 from vit_export.report.html import capital, facts, fill, typed
-from vit_export.report.recommendation import Budget
-from vit_export.report.scatter import Mark, Point, scatter
+from vit_export.report.scatter import LABELLED, Mark, Point, scatter
 from vit_export.report.svg import Chart
 from vit_export.report.sweep import trouble_of
 from vit_export.report.view import Cell as Figure
@@ -37,6 +37,7 @@ class _Cell:
 
     entry: Record
     label: str
+    number: str
     row: str
     found: Candidate
     on_front: bool
@@ -54,10 +55,6 @@ class _Cell:
     @property
     def badge(self) -> Markup:
         return _BADGES.get(self.state, _UNKNOWN)
-
-    @property
-    def trouble(self) -> str:
-        return trouble_of(self.entry)
 
     @property
     def report(self) -> str:
@@ -85,9 +82,10 @@ def sweep_page(sweep: Mapping[str, Any]) -> str:
         ship=_ship(sweep, cells),
         rule=_rule(budget, evaluated=bool(evaluation)),
         evaluated=bool(evaluation),
+        numbered=len(cells) > LABELLED,
         quality="accuracy" if evaluation else "SQNR",
         charts=_charts(cells, evaluation, budget),
-        trouble=[cell for cell in cells if cell.trouble],
+        trouble=_trouble(cells),
         **_table(cells, text(evaluation.get("metric"), "Accuracy"), budget),
         basis=_basis(sweep, evaluation),
         made=[
@@ -106,8 +104,17 @@ def sweep_page(sweep: Mapping[str, Any]) -> str:
 def _cells(sweep: Record) -> list[_Cell]:
     entries = records(sweep.get("cells"))
     front, ship = listed(sweep.get("front")), text(record(sweep.get("ship")).get("id"))
+    many = len(entries) > LABELLED
     return [
-        _Cell(entry, label, f"cell-{place}", of_cell(entry), entry.get("id") in front, entry.get("id") == ship != "")
+        _Cell(
+            entry=entry,
+            label=label,
+            number=str(place) if many else "",
+            row=f"cell-{place}",
+            found=of_cell(entry),
+            on_front=entry.get("id") in front,
+            shipped=ship != "" and entry.get("id") == ship,
+        )
         for place, (entry, label) in enumerate(zip(entries, labels_of(entries), strict=True), 1)
     ]
 
@@ -172,6 +179,25 @@ def _ship(sweep: Record, cells: Sequence[_Cell]) -> dict[str, Any]:
     }
 
 
+def _trouble(cells: Sequence[_Cell]) -> list[dict[str, Any]]:
+    """Each cell that is no choice, and what else is told of cells that were done, of all of them at once."""
+    found: dict[tuple[str, str], list[_Cell]] = {}
+    for cell in cells:
+        if told := trouble_of(cell.entry):
+            found.setdefault((cell.id, told), []).append(cell)
+        if text(cell.entry.get("status")) == "done" and (noted := text(cell.entry.get("reason"))):
+            found.setdefault(("", sentence(noted)), []).append(cell)
+    return [
+        {
+            "note": not name or some[0].state == "refused",
+            "badge": some[0].badge if name else "",
+            "names": [cell.id for cell in some],
+            "text": told,
+        }
+        for (name, told), some in found.items()
+    ]
+
+
 def _rule(budget: Budget, *, evaluated: bool) -> str:
     kept = "Of the files that passed and stay within the budget" if str(budget) else "Of the files that passed"
     allowed = ", or lose no more points than the budget allows" if budget.points is not None else ""
@@ -196,7 +222,7 @@ def _charts(cells: Sequence[_Cell], evaluation: Record, budget: Budget) -> list[
         ("time", "milliseconds for one image", budget.ms, "ms"),
         ("size", "size in MB", budget.megabytes, "MB"),
     ):
-        points = [point for cell in done if (point := _point(cell, by)) is not None]
+        points = [point for cell in done if (point := _point(cell, by, evaluated=bool(evaluation))) is not None]
         most = max((point.cost for point in points), default=0.0)
         lines = [] if limit is None or limit > _FAR * most else [Mark(f"{limit:g} {unit_of_cost}", cost=limit)]
         title = capital(f"{metric} by {by}")
@@ -215,18 +241,19 @@ def _least(cells: Sequence[_Cell], points: float) -> list[Mark]:
     return []
 
 
-def _point(cell: _Cell, by: str) -> Point | None:
+def _point(cell: _Cell, by: str, *, evaluated: bool) -> Point | None:
     found = cell.found
     time, size = found.ms, None if found.bytes is None else found.bytes / 1e6
     cost = size if by == "size" else time.value if time else None
-    quality = 100 * found.accuracy.value if found.accuracy else found.worst_db
+    share = found.accuracy.value if found.accuracy else None
+    quality = found.worst_db if not evaluated else None if share is None else 100 * share
     if cost is None or quality is None:
         return None
-    right = found.accuracy
+    right, star = found.accuracy, "★ " if cell.shipped else ""
     precision = text(cell.entry.get("precision"))
     return Point(
         name=cell.id,
-        label=cell.label,
+        label=cell.label if cell.number else f"{star}{cell.label}",
         cost=cost,
         quality=quality,
         told=found.figures(),
@@ -237,6 +264,7 @@ def _point(cell: _Cell, by: str) -> Point | None:
         quality_ends=(100 * right.low, 100 * right.high) if right and right.known else (),
         on_front=cell.on_front,
         row=cell.row,
+        number=f"{star}{cell.number}" if cell.number else "",
     )
 
 
@@ -248,7 +276,10 @@ def _table(cells: Sequence[_Cell], metric: str, budget: Budget) -> dict[str, Any
         "headings": filled,
         "rows": [
             {
-                **{key: getattr(cell, key) for key in ("row", "shipped", "on_front", "label", "id", "badge", "report")},
+                **{
+                    key: getattr(cell, key)
+                    for key in ("row", "number", "shipped", "on_front", "label", "id", "badge", "report")
+                },
                 "figures": [(name, row[name]) for name in filled],
             }
             for cell, row in zip(cells, columns, strict=True)
