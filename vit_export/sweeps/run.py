@@ -182,7 +182,7 @@ def run(request: SweepRequest, reporter: Reporter | None = None) -> SweepResult:
         images = request.calibration or default_photographs(say, keep=True)
         cells = _grid(request, models, images, say)
         try:
-            with _workers(request):
+            with _workers(request, say):
                 outcomes, cached = _made(request, cells, images, store, say)
                 evaluations = {} if measure is None else _evaluated(measure, cells, outcomes, store, say)
         except (KeyboardInterrupt, SystemExit):
@@ -197,13 +197,14 @@ def run(request: SweepRequest, reporter: Reporter | None = None) -> SweepResult:
 
 
 @contextmanager
-def _workers(request: SweepRequest) -> Iterator[None]:
+def _workers(request: SweepRequest, say: Reporter) -> Iterator[None]:
     """Join the cluster, where there is to be one, for all that is done on it."""
     if request.ray is None:
         yield
         return
     from vit_export.evaluation.cluster import joined
 
+    say.step(f"Joining the Ray cluster at {request.ray}")
     with joined(request.ray):
         yield
 
