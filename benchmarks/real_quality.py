@@ -66,14 +66,9 @@ class Judge:
     @cached_property
     def probe(self) -> tuple[Any, np.ndarray, float]:
         """The classifier fitted to the float model's features; what it says of the judged digits, and its accuracy."""
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
         pixels, labels = self._digits
         known = self._reference(pixels, "digits")
-        classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-        classifier.fit(known[:FITTED], labels[:FITTED])
+        classifier = fitted(known[:FITTED], labels[:FITTED])
         said = classifier.predict(known[FITTED:])
         return classifier, said, float((said == labels[FITTED:]).mean())
 
@@ -127,6 +122,15 @@ def sqnr_db(wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
     """10 log10(sum wanted² / sum (wanted - found)²) of each row, in dB; infinite where both are equal."""
     with np.errstate(divide="ignore"):
         return 10 * np.log10(np.square(wanted).sum(1) / np.square(wanted - found).sum(1))
+
+
+def fitted(features: np.ndarray, labels: np.ndarray) -> Any:
+    """The linear probe: scikit-learn's pipeline of a StandardScaler and logistic regression."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(features, labels)
 
 
 def digits(size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ LAYERS = (
     ("evaluation",),
     ("report",),
     ("inspection", "bundles", "pipeline"),
+    ("sweeps",),
     ("api", "cli"),
 )
 """A stage may import its own modules and stages of lower lines, never its neighbours on the same line."""

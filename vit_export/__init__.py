@@ -10,8 +10,8 @@
     assert result.passed                                            # every file was compared with the model
 
 There is a factory for every variant. `export` takes a model, the name of a variant or a checkpoint; `verify_files`
-compares files of any tool with a reference, `predict`, `evaluate`, `bench` and `bundle` are the commands of these
-names; `InputError` says in one sentence what was wrong with a call. Nothing heavy
+compares files of any tool with a reference, `predict`, `evaluate`, `sweep`, `bench` and `bundle` are the commands of
+these names; `InputError` says in one sentence what was wrong with a call. Nothing heavy
 is imported until one of these names is used. docs/python.md has the rest, `vit-export --help` the command line.
 """
 
@@ -47,6 +47,7 @@ _HOMES = {
     "VerifyRequest": "vit_export.pipeline.verify_files",
     "predict": "vit_export.pipeline.predict",
     "evaluate": "vit_export.evaluation.evaluate",
+    "sweep": "vit_export.sweeps.run",
     "bench": "vit_export.runtimes.benchmark",
     "bundle": "vit_export.bundles.pack",
     "write_saved_model": "vit_export.model.saved_model",

@@ -31,6 +31,7 @@ from vit_export.pipeline.steps import ExportResult as ExportResult
 from vit_export.pipeline.verify_files import VerifyRequest as VerifyRequest
 from vit_export.pipeline.verify_files import verify_files as verify_files
 from vit_export.runtimes.benchmark import bench as bench
+from vit_export.sweeps.run import sweep as sweep
 from vit_export.verification.options import VerifyOptions as VerifyOptions
 from vit_export.verification.verifier import verify as verify
 from vit_export.weights.open import open_checkpoint as open_checkpoint

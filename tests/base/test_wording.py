@@ -88,9 +88,10 @@ def test_every_argument_is_one_that_python_takes(option):
     from vit_export.pipeline.compare import compare
     from vit_export.pipeline.verify_files import VerifyRequest
     from vit_export.runtimes.on_device import bench_on_device
+    from vit_export.sweeps.run import sweep
 
     known = {"pooled features"}
-    for call in (api.create_vit, api.export, compare, evaluate, bench_on_device):
+    for call in (api.create_vit, api.export, compare, evaluate, bench_on_device, sweep):
         known |= {*inspect.signature(call).parameters}
     known |= {field.name for field in fields(VerifyRequest)}
     known |= {f"Preprocessing.{field.name}" for field in fields(Preprocessing)}

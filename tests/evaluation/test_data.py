@@ -1,7 +1,9 @@
 """Data sets: the same images and classes from every form, and what is damaged in them."""
 
 import io
+import re
 import tarfile
+from pathlib import Path
 
 import pytest
 from helpers.data_sets import COUNT, FORMS, encoded, parquet
@@ -9,7 +11,8 @@ from helpers.data_sets import COUNT, FORMS, encoded, parquet
 from vit_export.base.errors import InputError
 from vit_export.evaluation import data
 from vit_export.evaluation.classes import classes_of
-from vit_export.evaluation.data import open_data
+from vit_export.evaluation.data import Item, open_data
+from vit_export.model.labels import read_labels
 
 pytest.importorskip("pyarrow")
 
@@ -113,3 +116,11 @@ def test_classes_are_named_as_the_data_has_them():
         classes_of(3, None).index(data.Item("a", b"", 3))
     assert classes_of(3, None).index(data.Item("a", b"", "2")) == 2
     assert classes_of(None, None).index(item) is None
+
+
+def test_the_names_that_the_guide_gives_imagenettes_folders_are_classes_of_imagenet():
+    guide = (Path(__file__).parents[2] / "docs" / "evaluate.md").read_text(encoding="utf-8")
+    pairs = re.findall(r"^ +(n\d{8}) (.+)$", guide, re.MULTILINE)
+    classes = classes_of(1000, read_labels("imagenet"))
+    found = [classes.index(Item("x", b"", name)) for _, name in pairs]
+    assert found == [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]  # in the order of WordNet's numbers, as all are

@@ -165,6 +165,28 @@ def test_what_cannot_be_predicted_is_one_sentence(photos, tmp_path, in_this_proc
         predict(path, [image])
 
 
+def test_images_that_cannot_be_read_are_named_and_the_others_answered(photos, tmp_path, in_this_process):
+    path, image = ours(tmp_path / "a.onnx"), photos / "00.png"
+    damaged, gone = tmp_path / "x.jpg", tmp_path / "gone.png"
+    damaged.write_bytes(b"")
+    found = predict(path, [damaged, image, gone], top=2)
+    assert found.images == predict(path, [image], top=2).images
+    assert found.unreadable == ((str(damaged), "it is empty"), (str(gone), "there is no such file"))
+    done = CliRunner().invoke(main, ["predict", str(path), str(damaged), str(image), str(gone), "--json"])
+    told = json.loads(done.stdout)
+    assert [entry["image"] for entry in told["images"]] == [str(image)]
+    assert [name for name, _ in told["unreadable"]] == [str(damaged), str(gone)]
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[-3:] == [
+        f"Cannot read the image {damaged}: it is empty.",
+        f"Cannot read the image {gone}: there is no such file.",
+        "Error: 2 of 3 images cannot be read: replace or leave them out.",
+    ]
+    done = CliRunner().invoke(main, ["predict", str(path), str(damaged), str(gone)])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"None of the 2 images can be read (first: {damaged}, it is empty): give others." in done.stderr
+
+
 def test_probabilities_of_another_tool_stay_what_they_are():
     shares = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]], np.float32)
     record = ModelRecord(toy_spec(num_classes=3), Preprocessing(32), {"trained": True})

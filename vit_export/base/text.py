@@ -44,6 +44,12 @@ def shown(value: Any) -> Any:
     return [shown(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def counted(count: int, noun: str) -> str:
+    """`count` with `noun` in its number: '1 image', '3 classes'."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{count} {noun if count == 1 else plural}"
+
+
 def without_secrets(text: str) -> str:
     """`text` without what addresses in it may hide: user and password, and the query, where tokens are."""
     return _QUERY.sub(r"\1\2", _USER.sub(r"\1", text))

@@ -37,6 +37,7 @@ _SAME = (
     *("int8-scheme", "labels", "layout", "min-agreement", "min-sqnr", "num-classes", "num-heads", "opset", "output"),
     *("output-name", "precision", "reference", "returns", "seed", "threads", "weights"),
     *("gpu-precision", "on", "verify-on", "knn", "ray", "resume", "serial", "train", "workers"),
+    *("max-drop", "max-mb", "max-ms"),
 )
 _ARGUMENTS |= {name: name.replace("-", "_") for name in _SAME}
 _NUMBER = r"\d+(?:\.\d+)?"

@@ -12,6 +12,7 @@ from vit_export.cli.inspect import inspect_command
 from vit_export.cli.list import list_command
 from vit_export.cli.photographs import calibration_command
 from vit_export.cli.predict import predict_command
+from vit_export.cli.sweep import sweep_command
 from vit_export.cli.verify import verify_command
 from vit_export.model.variants import VARIANTS
 
@@ -60,6 +61,7 @@ for command in (
     predict_command,
     verify_command,
     evaluate_command,
+    sweep_command,
     inspect_command,
     bundle_command,
     compare_command,

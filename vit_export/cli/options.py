@@ -39,6 +39,11 @@ def count(name: str, help: str | None = None, default: int | None = None) -> Opt
     return click.option(name, type=int, metavar="N", default=default, show_default=default is not None, help=help)
 
 
+def number(name: str, help: str, metavar: str = "X") -> Option:
+    """A number, which need not be whole."""
+    return click.option(name, type=float, metavar=metavar, help=help)
+
+
 def pathname(name: str, help: str, metavar: str = "FILE") -> Option:
     """A path; nothing has to be there."""
     return click.option(name, type=PATH, metavar=metavar, help=help)
@@ -81,10 +86,12 @@ class _ImageSize(click.ParamType):
         return (height, width[0]) if width else height
 
 
-def image_size(help: str, default: int | None = None) -> Option:
-    """--image-size, with what becomes of it."""
+def image_size(help: str, default: int | None = None, *, several: bool = False) -> Option:
+    """--image-size, with what becomes of it; of `several` the parameter is image_sizes."""
     return click.option(
         "--image-size",
+        *(["image_sizes"] if several else []),
+        multiple=several,
         type=_ImageSize(),
         metavar="SIZE",
         default=default,
@@ -142,6 +149,8 @@ def places(name: str, help: str) -> Option:
 GPU_PRECISION = choice("--gpu-precision", GPU_PRECISIONS, "Arithmetic of the GPU.  [float16, as on phones]")
 
 
-def int8_scheme(help: str, *names: str) -> Option:
-    """--int8-scheme: one of the vocabulary's."""
+def int8_scheme(help: str, *names: str, several: bool = False) -> Option:
+    """--int8-scheme: one of the vocabulary's; of `several` the parameter is int8_schemes."""
+    if several:
+        return click.option("--int8-scheme", "int8_schemes", type=click.Choice(SCHEME_NAMES), multiple=True, help=help)
     return choice("--int8-scheme", SCHEME_NAMES, help, None, *names)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vit_export.base.errors import InputError
 from vit_export.cli import options as shared
 from vit_export.cli.finish import finish, progress, say
 from vit_export.cli.framework import CONTEXT, Command
@@ -29,6 +30,8 @@ def predict_command(file: Path, images: tuple[Path, ...], reference: str | None,
     Prints the most probable classes; of a model without classifier the images nearest to each other, or of a single
     image what its embedding looks like. The image is prepared as the record in the file says.
 
+    Images that cannot be read are named on stderr, and the others answered.
+
     Exit codes: 0 good, 1 the file cannot be run, 2 the call was wrong or an image cannot be read.
     """
     with progress(quiet=reference is None) as reporter:
@@ -39,6 +42,11 @@ def predict_command(file: Path, images: tuple[Path, ...], reference: str | None,
     finish(found.to_dict(), lambda: say("\n".join(_lines(found))), as_json=as_json, assumed=found.assumed)
     for note in found.notes:
         say(f"Note: {note}", err=True)
+    for image, reason in found.unreadable:
+        say(f"Cannot read the image {image}: {reason}.", err=True)
+    if found.unreadable:
+        count = len(found.images) + len(found.unreadable)
+        raise InputError(f"{len(found.unreadable)} of {count} images cannot be read: replace or leave them out.")
 
 
 def _lines(found: "Predictions") -> Iterator[str]:

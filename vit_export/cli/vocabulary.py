@@ -29,6 +29,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("--no-verify", "--precision", "--output-name", "--probabilities", "--locate", "--no-latency"),
         *("--on", "--verify-on", "--gpu-precision", "--knn"),
         *("--no-measure", "--no-sha256", "--time-limit", "--threads", "--seed", "--workers", "--ray", "--resume"),
+        *("--max-ms", "--max-drop", "--max-mb"),
         *("--adb", "--serial"),
     ),
 }
@@ -88,6 +89,7 @@ _COMMANDS = {
     "check validate compare-files": "verify",
     "info show summary describe netron": "inspect",
     "pack package zip": "bundle",
+    "grid matrix search tune": "sweep",
     "models variants ls": "list",
     "help man usage": "--help",
 }

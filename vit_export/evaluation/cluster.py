@@ -6,25 +6,40 @@ shard whose node is lost is begun again elsewhere.
 """
 
 import logging
+import socket
+import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit_export.base.errors import InputError, VerificationFailed, VitExportError, first_line
+from vit_export.base.files import shortened
 from vit_export.base.interrupts import heed
+from vit_export.base.python import python_command, python_environment
 from vit_export.evaluation.rows import write_rows
-from vit_export.evaluation.worker import part_name, shard_rows
+from vit_export.evaluation.worker import failure, part_name, shard_rows, told
 
 if TYPE_CHECKING:
     from vit_export.base.reporting import Reporter
 
-AUTO = "auto"
-"""In place of an address: the cluster that this machine is a node of."""
 TRIES = 5
 """How often a shard is begun whose node was lost."""
 
+_ANSWERING, _JOINING = 5, 30
+"""Seconds that something may take to answer at a cluster's address, and to let this machine join."""
+_JOINED = "joined"
+_JOIN = f"""
+import logging, sys
+import ray
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+    print({_JOINED!r})
+except Exception as error:
+    print((str(error).splitlines() or [type(error).__name__])[0])
+"""
 _POLL = 0.2
 _PATIENCE = 120
 
@@ -45,11 +60,11 @@ class Worker:
         """Answer, once there was a CPU for this worker."""
 
     def rows(self, number: int) -> bytes | dict[str, Any]:
-        """The rows of a shard as a Parquet file; a sentence and an exit code where that cannot be."""
+        """The rows of a shard as a Parquet file; why there are none (see `told`) where that cannot be."""
         try:
             return shard_rows(self._job, number, self._paths)
         except VitExportError as error:
-            return {"error": error.written, "exit_code": error.exit_code}
+            return told(error)
 
 
 def run_on_ray(
@@ -61,24 +76,60 @@ def run_on_ray(
         InputError: Ray is not installed, there is no such cluster, a file is no single file, or a shard cannot be read.
         VerificationFailed: a file cannot be run, or a shard's node is lost again and again.
     """
+    files = {entry["sha256"]: _content(entry) for entry in job["subjects"]}
+    with joined(address) as ray:
+        _run(ray, job, files, wanted, workers, folder, say)
+
+
+@contextmanager
+def joined(address: str) -> Iterator[Any]:
+    """Be a part of the Ray cluster at `address` in the block, which is given the module `ray`.
+
+    Where this process is a part of a cluster already, it stays one.
+
+    Raises:
+        InputError: Ray is not installed, or there is no such cluster.
+    """
     try:
         import ray
     except ImportError as error:
         raise InputError("--ray needs Ray, which is not installed: pip install 'vit-export[cluster]'.") from error
-    files = {entry["sha256"]: _content(entry) for entry in job["subjects"]}
-    joined = not ray.is_initialized()
-    if joined:
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise InputError(
-                f"There is no Ray cluster at {address} ({first_line(error)}): see `ray status`."
-            ) from error
+    if ray.is_initialized():
+        yield ray
+        return
+    _require_cluster(address)
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     try:
-        _run(ray, job, files, wanted, workers, folder, say)
+        yield ray
     finally:
-        if joined:
-            ray.shutdown()
+        ray.shutdown()
+
+
+def _require_cluster(address: str) -> None:
+    """Raise InputError unless a Ray cluster can be joined at `address`.
+
+    Where nobody answers, or somebody else does (the dashboard's port), Ray tries for minutes and then ends the process:
+    so another one joins first, for as long as `_JOINING`.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        if "://" not in address and port.isdecimal():
+            socket.create_connection((host.strip("[]"), int(port)), _ANSWERING).close()
+        done = subprocess.run(
+            python_command("-c", _JOIN, address),
+            capture_output=True,
+            text=True,
+            env=python_environment(),
+            timeout=_JOINING,
+            check=False,
+        )
+        reason = (done.stdout.split("\n")[-2:] or [""])[0] or "Ray ended without a word"
+    except subprocess.TimeoutExpired:
+        reason = f"what answers there let nobody join within {_JOINING} seconds"
+    except (OSError, ValueError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+    if reason != _JOINED:
+        raise InputError(f"There is no Ray cluster at {shortened(address)} ({reason.rstrip('.')}): see `ray status`.")
 
 
 def _content(entry: dict[str, Any]) -> bytes:
@@ -137,9 +188,8 @@ def _run(
                 left.append(shard)
                 continue
             if shard is not None:
-                if isinstance(found, dict):
-                    kind: type[VitExportError] = InputError if found["exit_code"] == 2 else VerificationFailed
-                    raise kind(found["error"])
+                if isinstance(found, dict) and (failed := failure(found)) is not None:
+                    raise failed
                 write_rows(found, folder / part_name(shard))
                 done += 1
                 say.progress(done, len(wanted))

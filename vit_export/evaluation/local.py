@@ -9,9 +9,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit_export.base.errors import InputError, VerificationFailed, VitExportError
+from vit_export.base.errors import VerificationFailed, VitExportError
 from vit_export.base.interrupts import heed
 from vit_export.base.python import python_command, python_environment
+from vit_export.evaluation.worker import failure
 
 if TYPE_CHECKING:
     from vit_export.base.reporting import Reporter
@@ -64,7 +65,7 @@ def _serve(job: Path, left: "queue.SimpleQueue[int]", done: "queue.SimpleQueue[A
                     answer = _asked(worker, number)
                     if answer is None:
                         break
-                    done.put(_failure(answer))
+                    done.put(failure(answer))
                     number = None
         except queue.Empty:
             return
@@ -110,10 +111,3 @@ def _asked(worker: "subprocess.Popen[str]", number: int) -> dict[str, Any] | Non
         return None
     answer: dict[str, Any] | None = json.loads(line) if line.endswith("\n") else None
     return answer
-
-
-def _failure(answer: dict[str, Any]) -> VitExportError | None:
-    if "error" not in answer:
-        return None
-    kind: type[VitExportError] = InputError if answer["exit_code"] == 2 else VerificationFailed
-    return kind(answer["error"])

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vit_export.base.errors import InputError
+from vit_export.base.files import output_errors
 from vit_export.evaluation.classes import Classes
 from vit_export.evaluation.data import Item, Shard
 from vit_export.images.read import UnreadableImage, decode_image, resize_and_crop
@@ -121,16 +122,21 @@ def packed(table: "pyarrow.Table") -> bytes:
 
 
 def write_rows(rows: bytes, path: Path) -> None:
-    """Write a Parquet file to `path`, complete or not at all, whatever ends this process or this machine."""
+    """Write a Parquet file to `path`, complete or not at all, whatever ends this process or this machine.
+
+    Raises:
+        OutputError: the disk is full, or the folder is gone or may not be written.
+    """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(unfinished, "wb") as file:
-            file.write(rows)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with output_errors(path):
+        try:
+            with open(unfinished, "wb") as file:
+                file.write(rows)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def _chunks(items: Iterator[Item]) -> Iterator[list[Item]]:

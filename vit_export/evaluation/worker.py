@@ -8,7 +8,10 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vit_export.base.errors import VitExportError
 
 _SETTINGS = {"OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
@@ -22,30 +25,45 @@ def shard_rows(job: dict[str, Any], number: int, paths: dict[str, str] | None = 
         InputError: the shard cannot be read, or a label is called like no class.
         RunnerError: a file cannot be run.
     """
+    from vit_export.base.files import input_errors
     from vit_export.evaluation.classes import Classes
     from vit_export.evaluation.data import Shard
     from vit_export.evaluation.rows import Subject, packed, rows_of
 
-    told = job["shards"][number]
-    shard = Shard(told["kind"], told["source"], tuple(told["part"]), told["columns"])
+    entry = job["shards"][number]
+    shard = Shard(entry["kind"], entry["source"], tuple(entry["part"]), entry["columns"])
     subjects = [
-        Subject(**{**entry, "path": (paths or {}).get(entry["sha256"], entry["path"])}) for entry in job["subjects"]
+        Subject(**{**known, "path": (paths or {}).get(known["sha256"], known["path"])}) for known in job["subjects"]
     ]
-    return packed(rows_of(shard, subjects, Classes(**job["classes"]), embeddings=job["embeddings"]))
+    with input_errors(shard.source):
+        return packed(rows_of(shard, subjects, Classes(**job["classes"]), embeddings=job["embeddings"]))
 
 
 def shard_done(job: dict[str, Any], number: int) -> dict[str, Any]:
-    """Evaluate shard `number` of `job` and write its rows; empty, or a sentence on why it failed."""
+    """Evaluate shard `number` of `job` and write its rows; empty, or why it failed (see `told`)."""
     from vit_export.base.errors import VitExportError
     from vit_export.evaluation.rows import write_rows
 
     try:
         write_rows(shard_rows(job, number), Path(job["folder"], part_name(number)))
     except VitExportError as error:
-        return {"error": error.written, "exit_code": error.exit_code}
-    except OSError as error:
-        return {"error": f"The rows cannot be written ({error.strerror or error}).", "exit_code": 2}
+        return told(error)
     return {}
+
+
+def told(error: "VitExportError") -> dict[str, Any]:
+    """`error` as another process is told of it, JSON-ready: what `failure` makes an error of again."""
+    return {"error": error.written, "exit_code": error.exit_code}
+
+
+def failure(answer: dict[str, Any]) -> "VitExportError | None":
+    """The error that a worker's answer tells of, None where the shard was done."""
+    from vit_export.base.errors import InputError, VerificationFailed, VitExportError
+
+    if "error" not in answer:
+        return None
+    kind: type[VitExportError] = InputError if answer["exit_code"] == InputError.exit_code else VerificationFailed
+    return kind(answer["error"])
 
 
 def part_name(number: int) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from vit_export.base.checks import whole_number
 from vit_export.base.errors import InputError
 from vit_export.base.files import input_errors
+from vit_export.base.text import counted
 from vit_export.images.pictures import ImageSet, Pictures, encoded, sha256_of_image
 from vit_export.images.read import UnreadableImage, load_image, resize_and_crop, room_for
 from vit_export.model.preprocessing import Preprocessing
@@ -83,14 +84,14 @@ def _listed(folder: str | os.PathLike[str]) -> tuple[tuple[str, ...], tuple[str,
     if not images and unread:
         raise InputError(f"The folder {root} holds {_of_other_formats(unread)}: {_PUT_IMAGES}.")
     if not images:
-        raise InputError(f"The folder {root} holds {_counted(len(files), 'file')} but no image: {_PUT_IMAGES}.")
+        raise InputError(f"The folder {root} holds {counted(len(files), 'file')} but no image: {_PUT_IMAGES}.")
     return images, unread
 
 
 def _of_other_formats(names: Iterable[str]) -> str:
     kinds = [os.path.splitext(name)[1].lower() for name in names]
     told = ", ".join(sorted(set(kinds)))
-    return f"{_counted(len(kinds), 'image')} of formats that are not read ({told}), which have to be converted first"
+    return f"{counted(len(kinds), 'image')} of formats that are not read ({told}), which have to be converted first"
 
 
 def find_images(
@@ -148,7 +149,7 @@ def split(
     used = {chooser.sha256(name) for name in chosen}
     distinct = [name for name in kept if chooser.sha256(name) not in used]
     if dropped := len(kept) - len(distinct):
-        notes.append(f"{_counted(dropped, 'held-out image')} with the same bytes as a calibration image left out.")
+        notes.append(f"{counted(dropped, 'held-out image')} with the same bytes as a calibration image left out.")
         if not distinct:
             notes.append("No image is held out.")
     if unread:
@@ -221,7 +222,7 @@ def _split_by_folders(
     if held_out and not kept:
         notes.append(f"No image is held out: the sub-folder {HELD_OUT}/ has no readable one.")
     if others := len(names) - sum(len(side) for side in of_side.values()):
-        notes.append(f"{_counted(others, 'image')} outside {REPRESENTATIVE}/ and {HELD_OUT}/ left out.")
+        notes.append(f"{counted(others, 'image')} outside {REPRESENTATIVE}/ and {HELD_OUT}/ left out.")
     return chosen, kept
 
 
@@ -269,10 +270,6 @@ def _identity(directory: str | os.PathLike[str]) -> tuple[int, int]:
 def _none_readable(folder: str, skipped: Skipped) -> InputError:
     name, reason = skipped[0]
     return InputError(
-        f"None of the {_counted(len(skipped), 'image')} in {folder} can be read (first: {name}, {reason}): "
+        f"None of the {counted(len(skipped), 'image')} in {folder} can be read (first: {name}, {reason}): "
         "replace them or give another folder."
     )
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -11,6 +11,7 @@ from typing import Any
 from vit_export.base.checks import is_whole
 from vit_export.base.errors import InputError
 from vit_export.base.json_file import parse_json
+from vit_export.base.text import counted
 from vit_export.model.spec import MAX_CLASSES
 
 IMAGENET = "imagenet"
@@ -99,7 +100,7 @@ def check_labels(labels: Sequence[str], num_classes: int | None, source: str = "
         return
     if num_classes is None:
         raise InputError(
-            f"{source} holds {_counted(count, 'label')}, but a model without classifier has no classes: leave it out."
+            f"{source} holds {counted(count, 'label')}, but a model without classifier has no classes: leave it out."
         )
     if count == num_classes + 1:
         advice = (
@@ -109,7 +110,7 @@ def check_labels(labels: Sequence[str], num_classes: int | None, source: str = "
     else:
         advice = "give the labels of the data that this classifier was trained on, one for each class"
     raise InputError(
-        f"{source} holds {_counted(count, 'label')}, the model has {_counted(num_classes, 'class')}: {advice}."
+        f"{source} holds {counted(count, 'label')}, the model has {counted(num_classes, 'class')}: {advice}."
     )
 
 
@@ -219,8 +220,3 @@ def _checked(labels: Sequence[Any], name: str, unit: str, first: int) -> tuple[s
             )
         result.append(stripped)
     return tuple(result)
-
-
-def _counted(count: int, noun: str) -> str:
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{count} {noun if count == 1 else plural}"

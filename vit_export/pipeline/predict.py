@@ -14,7 +14,7 @@ from vit_export.base.checks import whole_number
 from vit_export.base.errors import InputError
 from vit_export.base.files import input_errors, shortened
 from vit_export.base.reporting import Reporter, Silent
-from vit_export.images.read import load_pixels
+from vit_export.images.read import UnreadableImage, load_pixels, room_for
 from vit_export.images.split import list_images
 from vit_export.model.artifact import Format, InputKind, TensorSpec
 from vit_export.model.input_kinds import feed
@@ -39,7 +39,8 @@ class Predictions:
 
     `images` has one entry an image, JSON-ready: its path as `image`, and `classes` (index, label or None, probability,
     the largest first), `values` of a regression, or of an embedding its `size`, `norm`, `first` numbers and the
-    `nearest` others (image, cosine). `notes` are what to know of them.
+    `nearest` others (image, cosine). `notes` are what to know of them. `unreadable` has the path of each image that has
+    no answer, and why it cannot be read.
     """
 
     file: str
@@ -48,6 +49,7 @@ class Predictions:
     images: tuple[dict[str, Any], ...]
     assumed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    unreadable: tuple[tuple[str, str], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict."""
@@ -84,15 +86,13 @@ def predict(
     `top` is how many classes, or nearest images, each answer has.
 
     Raises:
-        InputError: the file is no model, does not say what it takes, or an image cannot be read.
+        InputError: the file is no model, does not say what it takes, or not one image can be read.
         RunnerError: its runtime cannot run the file, or its answers are no numbers.
     """
     whole_number("top", top, 1)
     whole_number("threads", threads, 1, MAX_THREADS)
     subject = _subject(file, reference, input, reporter or Silent())
-    paths = _images(images)
-    # All of them before anything runs: one that cannot be read is known at once.
-    pixels = load_pixels(paths, subject.preprocessing)
+    paths, pixels, unreadable = _readable(_images(images), subject.preprocessing)
     with RunnerProcess(subject.path, subject.format, threads, output=subject.output) as process:
         rows = [
             process.run(feed(pixels[at : at + _AT_ONCE], subject.input, subject.preprocessing))
@@ -102,7 +102,7 @@ def predict(
     for path, row in zip(paths, found, strict=True):
         if not np.isfinite(row).all():
             raise RunnerError(f"{subject.path.name} answers {shortened(path)} with NaN or infinity: verify the file.")
-    return _told(subject, paths, found, top)
+    return replace(_told(subject, paths, found, top), unreadable=unreadable)
 
 
 def _images(given: Sequence[str | os.PathLike[str]]) -> list[Path]:
@@ -113,6 +113,30 @@ def _images(given: Sequence[str | os.PathLike[str]]) -> list[Path]:
     if not found:
         raise InputError("There is no image to predict: give image files, or a folder of them.")
     return found
+
+
+def _readable(
+    paths: Sequence[Path], preprocessing: Preprocessing
+) -> tuple[list[Path], np.ndarray, tuple[tuple[str, str], ...]]:
+    """The images that can be read, their pixels [n, height, width, 3], and the others as (path, reason)."""
+    good, pixels = list[Path](), room_for(len(paths), preprocessing.image_sides)
+    unreadable = list[UnreadableImage]()
+    for path in paths:
+        try:
+            (pixels[len(good)],) = load_pixels([path], preprocessing)
+        except UnreadableImage as error:
+            unreadable.append(error)
+        else:
+            good.append(path)
+    if not good:
+        first = unreadable[0]
+        if len(unreadable) == 1:
+            raise first
+        raise InputError(
+            f"None of the {len(paths)} images can be read (first: {shortened(first.path)}, {first.reason}): give "
+            "others."
+        )
+    return good, pixels[: len(good)], tuple((error.path, error.reason) for error in unreadable)
 
 
 def _subject(file: Any, reference: str | Path | None, input: InputKind | None, say: Reporter) -> _Subject:

@@ -72,18 +72,18 @@ class ExportRequest:
 
     def __post_init__(self) -> None:
         replaced: dict[str, object] = {
-            "output": _path("output", self.output),
-            "returns": _chosen("returns", self.returns, tuple(RETURNS)),
-            "formats": _chosen("formats", self.formats, tuple(FORMATS)),
-            "precisions": _chosen("precisions", self.precisions, tuple(PRECISIONS)),
-            "verify_on": _listed("verify_on", self.verify_on, "a list of places"),
+            "output": path_of("output", self.output),
+            "returns": chosen("returns", self.returns, tuple(RETURNS)),
+            "formats": chosen("formats", self.formats, tuple(FORMATS)),
+            "precisions": chosen("precisions", self.precisions, tuple(PRECISIONS)),
+            "verify_on": listed("verify_on", self.verify_on, "a list of places"),
         }
         if not replaced["precisions"]:
             raise InputError(f"precisions is empty, expected some of {', '.join(PRECISIONS)}.")
         if self.calibration is not None:
-            replaced["calibration"] = _path("calibration", self.calibration)
+            replaced["calibration"] = path_of("calibration", self.calibration)
         if self.labels is not None:
-            replaced["labels"] = _listed("labels", self.labels, "a list with the name of each class")
+            replaced["labels"] = listed("labels", self.labels, "a list with the name of each class")
         for name, value in replaced.items():
             object.__setattr__(self, name, value)
         if self.name is not None:
@@ -174,7 +174,8 @@ class VerifyRequest:
     gpu_precision: GpuPrecision | None = None
 
 
-def _path(name: str, value: object) -> Path:
+def path_of(name: str, value: object) -> Path:
+    """`value`, called `name`, as a path; InputError where it can be none."""
     if isinstance(value, str | Path) and str(value):
         try:
             if b"\0" not in os.fsencode(value):
@@ -184,7 +185,7 @@ def _path(name: str, value: object) -> Path:
     raise InputError(f"{name} is {value!r}, expected the path of a folder.")
 
 
-def _listed(name: str, values: object, expected: str) -> tuple[Any, ...]:
+def listed(name: str, values: object, expected: str) -> tuple[Any, ...]:
     """`values` as a tuple; text, which Python would take apart into letters, is no list."""
     if isinstance(values, str | bytes | Path) or not isinstance(values, Iterable):
         hint = f": give [{values!r}]" if isinstance(values, str) else ""
@@ -192,9 +193,9 @@ def _listed(name: str, values: object, expected: str) -> tuple[Any, ...]:
     return tuple(values)
 
 
-def _chosen(name: str, values: object, known: tuple[str, ...]) -> tuple[Any, ...]:
+def chosen(name: str, values: object, known: tuple[str, ...]) -> tuple[Any, ...]:
     """`values` as a tuple of some of `known`, each once."""
-    found = _listed(name, values, f"a list of some of {', '.join(known)}")
+    found = listed(name, values, f"a list of some of {', '.join(known)}")
     for value in found:
         if value not in known:
             guess = nearest(value, known) if isinstance(value, str) else None

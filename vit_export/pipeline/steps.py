@@ -74,8 +74,10 @@ class ExportResult:
         return () if self.verification is None else tuple(self.verification.failures)
 
 
-def export(request: ExportRequest, reporter: Reporter | None = None, *, commands: Sequence[str] = ()) -> ExportResult:
-    """Build, save, convert, verify and report as `request` asks.
+def export(
+    request: ExportRequest, reporter: Reporter | None = None, *, commands: Sequence[str] = (), latency: bool = True
+) -> ExportResult:
+    """Build, save, convert, verify and report as `request` asks; without `latency` nothing is timed.
 
     The files appear in `request.output` together, when all of them are complete, with a report that says 'not
     verified'; verification follows. With `overwrite`, files that earlier reports there list and that were made of
@@ -106,7 +108,7 @@ def export(request: ExportRequest, reporter: Reporter | None = None, *, commands
         verification = None
         if request.verify and made.artifacts and made.data is not None:
             try:
-                verification = _verify(request, made, checkpoint, made.data, say)
+                verification = _verify(request, made, checkpoint, made.data, say, latency=latency)
             except BaseException:
                 say.note(
                     f"Ended before verification did: the files in {request.output}/ are complete, but not verified."
@@ -328,13 +330,20 @@ def _save(
 
 
 def _verify(
-    request: ExportRequest, made: _Made, checkpoint: Checkpoint | None, data: DataSplit, say: Reporter
+    request: ExportRequest,
+    made: _Made,
+    checkpoint: Checkpoint | None,
+    data: DataSplit,
+    say: Reporter,
+    *,
+    latency: bool,
 ) -> "Verification":
     from vit_export.verification.verifier import VerifyOptions, verify
 
     options = VerifyOptions(
         threads=request.threads,
         trained=made.record.trained,
+        latency=latency,
         known_outputs=made.spot_check,
         places=_places(request),
     )
