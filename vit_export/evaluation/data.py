@@ -20,8 +20,11 @@ from vit_export.base.errors import InputError, first_line
 from vit_export.base.files import input_errors, shortened
 from vit_export.images.split import EXTENSIONS, list_images
 
-IMAGES = 512
-"""Images of a shard, of folders and (at least, as row groups have it) of Parquet; a tar is a shard."""
+IMAGES = 128
+"""Images of a shard, of folders and (at least, as row groups have it) of Parquet; a tar is a shard.
+
+Few, so that a data set of some hundred images has work for several workers, and little is lost with one of them.
+"""
 ROWS = 64
 """Rows of a Parquet file that are in memory at once."""
 

@@ -34,7 +34,8 @@ MAX_NEIGHBOURS = 1000
 TRAINING = "train"
 """The folder of the training images' rows, in that of the others."""
 
-_VERSION = 1
+_VERSION = 2
+"""Of what a shard holds and its rows say: parts of different ones are not mixed."""
 _RUNTIMES = ("ai-edge-litert", "onnxruntime", "tensorflow", "pillow", "numpy")
 
 
@@ -208,6 +209,7 @@ def _begin(folder: Path, job: dict[str, Any]) -> None:
     except ValueError as error:
         raise InputError(f"{shortened(path)} is damaged: give a new folder to --resume.") from error
     told = {
+        "version": "another release",
         "data": "other data",
         "subjects": "other files",
         "classes": "other classes",
