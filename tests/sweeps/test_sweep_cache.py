@@ -215,3 +215,20 @@ def test_what_is_typed_wins_over_the_plan_and_the_exit_code_says_what_could_not_
     ):
         done = CliRunner().invoke(main, ["sweep", *words])
         assert (done.exit_code, told in done.stderr) == (2, True), done.stderr
+
+
+def test_where_nothing_could_be_made_that_is_the_record(go, tmp_path):
+    (tmp_path / "damaged.npz").write_bytes(b"PK\3\4 and no more")
+    assert go(tmp_path / "damaged.npz") == ()
+    record = go.result.to_dict()
+    assert {cell["status"] for cell in record["cells"]} == {"refused"}
+    assert (record["front"], record["ship"]["id"]) == ([], None)
+    assert (tmp_path / "out" / "sweep.html").is_file()
+    assert not go.result.passed
+
+
+def test_a_password_in_an_address_is_in_no_record(go, tmp_path):
+    assert go("https://me:secret@127.0.0.1:1/runs/best.npz", data=None) == ()
+    assert [cell["weights"] for cell in go.result.cells] == ["https://127.0.0.1:1/runs/best.npz"] * 2
+    for name in ("sweep.json", "sweep.html"):
+        assert "secret" not in (tmp_path / "out" / name).read_text()

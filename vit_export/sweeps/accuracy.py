@@ -27,7 +27,7 @@ class Measure:
     identity: Mapping[str, Any]
 
     @classmethod
-    def of(cls, request: SweepRequest) -> "Measure | None":
+    def of(cls, request: SweepRequest, say: Reporter) -> "Measure | None":
         """The measure of `request`, None where it names no data.
 
         Raises:
@@ -40,8 +40,8 @@ class Measure:
             from vit_export.model.labels import read_labels
 
             labels = key_of(labels=read_labels(labels))
-        train = None if request.train is None else identity_of_data(open_data(request.train))
-        data = identity_of_data(open_data(request.data))
+        train = None if request.train is None else identity_of_data(open_data(request.train), say)
+        data = identity_of_data(open_data(request.data), say)
         return cls(request, {"data": data, "labels": labels, "knn": request.knn, "train": train})
 
     @property

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vit_export.base.files import digest_of_file, input_errors
-from vit_export.base.interrupts import heed
 from vit_export.base.machine import cpu
+from vit_export.base.reporting import Reporter
 from vit_export.base.signal import json_ready
 from vit_export.base.versions import PACKAGES, versions
 from vit_export.evaluation.data import DataSet
@@ -50,7 +50,7 @@ def identity_of_images(images: DataSplit) -> dict[str, Any]:
     return {name: {"files": list(side.files), "digest": side.digest} for name, side in sides.items()}
 
 
-def identity_of_data(data: DataSet) -> str:
+def identity_of_data(data: DataSet, say: Reporter) -> str:
     """The digest of a data set: of its files' bytes; names and sizes alone where they have an address."""
     files: dict[str, None] = {}  # a file may be the source of several shards
     for shard in data.shards:
@@ -59,8 +59,8 @@ def identity_of_data(data: DataSet) -> str:
         )
         files |= dict.fromkeys(name for name in names if "://" not in name)
     digest = hashlib.sha256(data.digest.encode())
-    for name in files:
-        heed()
+    for number, name in enumerate(files):
+        say.progress(number, len(files))
         with input_errors(name):
             digest.update(digest_of_file(Path(name)).encode())
     return digest.hexdigest()

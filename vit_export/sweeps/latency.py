@@ -5,6 +5,7 @@ from typing import Any
 
 from vit_export.base.errors import VitExportError
 from vit_export.base.reporting import Reporter
+from vit_export.base.text import counted
 from vit_export.runtimes.benchmark import bench
 from vit_export.sweeps.cell import Outcome
 from vit_export.sweeps.keys import code, identity_of_machine, key_of
@@ -18,18 +19,19 @@ def latencies(outcomes: Mapping[str, Outcome], threads: int, store: Store, say: 
     Times of one run are of one state of the machine. So they are kept together, and where a file is new, all are
     measured again.
     """
-    files = {id: outcome["sha256"][outcome["file"]] for id, outcome in outcomes.items()}
-    key = key_of(files=files, threads=threads, machine=identity_of_machine(), code=code())
-    if (known := store.read(store.folder / LATENCY, key)) is not None:
-        return known
+    digests = {id: outcome["sha256"][outcome["file"]] for id, outcome in outcomes.items()}
+    key = key_of(threads=threads, machine=identity_of_machine(), code=code())
+    known = store.read(store.folder / LATENCY, key) or {}
+    if all(digest in known for digest in digests.values()):
+        return {id: known[digest] for id, digest in digests.items()}
     paths = {id: store.cell(id) / outcome["file"] for id, outcome in outcomes.items()}
-    say.step(f"Measuring latency: {len(paths)} files take turns")
-    found = {}
+    say.step(f"Measuring latency: {counted(len(paths), 'file')}, taking turns")
     try:
         rows = {row.path: row for row in bench([*paths.values()], threads=threads, reporter=Within(say)).files}
     except VitExportError as error:  # of hours of work it is the last step
         say.note(f"Latency could not be measured: {error}")
         return {}
+    found = {}
     for id, path in paths.items():
         row = rows[str(path)]
         if row.latency is not None:
@@ -39,4 +41,5 @@ def latencies(outcomes: Mapping[str, Outcome], threads: int, store: Store, say: 
             found[id] = {"ms": row.latency.median_ms / batch, "low_ms": low, "high_ms": high}
         elif row.error:
             say.note(f"{id} has no latency: {row.error}")
-    return store.write(store.folder / LATENCY, key, found)
+    store.write(store.folder / LATENCY, key, {digests[id]: times for id, times in found.items()})
+    return found

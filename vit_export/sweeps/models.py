@@ -16,7 +16,7 @@ from vit_export.sweeps.plan import SweepRequest
 from vit_export.weights.checkpoint import Checkpoint
 from vit_export.weights.naming import own_name
 from vit_export.weights.open import open_checkpoint
-from vit_export.weights.remote.fetch import is_remote
+from vit_export.weights.remote.fetch import is_remote, shown
 
 _SEED = 0
 _DIGESTS = ("sha256", "other_files", "revision")
@@ -25,7 +25,7 @@ _DIGESTS = ("sha256", "other_files", "revision")
 
 @dataclass(frozen=True)
 class Model:
-    """One model at one size: its `name` in the sweep, `given` as the user did, `location` as it is opened again.
+    """One model at one size: its `name` in the sweep, where it is as `given` (no password in it), and as it is opened.
 
     `location` is None for random weights. `record` says what it is and `identity`, JSON-ready, which weights it has;
     where it cannot be exported both are missing and `problem` is the sentence why.
@@ -87,28 +87,28 @@ def _opened(
     given: str, name: str, size: ImageSize | None, request: SweepRequest, say: Reporter
 ) -> tuple[Model, Sequence[str]]:
     """A model at `size`, its own where None, and what is to be noted of it."""
-    returns = ("features",) if request.features else ()
+    returns, told = ("features",) if request.features else (), shown(given)
     if given in VARIANTS:
         spec = ViTSpec.of(given, **({} if size is None else {"image_size": size}))
         record = ModelRecord.random(spec.returning(returns or tuple(spec.outputs)), _SEED)
-        return Model(name, given, None, spec.image_size, record, {"random": _SEED}), ()
+        return Model(name, told, None, spec.image_size, record, {"random": _SEED}), ()
     try:
         checkpoint = _checkpoint(given, size, say)
         spec = checkpoint.returning(returns)
     except VitExportError as error:
-        return Model(name, given, given, size, problem=error.written), ()
+        return Model(name, told, given, size, problem=error.written), ()
     wanted = spec if size is None else spec.with_(image_size=size)  # a size it cannot have is refused before all else
     try:
         identity = _identity(checkpoint)
         checkpoint = checkpoint.named(name).adapted(wanted.with_(name=name)).described()
     except VitExportError as error:
-        return Model(name, given, given, size, problem=error.written), ()
+        return Model(name, told, given, size, problem=error.written), ()
     record = checkpoint.stated
     revision = record.weights.get("revision")
     pinned = given.lower().startswith("hf:") and isinstance(revision, str)
     location = f"{given.partition('@')[0]}@{revision}" if pinned else given
     return (
-        Model(name, given, location, wanted.image_size, record, identity),
+        Model(name, told, location, wanted.image_size, record, identity),
         (*checkpoint.notes, *assumptions_told(record)),
     )
 

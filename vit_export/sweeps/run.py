@@ -14,6 +14,7 @@ from vit_export.base.machine import cpu
 from vit_export.base.packages import require_tensorflow
 from vit_export.base.reporting import Reporter, Silent
 from vit_export.base.signal import json_ready
+from vit_export.base.text import without_secrets
 from vit_export.base.versions import versions
 from vit_export.base.wording import worded
 from vit_export.model.artifact import Format, InputKind, PlannedFile, Precision
@@ -173,7 +174,7 @@ def run(request: SweepRequest, reporter: Reporter | None = None) -> SweepResult:
     _require_measurable(request, models)
     if request.data is not None:
         say.step("Reading the data")
-    measure = Measure.of(request)
+    measure = Measure.of(request, say)
     if request.adds_reference:
         say.note("Accuracy is counted against float32 files, so they are made too.")
     with claimed(request.output, say.note):
@@ -323,7 +324,8 @@ def _evaluated(
     for number, (label, group) in enumerate(groups.items(), 1):
         say.step(f"Accuracy of {label} on {measure.request.data} ({number} of {len(groups)})")
         found |= evaluated(measure, group, outcomes, store, Within(say))
-    store.clear_rows()
+    if not any("problem" in told for told in found.values()):
+        store.clear_rows()
     return found
 
 
@@ -370,7 +372,7 @@ def _record(
     if measure is not None:
         counted = [found for found in evaluations.values() if "images" in found]
         sizes = {name: counted[0][name] if counted else 0 for name in ("images", "labelled")}
-        evaluation = {"data": request.data, "metric": measure.metric, **sizes}
+        evaluation = {"data": without_secrets(request.data or ""), "metric": measure.metric, **sizes}
     ready: list[dict[str, Any]] = json_ready(cells)
     record = {
         "schema_version": SCHEMA_VERSION,
