@@ -167,10 +167,10 @@ def _massive(source, size):
     return Changed(source, {name: bias})
 
 
-def _verified(bench, *places, artifact=None):
+def _verified(bench, *places, artifact=None, kind="tflite float32"):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processes, "RunnerProcess", InProcess)
-        files = [artifact or bench.good("tflite float32")]
+        files = [artifact or bench.good(kind)]
         options = verifier.VerifyOptions(latency=False, places=places)
         return verifier.verify(bench.reference, files, bench.pictures, options)
 
@@ -197,6 +197,31 @@ def test_values_that_leave_16_bits_are_told_without_a_gpu(tmp_path, name):
     assert found.passed
     (warning,) = (text for text in found.warnings if "16-bit" in text)
     assert says in warning
+
+
+def _large_unit(source):
+    """One unit inside the MLP of layer 2 beyond 65504, whose weights are not: a file of 16-bit floats holds them."""
+    prefix = "encoder/layer_2/mlp"
+    kernel, bias = source.read(f"{prefix}/dense_1/kernel").copy(), source.read(f"{prefix}/dense_1/bias").copy()
+    kernel[:, 3], bias[3] = 5e4, 5e4
+    return Changed(source, {f"{prefix}/dense_1/kernel": kernel, f"{prefix}/dense_1/bias": bias})
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_large_unit, "encoder layer 2's MLP reaches"),
+        (lambda s: _scaled(s, 3e4), "the patch embedding reaches"),
+        (*FAULTS["a residual stream of 4e-6"],),
+    ],
+)
+def test_values_of_a_float16_onnx_file_that_leave_16_bits_are_told(tmp_path, change, says):
+    """ONNX Runtime computes them in 32 bits here, and in 16 on GPUs and NPUs."""
+    found = _verified(_bench(tmp_path, change), CPU, kind="onnx float16")
+    (warning,) = (text for text in found.warnings if "16-bit" in text)
+    assert says in warning
+    assert warning.startswith("onnx float16: ")
 
 
 @pytest.mark.thorough
@@ -245,10 +270,19 @@ def test_a_fit_that_is_none_does_nothing(told):
     assert not Fit.from_dict(told)
 
 
-def _fitted(bench, folder):
+def _fitted(bench, folder, kind="tflite float32"):
     fit = fit_of(bench.source, bench.pictures.normalized(2))
     record = bench.record.saying(half_range=fit.to_dict())
-    return bench.export("tflite float32", folder / "fitted.tflite", FittedParameters(bench.source, fit), record)
+    return bench.export(kind, folder / f"fitted.{kind.split()[0]}", FittedParameters(bench.source, fit), record)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", [name for name in FAULTS if "branch" not in name])
+def test_float16_onnx_files_are_fitted(tmp_path, name):
+    bench = _bench(tmp_path, FAULTS[name][0])
+    found = _verified(bench, CPU, artifact=_fitted(bench, tmp_path, "onnx float16"))
+    assert found.passed, found.failures
+    assert not [text for text in found.warnings if "16-bit" in text]
 
 
 # On the GPU
