@@ -27,7 +27,8 @@ LEAVES = Fault(
 def findings_in(facts: FileFacts, record: Mapping[str, Any] | None) -> list[Finding]:
     """The finding for a file of ours whose values leave the 16-bit floats that it meets (`half_range.meets_half`).
 
-    On the photographs of scikit-image. None of another tool's file, whose pixels nobody knows, or where it cannot be run: that is told elsewhere.
+    On the photographs of scikit-image. None of another tool's file, whose pixels nobody knows, or where it cannot be
+    run: that is told elsewhere.
     """
     if record is None or not meets_half(facts.format, record["precision"]):
         return []

@@ -1,8 +1,8 @@
 """Whether what a file computes fits the 16-bit floats of a GPU, told from a run on the CPU, which computes in 32 bits.
 
 What was found by running .tflite files on LiteRT's GPU (docs/gpu.md): whatever an operator hands on must fit, or the
-outputs are NaN. Inside a LayerNorm it computes in 32 bits: squares of the residual stream may overflow, and its variance
-may be smaller than any 16-bit float. A float16 .onnx file says itself which values are of 16 bits.
+outputs are NaN. Inside a LayerNorm it computes in 32 bits: squares of the residual stream may overflow, and its
+variance may be smaller than any 16-bit float. A float16 .onnx file says itself which values are of 16 bits.
 """
 
 import re
@@ -75,12 +75,17 @@ def beyond_half(path: Path, process: RunnerProcess, fed: np.ndarray) -> Beyond |
 
 
 def explained(file: FileResult, place: Place, beyond: Beyond | None) -> FileResult:
-    """`file` with the reason why its outputs are wrong at `place`, where that is the range of 16-bit floats."""
+    """`file` with the reason why its outputs are wrong at `place`, where that is the range of 16-bit floats.
+
+    On a CPU some operators of a float16 .onnx file round to 16 bits too.
+    """
     broken = {check.name for check in file.checks if not check.passed}
-    if beyond is None or place.precision != "float16" or not broken & {"finite", "worst_difference", "cosine", "sqnr"}:
+    rounds = place.precision == "float16" or file.artifact.format == "onnx"
+    if beyond is None or not rounds or not broken & {"finite", "worst_difference", "cosine", "sqnr"}:
         return file
     what = "overflows 16 bits" if beyond.overflows else "vanishes in 16 bits"
-    return replace(file, causes=(Cause("half_range", f"{what} on a GPU: {beyond}"),))
+    where = " on a GPU" if place.precision else ""
+    return replace(file, causes=(Cause("half_range", f"{what}{where}: {beyond}"),))
 
 
 def _tflite_places(path: Path, largest: Mapping[int, float]) -> Iterator[tuple[str, float]]:
