@@ -1,11 +1,12 @@
 """Every .tflite precision and scheme on the CPU and on LiteRT's GPU in 16 and in 32 bits, against the float32 file.
 
-    python benchmarks/gpu.py [--weights CHECKPOINT] [--variant vit_s32] [--schemes float32,float16,dynamic,static,full]
-                             [--images 3] [--json FILE]
+    python benchmarks/gpu.py [--weights CHECKPOINT] [--variant vit_s32] [--images 3] [--json FILE]
+                             [--schemes float32,float16,dynamic,static,full,w8a16]
 
-The files are made as a user would make them; the GPU is this machine's, or in software (`make gpu`). A cell is the
-signal to quantization noise in dB of the worst of a few photographs that calibrated nothing, and how many operators
-stay on the CPU, where any do. Times are of a GPU in software and tell nothing: none is shown.
+The files are made as a user would make them, and compared with the first of them; the GPU is this machine's, or in
+software (`make gpu`). A cell is the signal to quantization noise in dB of the worst of a few photographs that
+calibrated nothing, and how many operators stay on the CPU, where any do. Times are of a GPU in software and tell
+nothing: none is shown.
 """
 
 import json
@@ -73,7 +74,7 @@ def row(artifact: Artifact, pictures: Pictures, wanted: np.ndarray | None) -> tu
 @click.command()
 @click.option("--weights", help="A checkpoint, as of --weights of an export; without, random weights of --variant.")
 @click.option("--variant", default="vit_s32", show_default=True, type=click.Choice(list(VARIANTS)))
-@click.option("--schemes", default="float32,float16,dynamic,static,full", show_default=True)
+@click.option("--schemes", default="float32,float16,dynamic,static,full,w8a16", show_default=True)
 @click.option("--images", default=3, show_default=True)
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the table there.")
 def main(weights: str | None, variant: str, schemes: str, images: int, json_file: Path | None) -> None:

@@ -14,7 +14,7 @@ from vit_export.model.parameters import parameter_specs
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.spec import ViTSpec
 from vit_export.model.variants import Variant
-from vit_export.runtimes.interior import largest_magnitudes
+from vit_export.runtimes.magnitudes import largest_magnitudes
 from vit_export.runtimes.places import CPU
 from vit_export.runtimes.process import RunnerProcess
 from vit_export.runtimes.runner import open_runner
@@ -107,7 +107,7 @@ class InProcess(RunnerProcess):
         if request == "memory":
             return 1, None, 1
         if request == "largest":
-            return largest_magnitudes(self.path, self.inputs[0], *arguments)
+            return largest_magnitudes(self._runner, *arguments)
         found = getattr(self._runner, request)(*arguments)
         return found if request == "time" else (found, 0.0)
 

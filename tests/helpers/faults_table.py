@@ -20,9 +20,10 @@ class Fault:
     """One fault: what it is, how it is made, which checks must fail, and what must name it.
 
     No check but `fails` and those of `may` fails. `cause` is the name of the only cause that fits, `departs` the first
-    point of the network that is off, `says` a pattern that the sentence of a failed check matches; at least one is
-    given. `bench` is the reference it is made of. `missed` says why verification cannot tell it yet.
-    `slow` is for what is much like another fault, made elsewhere or in another kind of file.
+    point of the network that is off, `says` a pattern that the sentence of a failed check matches, `warns` one that a
+    warning matches where no check fails; at least one is given. `bench` is the reference it is made of, `place` where
+    it is run. `missed` says why verification cannot tell it yet. `slow` is for what is much like another fault, made
+    elsewhere or in another kind of file.
     """
 
     name: str
@@ -31,13 +32,15 @@ class Fault:
     cause: str | None = None
     departs: str | None = None
     says: str | None = None
+    warns: str | None = None
     may: frozenset[str] = frozenset()
     bench: str = "toy"
+    place: str = "cpu"
     missed: str = ""
     slow: bool = False
 
     def __post_init__(self) -> None:
-        assert self.cause or self.departs or self.says, f"{self.name}: nothing names it"
+        assert self.cause or self.departs or self.says or self.warns, f"{self.name}: nothing names it"
 
 
 def only(*names: str) -> frozenset[str]:

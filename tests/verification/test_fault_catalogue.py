@@ -13,11 +13,14 @@ from helpers.faults_bench import BENCHES, LABELS, Bench, toy_bench
 from helpers.faults_table import SPEC, Fault
 
 from vit_export.model.saved_model import describe_saved_model
+from vit_export.runtimes.places import GPU, PLACES
 from vit_export.runtimes.runner import open_runner
 from vit_export.verification import processes, verifier
 from vit_export.verification.layers import follow
 
 pytestmark = pytest.mark.thorough
+
+NO_GPU = GPU.available()
 
 GOOD = (
     ("onnx float32", {}),
@@ -95,7 +98,7 @@ def tally(request):
 
 @pytest.fixture(scope="module")
 def verified(tmp_path_factory, request):
-    """The FileResult of a fault; those of one reference are verified together, as far as they are asked for."""
+    """The FileResult of a fault and all warnings; what is of one reference is verified together, if it is asked for."""
     benches: dict[str, Bench] = {}
     found = {}
     given = (_parameters(item).get("fault") for item in request.session.items)  # other files have faults of their own
@@ -107,13 +110,13 @@ def verified(tmp_path_factory, request):
                 raise RuntimeError("Verifying the faults of this reference ended in the error that another test shows.")
             bench = benches[fault.bench] = BENCHES[fault.bench](tmp_path_factory.mktemp(fault.bench))
             wanted = [other for other in FAULTS if other.bench == fault.bench and other.name in asked]
-            for located in (False, True):
-                some = [other for other in wanted if bool(other.departs) == located]
+            for located, place in {(bool(other.departs), other.place): None for other in wanted}:
+                some = [other for other in wanted if (bool(other.departs), other.place) == (located, place)]
                 files = [other.make(bench, _path(bench, other)) for other in some]
-                if files:
-                    result = _verify(bench, files, locate=located)
-                    assert result.reference.passed
-                    found.update({other.name: file for other, file in zip(some, result.files, strict=True)})
+                result = _verify(bench, files, locate=located, place=place)
+                assert result.reference.passed
+                for other, file in zip(some, result.files, strict=True):
+                    found[other.name] = file, result.warnings
         return found[fault.name]
 
     return file_of
@@ -128,14 +131,15 @@ def _path(bench, fault):
     return bench.folder / f"{re.sub(r'[^a-z0-9]+', '_', fault.name.lower())}.{suffix}"
 
 
-def _verify(bench, files, *, locate=False):
+def _verify(bench, files, *, locate=False, place="cpu"):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processes, "RunnerProcess", InProcess)
         # Layers are compared on one image and with one reference in memory: else a file takes seconds.
         patch.setattr(follow, "IMAGES", 1)
         patch.setattr(follow, "ReferenceStream", lru_cache(maxsize=1)(follow.ReferenceStream))
         patch.setattr(follow, "open_runner", _opener())
-        options = verifier.VerifyOptions(trained=bench.trained, latency=False, locate=locate)
+        places = (PLACES[place],)
+        options = verifier.VerifyOptions(trained=bench.trained, latency=False, locate=locate, places=places)
         return verifier.verify(bench.reference, files, bench.pictures, options)
 
 
@@ -146,7 +150,9 @@ def _opener():
 
 
 def _case(fault: Fault):
-    marks = [pytest.mark.slow] if fault.slow else []
+    marks = [pytest.mark.slow] if fault.slow or fault.place != "cpu" else []
+    if fault.place != "cpu":
+        marks.append(pytest.mark.skipif(NO_GPU is not None, reason=str(NO_GPU)))
     if fault.missed:
         marks.append(pytest.mark.xfail(reason=fault.missed, raises=AssertionError, strict=True))
     return pytest.param(fault, id=fault.name, marks=marks)
@@ -155,12 +161,13 @@ def _case(fault: Fault):
 @pytest.mark.parametrize("fault", [*map(_case, FAULTS)])
 def test_a_fault_is_caught_and_named(fault, verified, tally):
     tally.injected.add(fault.name)
-    file = verified(fault)
+    file, warnings = verified(fault)
     failed = {check.name for check in file.checks if not check.passed}
-    caught = not file.passed and fault.fails <= failed
+    warned = fault.warns is not None and any(re.search(fault.warns, sentence) for sentence in warnings)
+    caught = fault.fails <= failed and (not file.passed if fault.warns is None else warned)
     if caught:
         tally.caught.add(fault.name)
-    assert caught, (sorted(failed), file.failures)
+    assert caught, (sorted(failed), file.failures, warnings)
     # Where weights are wrong the constants are, whatever else shows it.
     assert failed <= fault.fails | fault.may | {"constants", "attributes"}, file.failures
     causes = tuple(cause.name for cause in file.causes)

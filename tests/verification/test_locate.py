@@ -17,6 +17,7 @@ from vit_export.model.input_kinds import feed
 from vit_export.model.saved_model import write_saved_model
 from vit_export.onnx import stream as weights
 from vit_export.onnx import write_int8_onnx, write_onnx
+from vit_export.runtimes import onnx_interior
 from vit_export.runtimes.runner import RunnerError
 from vit_export.tflite.int8 import write_int8_tflite
 from vit_export.tflite.quantize import modes_of
@@ -221,7 +222,7 @@ def test_a_large_file_and_one_with_external_data(files, saved_model, images, tmp
         external = write_onnx(source, record_of(SPEC), tmp_path / "external.onnx")
     assert len(external.extra_files) == 1
     assert locate(saved_model, external, images[:1], images[:1]).departs == where
-    monkeypatch.setattr(onnx_files, "IN_MEMORY", 0)
+    monkeypatch.setattr(onnx_interior, "IN_MEMORY", 0)
     monkeypatch.setattr(onnx_files, "AT_ONCE", 1 << 16)  # so that there are several sessions
     assert locate(saved_model, files(source, "onnx float32"), images[:1], images[:1]).departs == where
 

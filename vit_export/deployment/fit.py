@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from vit_export.base.lazy import Tensors
-from vit_export.deployment.graph import TFLITE, Graph
+from vit_export.deployment.graph import ONNX, Graph
 from vit_export.deployment.half_range import EXPONENTS, Fit
-from vit_export.deployment.rewrites import folded_parameters
+from vit_export.deployment.rewrites import plain_parameters
 from vit_export.model.parameters import ParameterSource, layer_name
 
 MOST, LEAST = 2.0**15, 2.0**-10
@@ -27,11 +27,11 @@ def fit_of(source: ParameterSource, images: np.ndarray) -> Fit:
     import tensorflow as tf
 
     spec = source.spec
-    graph = _Watching(spec, _Read(folded_parameters(source)), TFLITE, batch=1)
-    for image in images:
-        tokens = graph.noted(graph.embed(tf.constant(image[np.newaxis])))
-        for index in range(spec.num_layers):
-            tokens = graph.encoder_layer(tokens, layer_name(index), last=False)
+    # All images at once, and nothing folded: the parameters are read once, and as they are.
+    graph = _Watching(spec, _Read(plain_parameters(source)), ONNX, batch=len(images))
+    tokens = graph.noted(graph.embed(tf.constant(images)))
+    for index in range(spec.num_layers):
+        tokens = graph.encoder_layer(tokens, layer_name(index), last=False)
     values = {layer: n for layer, size in graph.values.items() if (n := _exponent(size)) > 0}
     return Fit(_exponent(graph.stream) if spec.pooling != "attention" else 0, values)
 

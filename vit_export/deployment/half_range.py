@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_export.model.artifact import Format, Precision
 from vit_export.model.parameters import ParameterSource, layer_name
 from vit_export.model.spec import ViTSpec
 
@@ -19,6 +20,11 @@ KEY = "half_range"
 """Where the record of a file tells, among its weights, how they were fitted."""
 
 EXPONENTS = range(-40, 41)
+
+
+def meets_half(format: Format, precision: Precision) -> bool:
+    """Whether 16-bit floats compute such a file somewhere: any .tflite on a GPU, of .onnx what is float16 itself."""
+    return format == "tflite" or (format == "onnx" and precision == "float16")
 
 
 @dataclass(frozen=True)

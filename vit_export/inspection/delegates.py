@@ -15,6 +15,8 @@ from vit_export.inspection.conditions import CONDITIONS
 from vit_export.inspection.operators import Graph, Key, Node, is_folded, macs_of
 
 Basis = Literal["runtime", "run before", "source, not run", "documentation, not run"]
+RUN: tuple[Basis, ...] = ("runtime", "run before")
+"""What was run, here or before: of what version, and when, is told of a file that is taken whole too."""
 GPU_NAME = "LiteRT GPU"
 """LiteRT 2's own GPU accelerator (ML Drift), which can be asked where there is one or `make gpu` was run."""
 RUNTIMES = {"tflite": "LiteRT", "onnx": "ONNX Runtime"}
@@ -61,7 +63,8 @@ def _target(row: dict[str, Any]) -> Target:
     operators: dict[str, Any] = {}
     for conditions in row.pop("operators"):
         operators |= dict.fromkeys(conditions.pop("names"), conditions)
-    source = f"{row.pop('source')} of {row.pop('repository')}, read {row.pop('read')}"
+    done = "run" if row["basis"] in RUN else "read"
+    source = f"{row.pop('source')} of {row.pop('repository')}, {done} {row.pop('read')}"
     caveats = {}
     if name := row.pop("installed", None):
         known = installed(name)

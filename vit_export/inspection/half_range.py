@@ -1,4 +1,4 @@
-"""Whether the values of a .tflite file fit the 16-bit floats of GPUs, by running it on the CPU on two photographs."""
+"""Whether the values of a file fit the 16-bit floats of GPUs, by running it on the CPU on two photographs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 from vit_export.artifacts.facts import FileFacts
 from vit_export.base.errors import InputError
+from vit_export.deployment.half_range import meets_half
 from vit_export.images.photographs import photographs_folder
 from vit_export.images.split import find_images
 from vit_export.inspection.findings import Fault, Finding
@@ -24,16 +25,17 @@ LEAVES = Fault(
 
 
 def findings_in(facts: FileFacts, record: Mapping[str, Any] | None) -> list[Finding]:
-    """The finding for a .tflite file of ours whose values leave 16-bit floats on the photographs of scikit-image.
+    """The finding for a file of ours whose values leave the 16-bit floats that it meets (`half_range.meets_half`).
 
-    None of another tool's file, whose pixels nobody knows, or where it cannot be run: that is told elsewhere.
+    On the photographs of scikit-image. None of another tool's file, whose pixels nobody knows, or where it cannot be
+    run: that is told elsewhere.
     """
-    if record is None or facts.format != "tflite":
+    if record is None or not meets_half(facts.format, record["precision"]):
         return []
     path = Path(facts.path)
     try:
         pictures, _ = find_images(photographs_folder(), ModelRecord.from_dict(dict(record)).preprocessing, limit=IMAGES)
-        with RunnerProcess(path, "tflite") as process:
+        with RunnerProcess(path, facts.format) as process:
             beyond = beyond_half(path, process, pictures.fed(record.get("input", "normalized")))
     except (InputError, RunnerError):
         return []

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from vit_export.base.numbers import MEGABYTE, three_digits
 from vit_export.base.text import shown
+from vit_export.inspection.delegates import RUN
 from vit_export.model.names import FORMATS
 from vit_export.model.spec import shown_sides
 from vit_export.report.columns import Row, print_columns, print_pairs
@@ -140,7 +141,7 @@ def _delegates(verdicts: list[Mapping[str, Any]], console: Console) -> None:
 
 
 def _verdict(verdict: Mapping[str, Any], console: Console) -> None:
-    if not (verdict["refusals"] or verdict["error"]):
+    if not (verdict["refusals"] or verdict["error"] or verdict["basis"] in RUN):
         return
     console.print(Text(verdict["target"], style="bold"))
     if verdict["error"]:

@@ -160,7 +160,8 @@ def write_onnx(
         whole_number("The batch size", batch, 1)
     if layout not in INPUT_NAMES:
         raise InputError(f"layout is {layout!r:.40}, expected {' or '.join(INPUT_NAMES)}.")
-    if record.spec != spec:
+    # What a fit to 16-bit floats (`half_range`) changes of the epsilon is no other model.
+    if record.spec.with_(layer_norm_epsilon=spec.layer_norm_epsilon) != spec:
         raise InputError(f"The record describes {record.spec}, the weights belong to {spec}: pass those of one model.")
     if form.takes_ranges and ranges is None:
         raise InputError(

@@ -39,7 +39,7 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
 
 _CAUSES = {
     "probabilities": "probabilities",
-    **dict.fromkeys(("constant", "saturated"), "inaccurate"),
+    **dict.fromkeys(("constant", "saturated", "half_range"), "inaccurate"),
     **{f"takes_{name.replace('..', '_')}": name for name in ("normalized", "0..1", "0..255")},
 }
 """What a cause that fits an inaccurate file says about its kind; with any other one the file is faulty."""

@@ -8,7 +8,7 @@ from vit_export.base.machine import release_memory
 from vit_export.base.quiet import import_tensorflow
 from vit_export.base.reporting import Reporter
 from vit_export.deployment.fit import fit_of
-from vit_export.deployment.half_range import KEY, FittedParameters
+from vit_export.deployment.half_range import KEY, FittedParameters, meets_half
 from vit_export.images.pictures import Pictures
 from vit_export.int8.budget import default_budget
 from vit_export.model.artifact import Artifact, Format, PlannedFile
@@ -41,7 +41,7 @@ def convert(
     for file in files:
         budget = (request.budget or default_budget(trained=record.trained)) if file.scheme == SEARCHED else None
         staged = replace(file, path=stage / file.path.name)
-        own = (fitted, fitted_record) if file.format == "tflite" else (source, record)
+        own = (fitted, fitted_record) if meets_half(file.format, file.precision) else (source, record)
         made.append(_converter(file.format)(*own, staged, pictures, budget, request.file_options, say))
         for note in made[-1].notes:
             say.note(f"{file.path.name}: {note}")
@@ -56,14 +56,15 @@ def _fitted(
     pictures: Pictures | None,
     say: Reporter,
 ) -> tuple[ParameterSource, ModelRecord]:
-    """What .tflite files are made of: the model as it is, or the same function in the range of 16-bit floats."""
-    if pictures is None or not any(file.format == "tflite" for file in files):
+    """What files that meet 16-bit floats are made of: the model as it is, or the same function in their range."""
+    met = dict.fromkeys(file.label for file in files if meets_half(file.format, file.precision))
+    if pictures is None or not met:
         return source, record
     say.step("Looking at the range of the model's values")
     fit = fit_of(source, pictures.normalized(RANGE_IMAGES))
     if not fit:
         return source, record
-    say.note(f".tflite files: {fit.note}.")
+    say.note(f"{', '.join(met)}: {fit.note}.")
     return FittedParameters(source, fit), record.saying(**{KEY: fit.to_dict()})
 
 

@@ -102,26 +102,6 @@ def native(image: np.ndarray, spec: TensorSpec) -> np.ndarray:
     return np.ascontiguousarray(np.repeat(image[np.newaxis], spec.shape[0] or 1, axis=0), dtype)
 
 
-def largest_magnitudes(path: Path, spec: TensorSpec, images: np.ndarray) -> dict[int, float]:
-    """The largest magnitude of each computed tensor of the .tflite file at `path`, by its index, over `images`.
-
-    Images [n, s, s, 3] are in the numbers of its input `spec`, and run one at a time.
-    """
-    kept, found = KeptTensors(path, threads=1), dict[int, float]()
-    for image in images:
-        kept.run(native(image, spec))
-        for index, size in _magnitudes(kept):
-            found[index] = max(found.get(index, 0.0), size)
-    return found
-
-
-def _magnitudes(kept: KeptTensors) -> Iterator[tuple[int, float]]:
-    for detail in kept.details.values():
-        values = kept.values(detail)
-        if values is not None and values.size:
-            yield int(detail["index"]), float(max(values.max(), -values.min()))
-
-
 def _require_memory(path: Path, details: list[dict[str, Any]]) -> None:
     import psutil
 

@@ -37,7 +37,7 @@ from vit_export.runtimes.emulation import launch as emulation
 from vit_export.runtimes.gpu import launch as gpu
 from vit_export.runtimes.gpu.precision import GpuPrecision
 from vit_export.runtimes.gpu.runner import Device, GpuRunner
-from vit_export.runtimes.interior import largest_magnitudes
+from vit_export.runtimes.magnitudes import largest_magnitudes
 from vit_export.runtimes.places import CPU, Place
 from vit_export.runtimes.runner import RUNNERS, ProcessKilled, Runner, RunnerError, require
 
@@ -212,12 +212,12 @@ class RunnerProcess:
         seconds: list[float] = self._ask("time", batch, count)
         return seconds
 
-    def largest(self, images: np.ndarray) -> dict[int, float]:
-        """The largest magnitude of each tensor of a .tflite file that is computed from `images` [n, s, s, 3].
+    def largest(self, images: np.ndarray) -> dict[Any, float]:
+        """The largest magnitude of what a .tflite or .onnx file computes from `images` [n, s, s, 3] between operators.
 
-        By the tensor's index in the first subgraph: floats as they are, integers as what they stand for.
+        By what `magnitudes.largest_magnitudes` names it by.
         """
-        found: dict[int, float] = self._ask("largest", _native(images))
+        found: dict[Any, float] = self._ask("largest", _native(images))
         return found
 
     def memory(self) -> Memory:
@@ -427,8 +427,8 @@ class _Worker:
     def time(self, images: np.ndarray, count: int) -> list[float]:
         return self._runner.time(images, count)
 
-    def largest(self, images: np.ndarray) -> dict[int, float]:
-        return largest_magnitudes(self._runner.path, self._runner.inputs[0], images)
+    def largest(self, images: np.ndarray) -> dict[Any, float]:
+        return largest_magnitudes(self._runner, images)
 
     def memory(self) -> tuple[int, int | None, int]:
         return *_resident(), self._baseline

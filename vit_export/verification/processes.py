@@ -37,7 +37,7 @@ class Processes:
         return process
 
     def beyond_half(self, trial: Trial) -> Beyond | None:
-        """Where the .tflite file of `trial`, which it was run in, leaves 16-bit floats."""
+        """Where the file of `trial`, which it was run in, leaves 16-bit floats (`half_range.meets_half`)."""
         path, process = Path(trial.artifact.path), trial.process
         if process.pid is None:  # it does not run
             return None

@@ -1,8 +1,8 @@
-"""Whether what a .tflite file computes fits the 16-bit floats of a GPU, told from a run on the CPU.
+"""Whether what a file computes fits the 16-bit floats of a GPU, told from a run on the CPU, which computes in 32 bits.
 
-What was found by running files on LiteRT's GPU (docs/gpu.md): whatever an operator hands on must fit, or the outputs
-are NaN. Inside a LayerNorm it computes in 32 bits: squares of the residual stream may overflow, and its variance may be
-smaller than any 16-bit float.
+What was found by running .tflite files on LiteRT's GPU (docs/gpu.md): whatever an operator hands on must fit, or the
+outputs are NaN. Inside a LayerNorm it computes in 32 bits: squares of the residual stream may overflow, and its
+variance may be smaller than any 16-bit float. A float16 .onnx file says itself which values are of 16 bits.
 """
 
 import re
@@ -16,6 +16,7 @@ import numpy as np
 from vit_export.artifacts.flatbuffer import MappedModel, operator_kinds
 from vit_export.base.errors import VitExportError
 from vit_export.base.numbers import figure
+from vit_export.runtimes.magnitudes import half_values
 from vit_export.runtimes.places import Place
 from vit_export.runtimes.process import RunnerProcess
 from vit_export.runtimes.runner import ProcessKilled
@@ -29,7 +30,7 @@ LARGEST, SMALLEST = 65504.0, 2.0**-14
 """The largest float16, and the smallest that has all its digits."""
 
 _SQUARES = frozenset({"SQUARE", "SQUARED_DIFFERENCE"})
-_SUMS = frozenset({"ADD", "FULLY_CONNECTED", "CONV_2D"})
+_SUMS = frozenset({"ADD", "FULLY_CONNECTED", "CONV_2D", "Add", "Gemm", "Conv"})
 """What is small throughout only where a whole branch or the residual stream is."""
 _LAYER = re.compile(r"^encoder/layer_(\d+)/(attention|mlp)/")
 _PARTS = {"attention": "attention", "mlp": "MLP"}
@@ -58,34 +59,38 @@ class Beyond:
 
 
 def beyond_half(path: Path, process: RunnerProcess, fed: np.ndarray) -> Beyond | None:
-    """Where the .tflite file at `path`, which `process` runs on the CPU, leaves 16-bit floats on the images `fed`.
+    """Where the file at `path` (`half_range.meets_half`), which `process` runs on the CPU, leaves 16-bit floats.
 
-    None where it does not, and where its tensors cannot be kept: that is no fault of the file.
+    Looked for on the images `fed`. None where it does not, and where its tensors cannot be kept: that is no fault of
+    the file.
     """
     try:
-        return first_beyond(MappedModel(path).model, process.largest(fed[:IMAGES]))
+        largest = process.largest(fed[:IMAGES])
+        found = list(_onnx_places(path, largest) if process.format == "onnx" else _tflite_places(path, largest))
     except ProcessKilled:
         raise
     except (VitExportError, ValueError):
         return None
-
-
-def explained(file: FileResult, place: Place, beyond: Beyond | None) -> FileResult:
-    """`file` with the reason why its outputs are wrong at `place`, where that is the range of 16-bit floats."""
-    broken = {check.name for check in file.checks if not check.passed}
-    if beyond is None or place.precision != "float16" or not broken & {"finite", "worst_difference", "cosine", "sqnr"}:
-        return file
-    what = "overflows 16 bits" if beyond.overflows else "vanishes in 16 bits"
-    return replace(file, causes=(Cause("half_range", f"{what} on a GPU: {beyond}"),))
-
-
-def first_beyond(model: Any, largest: Mapping[int, float]) -> Beyond | None:
-    """The first place of the flatbuffer `model` where a tensor, of these `largest` magnitudes, leaves 16-bit floats."""
-    found = list(_places(model, largest))
     return Beyond(*found[0], len(found) - 1) if found else None
 
 
-def _places(model: Any, largest: Mapping[int, float]) -> Iterator[tuple[str, float]]:
+def explained(file: FileResult, place: Place, beyond: Beyond | None) -> FileResult:
+    """`file` with the reason why its outputs are wrong at `place`, where that is the range of 16-bit floats.
+
+    On a CPU some operators of a float16 .onnx file round to 16 bits too.
+    """
+    broken = {check.name for check in file.checks if not check.passed}
+    rounds = place.precision == "float16" or file.artifact.format == "onnx"
+    if beyond is None or not rounds or not broken & {"finite", "worst_difference", "cosine", "sqnr"}:
+        return file
+    what = "overflows 16 bits" if beyond.overflows else "vanishes in 16 bits"
+    where = " on a GPU" if place.precision else ""
+    return replace(file, causes=(Cause("half_range", f"{what}{where}: {beyond}"),))
+
+
+def _tflite_places(path: Path, largest: Mapping[int, float]) -> Iterator[tuple[str, float]]:
+    """The places of a .tflite file where a tensor, of these `largest` magnitudes, leaves 16-bit floats."""
+    model = MappedModel(path).model
     graph, kinds = model.subgraphs[0], operator_kinds(model)
     last = ""
     for number, operator in enumerate(graph.operators):
@@ -96,10 +101,21 @@ def _places(model: Any, largest: Mapping[int, float]) -> Iterator[tuple[str, flo
             continue
         for index, name in outputs:
             size = largest.get(index)
-            if size is None or _width(graph, index) == 1:
-                continue
-            if not size <= LARGEST or (0 < size < SMALLEST and kind in _SUMS):
+            if size is not None and _width(graph, index) > 1 and _leaves(kind, size):
                 yield _words(kind, number, name, last), size
+
+
+def _onnx_places(path: Path, largest: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+    """The places of an .onnx file where a float16 value, of these `largest` magnitudes, leaves 16-bit floats."""
+    for number, (name, node) in enumerate(half_values(path).items()):
+        kind, size = node.op_type, largest.get(name, 0.0)
+        if _leaves(kind, size):
+            yield _words(kind, number, name, ""), size
+
+
+def _leaves(kind: str, size: float) -> bool:
+    """Whether what an operator of a `kind` gives is too large for a 16-bit float, or too small to keep its digits."""
+    return not size <= LARGEST or (0 < size < SMALLEST and kind in _SUMS)
 
 
 def _words(kind: str, number: int, name: str, last: str) -> str:

@@ -13,6 +13,7 @@ from vit_export.base.files import same_path, size_of
 from vit_export.base.machine import cpu
 from vit_export.base.quiet import import_tensorflow
 from vit_export.base.reporting import Reporter, Silent
+from vit_export.deployment.half_range import meets_half
 from vit_export.images.pictures import Pictures
 from vit_export.model.artifact import Artifact, Format, TensorSpec
 from vit_export.model.outputs import transformers_names
@@ -189,7 +190,7 @@ class _Every:
                 reference=self.basis.run if self.basis is not None and output == truth.output else None,
             )
             file = examine(trial)
-            if place is not ARM64 and artifact.format == "tflite":
+            if place is not ARM64 and meets_half(artifact.format, artifact.precision):
                 beyond = beyond or self.processes.beyond_half(trial)
             ran = file.comparison is not None and trial.process.pid is not None
             keep = self.together and options.latency and place.timed and ran

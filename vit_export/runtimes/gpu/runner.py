@@ -17,6 +17,7 @@ _BEHIND = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _WORDS = 120  # characters of a reason that are kept
+_TIMED_OUT = "code=7,"  # LiteRT's kLiteRtStatusErrorTimeoutExpired
 
 
 @dataclass(frozen=True)
@@ -103,3 +104,13 @@ class GpuRunner(TFLiteRunner):
             shape = tuple(size or len(native) for size in spec.shape)
             found.append(buffer.read(int(np.prod(shape)), np.dtype(spec.dtype)).reshape(shape))
         return found
+
+    def _reason(self, error: Exception) -> str:
+        """What LiteRT says; where it is the number of a timeout, what that means."""
+        reason = super()._reason(error)
+        if _TIMED_OUT not in reason:
+            return reason
+        return (
+            "LiteRT waited no longer for an answer. In software large images take a minute on idle cores: run it "
+            "where no other program is busy, or on smaller images."
+        )

@@ -1,6 +1,5 @@
 """The interior tensors of an .onnx file: a copy of it whose outputs are more."""
 
-import shutil
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,10 @@ import numpy as np
 from vit_export.artifacts.onnx_file import load_structure
 from vit_export.base.errors import InputError
 from vit_export.base.machine import usable_cores
-from vit_export.base.scratch import owned_folder
 from vit_export.model.artifact import TensorSpec
 from vit_export.runtimes.interior import native
+from vit_export.runtimes.onnx_interior import extended_session
 from vit_export.verification.layers.tensors import Interior, of_one
-
-IN_MEMORY = 256 * 2**20
-"""Bytes up to which a model file is handed to ONNX Runtime from memory; larger ones are copied on disk."""
 
 AT_ONCE = 2**30
 """Bytes of candidates that one session holds."""
@@ -26,10 +22,7 @@ _FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
 
 class OnnxInterior(Interior):
-    """An .onnx file in ONNX Runtime, sessions made as tensors are asked for.
-
-    A protobuf message followed by another one is both merged. So further outputs, and the nodes that make them, are
-    simply appended to the file's own bytes, and weights are never parsed here.
+    """An .onnx file in ONNX Runtime, sessions made as tensors are asked for (`runtimes.onnx_interior`).
 
     Raises:
         InputError: the file is not a protobuf message of ONNX.
@@ -81,31 +74,11 @@ class OnnxInterior(Interior):
 
     def _session(self, outputs: Collection[str], *, sizes: bool = False, optimized: bool = False) -> Any:
         """A session on the file with `outputs` too, each made by a node Size where it is one of the `sizes`."""
-        import onnx
-        import onnxruntime as ort
+        from onnx import helper
 
-        more = onnx.ModelProto(graph=onnx.GraphProto())
-        more.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in self._outputs)
-        if sizes:
-            more.graph.node.extend(
-                onnx.helper.make_node("Size", [name.removesuffix(_SIZE)], [name]) for name in outputs
-            )
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = usable_cores()
-        options.log_severity_level = 4
-        if not optimized:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        if self._path.stat().st_size <= IN_MEMORY:
-            folder = str(self._path.parent.absolute())
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-            data = self._path.read_bytes() + more.SerializeToString()
-            return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        with owned_folder("vit-export-layers-") as scratch:
-            copy = scratch / self._path.name
-            shutil.copyfile(self._path, copy)
-            with open(copy, "ab") as file:
-                file.write(more.SerializeToString())
-            return ort.InferenceSession(str(copy), options, providers=["CPUExecutionProvider"])
+        nodes = [helper.make_node("Size", [name.removesuffix(_SIZE)], [name]) for name in outputs] if sizes else []
+        more = [name for name in outputs if name not in self._outputs]
+        return extended_session(self._path, more, nodes, threads=usable_cores(), optimized=optimized)
 
 
 def _chunks(sizes: dict[str, int], limit: int) -> Iterator[list[str]]:
