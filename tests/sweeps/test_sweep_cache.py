@@ -15,6 +15,7 @@ from helpers.originals import STUDENT
 from vit_export.base.errors import InputError, OutputError
 from vit_export.base.files import claimed
 from vit_export.cli.main import main
+from vit_export.sweeps import grid
 from vit_export.sweeps import run as module
 from vit_export.sweeps.run import sweep
 
@@ -105,7 +106,7 @@ def test_whatever_changes_is_made_again(go, monkeypatch, tmp_path):
     assert go() == CELLS
     (tmp_path / "photos" / "notes.txt").write_text("no image")
     assert go() == ()
-    monkeypatch.setattr(module, "code", lambda: {"onnxruntime": "next"})
+    monkeypatch.setattr(grid, "code", lambda: {"onnxruntime": "next"})
     assert go() == CELLS
 
 

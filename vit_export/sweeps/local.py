@@ -83,5 +83,5 @@ def _made(job: dict[str, Any], folder: Path, stop: threading.Event) -> Outcome:
     if answer.endswith("\n"):
         found: Outcome = json.loads(answer)
         return found
-    how = f"was killed (signal {-code})" if code < 0 else f"ended with {code}"
-    return {"status": "failed", "reason": f"The process that made it {how}: is there memory enough?", "seconds": 0.0}
+    how = f"was killed (signal {-code}), as the system does without memory" if code < 0 else f"ended with {code}"
+    return {"status": "failed", "reason": f"The process that made it {how}.", "seconds": 0.0}

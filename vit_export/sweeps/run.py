@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vit_export.base.errors import InputError
 from vit_export.base.files import claimed
 from vit_export.base.json_file import json_text
 from vit_export.base.machine import cpu
@@ -17,17 +16,16 @@ from vit_export.base.signal import json_ready
 from vit_export.base.text import without_secrets
 from vit_export.base.versions import versions
 from vit_export.base.wording import worded
-from vit_export.model.artifact import Format, InputKind, PlannedFile, Precision
+from vit_export.model.artifact import Format, InputKind, Precision
 from vit_export.model.spec import ImageSize
-from vit_export.pipeline.choice import choose_images, default_photographs
+from vit_export.pipeline.choice import default_photographs
 from vit_export.pipeline.plan import require_writable
-from vit_export.pipeline.request import ExportRequest
 from vit_export.sweeps.accuracy import Measure, evaluated
 from vit_export.sweeps.cell import Cell, Outcome
-from vit_export.sweeps.keys import code, identity_of_images, identity_of_model, key_of
+from vit_export.sweeps.grid import grid_of, require_measurable
 from vit_export.sweeps.latency import latencies
 from vit_export.sweeps.local import Event, run_locally
-from vit_export.sweeps.models import Model, open_models
+from vit_export.sweeps.models import open_models
 from vit_export.sweeps.plan import CONVERTED, DEFAULT_OUTPUT, SweepRequest
 from vit_export.sweeps.store import CELLS, PAGE, RECORD, Store, write_text
 from vit_export.sweeps.telling import Cells, Within
@@ -171,7 +169,7 @@ def run(request: SweepRequest, reporter: Reporter | None = None) -> SweepResult:
     require_writable(request.output)
     say.step("Reading the models")
     models = open_models(request, say)
-    _require_measurable(request, models)
+    require_measurable(request, models)
     if request.data is not None:
         say.step("Reading the data")
     measure = Measure.of(request, say)
@@ -181,7 +179,7 @@ def run(request: SweepRequest, reporter: Reporter | None = None) -> SweepResult:
         store = Store(request.output)
         store.require_ours()
         images = request.calibration or default_photographs(say, keep=True)
-        cells = _grid(request, models, images, say)
+        cells = grid_of(request, models, images, say)
         try:
             with _workers(request, say):
                 outcomes, cached = _made(request, cells, images, store, say)
@@ -208,65 +206,6 @@ def _workers(request: SweepRequest, say: Reporter) -> Iterator[None]:
     say.step(f"Joining the Ray cluster at {request.ray}")
     with joined(request.ray):
         yield
-
-
-def _require_measurable(request: SweepRequest, models: Sequence[Model]) -> None:
-    """Raise InputError where the accuracy that is asked for is none that a model has."""
-    for model in models if request.data is not None else ():
-        if model.record is None:
-            continue
-        if request.knn is not None and model.record.classifies:
-            raise InputError(f"{model.name} is a classifier, --knn judges embeddings: add --features.")
-        if request.knn is None and not model.record.classifies:
-            raise InputError(
-                f"{model.name} has no classifier, and embeddings are judged by neighbours: give --knn and --train too."
-            )
-
-
-def _grid(request: SweepRequest, models: Sequence[Model], images: Path, say: Reporter) -> list[Cell]:
-    """All cells with their keys; of such as are the same the first."""
-    found: dict[str, Cell] = {}
-    ids: set[str] = set()
-    within, alike = Within(say), list[str]()
-    for model in models:
-        looked_at = {} if model.record is None else _looked_at(request, model, images, within)
-        for format, precision, scheme in request.files:
-            cell = Cell(model, format, precision, scheme, looked_at)
-            if cell.id in ids:  # a size that is given, and the model's own
-                continue
-            ids.add(cell.id)
-            if model.record is None:
-                found[cell.id] = cell
-                continue
-            key = key_of(
-                model=identity_of_model(model.record, model.identity),
-                file=[format, precision, scheme, request.input],
-                images=looked_at,
-                code=code(),
-            )
-            if key not in found:
-                found[key] = replace(cell, key=key)
-            else:
-                alike.append(f"{cell.id} is {found[key].id}")
-    if alike:
-        say.note(f"Made once what is the same: {'; '.join(alike)}.")
-    return [*found.values()]
-
-
-def _looked_at(request: SweepRequest, model: Model, images: Path, say: Reporter) -> dict[str, Any]:
-    """The images that the export of a model looks at."""
-    assert model.record is not None
-    asked = ExportRequest(
-        model.record.spec,
-        request.output,
-        calibration=images,
-        calibration_images=request.calibration_images,
-        held_out_images=request.held_out_images,
-    )
-    files = tuple(PlannedFile(request.output, *file) for file in request.files)
-    chosen = choose_images(asked, model.record.spec, model.record.preprocessing, files, say)
-    assert chosen is not None
-    return identity_of_images(chosen)
 
 
 def _made(
