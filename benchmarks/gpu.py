@@ -83,7 +83,7 @@ def main(weights: str | None, variant: str, schemes: str, images: int, json_file
         raise SystemExit(reason)
     rows: dict[str, list[str]] = {}
     wanted = None
-    click.echo(f"{'':10}{''.join(f'{place.words:>20}' for place in PLACES)}")
+    click.echo(f"{'':10}{''.join(f'{place.words:>28}' for place in PLACES)}")
     with tempfile.TemporaryDirectory() as work:
         for name in schemes.split(","):
             artifact = made(Path(work), weights, variant, name)
@@ -91,7 +91,7 @@ def main(weights: str | None, variant: str, schemes: str, images: int, json_file
             pictures, _ = find_images(default_photographs(Silent()) / "held_out", preprocessing, limit=images)
             first, rows[name] = row(artifact, pictures, wanted)
             wanted = first if wanted is None else wanted
-            click.echo(f"{name:10}{''.join(f'{cell:>20}' for cell in rows[name])}")
+            click.echo(f"{name:10}{''.join(f'{cell:>28}' for cell in rows[name])}")
     if json_file is not None:
         told = {"weights": weights or variant, "images": images, "versions": versions("ai-edge-litert"), "rows": rows}
         json_file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
