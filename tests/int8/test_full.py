@@ -13,7 +13,7 @@ from vit_export.deployment.graph import TFLITE, Graph
 from vit_export.deployment.rewrites import folded_parameters
 from vit_export.int8.equalize import EqualizedParameters, Factors
 from vit_export.int8.modes import full
-from vit_export.int8.products import _spans, within_budget
+from vit_export.int8.products import within_budget
 from vit_export.int8.tune import Tuning, tune
 from vit_export.model.parameters import layer_name
 from vit_export.runtimes.runner import open_runner
@@ -132,7 +132,3 @@ def test_few_images_clip_nothing_but_scores(monkeypatch):
     assert sites == {f"encoder/layer_0/attention/{site}" for site in ("scores", "scores/softmax")}
     monkeypatch.setattr("vit_export.int8.tune.FEWEST_TO_CLIP", 2)
     assert sites < {*tune(source, images, full(FEW)).clips}
-
-
-def test_numbers_of_layers_as_people_write_them():
-    assert _spans([0, 4, 3, 5, 7]) == "0, 3-5, 7"
