@@ -332,8 +332,16 @@ def test_not_a_tflite_file(content, tmp_path):
 
 
 def test_schemes_know_whether_they_need_ranges(spec):
-    assert [s for s in SCHEMES if SCHEMES[s](spec).need_ranges] == ["static"]
-    assert modes_of("full", spec) is modes_of("w8a16", spec) is None  # every operator, so every range
+    assert [s for s in SCHEMES if SCHEMES[s](spec).need_ranges] == ["static", "full"]
+    assert modes_of("w8a16", spec) is None  # every operator, so every range
+
+
+def test_what_gelu_reads_has_no_levels_far_below_zero(float_file, record, ranges, tmp_path):
+    name = "encoder/layer_1/mlp/dense_1"
+    write_int8(float_file, record, tmp_path / "int8.tflite", ranges={**ranges, name: (-30.0, 5.0)})
+    tensors = MappedModel(tmp_path / "int8.tflite").model.subgraphs[0].tensors
+    (found,) = (t for t in tensors if t.name.decode() == name)
+    assert float(found.quantization.scale[0]) == pytest.approx(10 / 255, rel=1e-3)
 
 
 def test_nothing_that_the_gpu_delegate_refuses(float_file):

@@ -68,6 +68,17 @@ def test_factors_are_read_off_the_weights():
     assert found.orders == {}
 
 
+def test_factors_of_outputs_are_read_as_they_stand():
+    outputs = {"patch_embedding": spread(), f"{ATTENTIONS[0]}/output": spread()}
+    factors = Factors(outputs=outputs, values={ATTENTIONS[0]: spread()})
+    held = Rounded(EqualizedParameters(SOURCE, factors))
+    held.names |= {f"{dense}/scale" for dense in outputs}
+    found = undo(held, SOURCE, Factors(), query_factor=1.0, in_pairs=False).factors
+    assert {*found.outputs} == {*outputs}
+    np.testing.assert_allclose(found.outputs["patch_embedding"], outputs["patch_embedding"])
+    np.testing.assert_allclose(found.values[ATTENTIONS[0]], factors.values[ATTENTIONS[0]], rtol=5e-3)
+
+
 def test_nothing_is_read_off_what_was_only_rounded():
     found = undo(Rounded(SOURCE), SOURCE, Factors(), query_factor=1.0, in_pairs=True)
     assert (found.factors.values, found.factors.queries, found.orders) == ({}, {}, {})

@@ -280,11 +280,12 @@ class Graph:
         return normed
 
     def dense(self, x: Any, name: str) -> Any:
-        """x·kernel + bias on two-dimensional x."""
+        """x·kernel + bias on two-dimensional x, times the scale of each channel where the Dense has one."""
         transposed = self.dialect.kernels_transposed
         x = self.visit(f"{name}:input", x)
         y = self.tf.matmul(x, self.weights[f"{name}/kernel"], transpose_b=transposed) + self.weights[f"{name}/bias"]
-        return self.visit(name, y)
+        y = self.visit(name, y)
+        return y * self.weights[f"{name}/scale"] if f"{name}/scale" in self.weights else y
 
     def gelu(self, x: Any) -> Any:
         """GELU of an MLP's hidden layer, in the form that the spec names."""

@@ -97,14 +97,14 @@ def plain_parameters(source: ParameterSource) -> Tensors:
 
 
 def folded_parameters(  # noqa: PLR0912, PLR0915 - one line for each parameter, in the model's order
-    source: ParameterSource, *, kept_norms: frozenset[str] = frozenset()
+    source: ParameterSource, *, kept: frozenset[str] = frozenset()
 ) -> Tensors:
     """The parameters for TFLite: kernels [out, in], LayerNorm folded into the next Dense, 1/√d folded into the query.
 
     With y = scale·n + shift the LayerNorm's output and z = yW + b the next Dense: z = n(diag(scale)W) + (b + shift·W),
     which leaves the graph only the normalisation n. The final LayerNorm keeps its scale and shift when no Dense follows
-    it, or not only one, as where it is an output; and so do those of `kept_norms`. A mean over patches, or a part of
-    the tokens, is between the two without harm.
+    it, or not only one, as where it is an output; and so do those of `kept`. A mean over patches, or a part of
+    the tokens, is between the two without harm. A Dense of `kept` has a `scale` that its output is multiplied with.
     """
     spec = source.spec
     found: dict[str, LazyTensor] = {}
@@ -117,11 +117,13 @@ def folded_parameters(  # noqa: PLR0912, PLR0915 - one line for each parameter, 
             found[f"{norm}/{part}"] = _parameter(source, f"{norm}/{part}", (width,))
 
     def dense(name: str, shape: tuple[int, int], norm: str | None = None, factor: float = 1.0) -> None:
-        if norm in kept_norms:
+        if norm in kept:
             keep(norm)
             norm = None
         add(f"{name}/kernel", shape[::-1], lambda: fold_kernel(source, name, norm, factor))
         add(f"{name}/bias", shape[1:], lambda: fold_bias(source, name, norm, factor))
+        if name in kept:
+            found[f"{name}/scale"] = _parameter(source, f"{name}/scale", shape[1:])
 
     d, m, patch = spec.hidden_size, spec.mlp_size, spec.patch_size**2 * 3
     add(
@@ -130,6 +132,8 @@ def folded_parameters(  # noqa: PLR0912, PLR0915 - one line for each parameter, 
         lambda: transposed(source.read("patch_embedding/kernel").reshape(patch, d)),
     )
     found["patch_embedding/bias"] = _parameter(source, "patch_embedding/bias", (d,))
+    if "patch_embedding" in kept:
+        found["patch_embedding/scale"] = _parameter(source, "patch_embedding/scale", (d,))
     for name in ("class_token", "register_tokens"):
         tokens = {"class_token": spec.class_token, "register_tokens": spec.num_registers}[name]
         if tokens:
@@ -151,11 +155,11 @@ def folded_parameters(  # noqa: PLR0912, PLR0915 - one line for each parameter, 
     final = "encoder/norm"
     norm: str | None = final if spec.final_norm else None
     if spec.returns_normed:
-        kept_norms |= {final}
+        kept |= {final}
     if spec.attention_pooling:
-        if final in kept_norms:
+        if final in kept:
             keep(final)
-        scores, folded = _Scores(source), None if final in kept_norms else final
+        scores, folded = _Scores(source), None if final in kept else final
         add("pooling/scores/kernel", (spec.num_heads, d), lambda: fold_kernel(scores, "pooling/scores", folded))
         add("pooling/scores/bias", (spec.num_heads,), lambda: fold_bias(scores, "pooling/scores", folded))
         dense("pooling/value", (d, d), final)

@@ -16,6 +16,9 @@ HEADROOM = 2.0
 An image that leaves the ranges loses more: of toys with random weights the worst went from 19 to 31 dB (1.25 to 2).
 """
 
+GELU_FLOOR = -5.0
+"""Where the range of what GELU reads begins at the earliest: below, every form of it is 0 to a thousandth."""
+
 Mode = Literal["float", "static", "dynamic"]
 """How a Dense computes. static: ranges known beforehand, input and output rounded; dynamic: the range of each row of
 the input found while running, output float; float: not quantized, but for the weights if they are."""

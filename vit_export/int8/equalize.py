@@ -7,7 +7,8 @@ anything nonlinear between, its factor can move:
 * from a LayerNorm into the rows of the Dense layers it feeds, with its centre into their biases (SmoothQuant, Xiao et
   al., 2023, equation 4; the shift is that of Outlier Suppression+, Wei et al., 2023);
 * from the value projection into the rows of attention's output projection: softmax(QKᵀ)(V/c)·diag(c)W;
-* from query to key: (Q/c)(K·c)ᵀ = QKᵀ, unless rotary positions mix channels between.
+* from query to key: (Q/c)(K·c)ᵀ = QKᵀ, unless rotary positions mix channels between;
+* from what a branch adds to the residual stream into an operator of its own: xW + b = (xW/c + b/c)·c.
 
 And a vector can be taken off every key, and off every value, at no cost: Q(K - c)ᵀ lowers all scores of a row alike,
 which the softmax does not see; the rows of a softmax sum to 1, so that softmax(QKᵀ)(V - c) = softmax(QKᵀ)V - c, and cW
@@ -37,18 +38,25 @@ class Factors:
     """What moves where, by the prefix of the parameters concerned; each vector is float32 [width].
 
     `norms` and `centres`: a LayerNorm's output y becomes (y - centre) / factor. `values`: the value projection of an
-    attention (`…/attention`) is divided by it. `queries`: so is the query projection. `key_means` are taken off the key
-    projection, `value_means` off the value projection, before it is divided. `corrections` are added to the bias of a
-    Dense; they alone change the function, by what quantization would (`vit_export.int8.tune`).
+    attention (`…/attention`) is divided by it. `queries`: so is the query projection. `outputs`: so is the Dense of
+    that name, whose output is multiplied with it again (`<Dense>/scale`). `key_means` are taken off the key projection,
+    `value_means` off the value projection, before it is divided. `corrections` are added to the bias of a Dense; they
+    alone change the function, by what quantization would (`vit_export.int8.tune`).
     """
 
     norms: Vectors = field(default_factory=dict)
     centres: Vectors = field(default_factory=dict)
     values: Vectors = field(default_factory=dict)
     queries: Vectors = field(default_factory=dict)
+    outputs: Vectors = field(default_factory=dict)
     key_means: Vectors = field(default_factory=dict)
     value_means: Vectors = field(default_factory=dict)
     corrections: Vectors = field(default_factory=dict)
+
+    @property
+    def kept(self) -> frozenset[str]:
+        """What keeps factors in the graph of a .tflite file: LayerNorms, and Dense layers whose output has them."""
+        return frozenset((*self.norms, *self.outputs))
 
     def also(self, **more: Vectors) -> "Factors":
         """A copy with the vectors of `more`, by field, beside or instead of its own."""
@@ -56,7 +64,10 @@ class Factors:
 
 
 class EqualizedParameters:
-    """A `ParameterSource` equal to `source` in float but for `factors.corrections`."""
+    """A `ParameterSource` equal to `source` in float but for `factors.corrections`.
+
+    With `factors.outputs` that is so in a graph that reads each one's `<Dense>/scale`, as `Factors.kept` tells.
+    """
 
     def __init__(self, source: ParameterSource, factors: Factors) -> None:
         self._source, self.factors = source, factors
@@ -70,8 +81,10 @@ class EqualizedParameters:
     def read(self, name: str) -> np.ndarray:
         """The parameter called `name`, float32, in its canonical shape."""
         owner, _, part = name.rpartition("/")
-        values = self._source.read(name)
         factors = self.factors
+        if owner in factors.outputs and part == "scale":
+            return factors.outputs[owner]
+        values = self._source.read(name)
         if owner in factors.norms:
             if part == "bias" and owner in factors.centres:
                 values = values - factors.centres[owner]
@@ -81,7 +94,8 @@ class EqualizedParameters:
         if part == "kernel":
             rows, columns = self._rows(attention, projection, norm), self._columns(attention, projection)
             values = values if rows is None else values * rows[:, np.newaxis]
-            return values if columns is None else values * columns
+            values = values if columns is None else values * columns
+            return values / factors.outputs[owner] if owner in factors.outputs else values
         if part == "bias":
             if norm is not None and norm in factors.centres:
                 centre = factors.centres[norm].astype(np.float64)
@@ -97,6 +111,8 @@ class EqualizedParameters:
             values = values if columns is None else values * columns
             if owner in factors.corrections:
                 values = values + factors.corrections[owner]
+            if owner in factors.outputs:
+                values = values / factors.outputs[owner]
         return values
 
     def _rows(self, attention: str, projection: str, norm: str | None) -> np.ndarray | None:

@@ -1,7 +1,7 @@
 """What each part of a model computes in: the vocabulary of int8 schemes, for the simulation and for the converters."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from vit_export.int8.arithmetic import Mode
@@ -23,11 +23,16 @@ class LayerModes:
 
 @dataclass(frozen=True)
 class Modes:
-    """A whole model: patch embedding, encoder layers, and what follows them (pre-logits and head)."""
+    """A whole model: patch embedding, encoder layers, and what follows them (pre-logits and head).
+
+    `whole`: every operator is int8 but those of residual stream and LayerNorm, and a product that is float here; so is
+    the softmax in front of an int8 product then, and the answer.
+    """
 
     patch: Mode
     layers: tuple[LayerModes, ...]
     head: Mode
+    whole: bool = False
 
     def dense(self, name: str) -> Mode:
         """The mode of the Dense whose parameters are called `<name>/kernel`."""
@@ -81,6 +86,11 @@ def static(spec: ViTSpec) -> Modes:
     return uniform(spec, LayerModes(), patch="dynamic", head="dynamic")
 
 
+def full(spec: ViTSpec) -> Modes:
+    """Every operator in int8 but residual stream and LayerNorm, for accelerators that compute in nothing else."""
+    return replace(uniform(spec, LayerModes(), patch="static", head="static"), whole=True)
+
+
 def dynamic(spec: ViTSpec) -> Modes:
     """Every Dense with the range of each token found while running; attention products in float."""
     return uniform(spec, LayerModes("dynamic", "float", "dynamic"), patch="dynamic", head="dynamic")
@@ -99,12 +109,11 @@ def full_float(spec: ViTSpec) -> Modes:
     return uniform(spec, LayerModes("float", "float", "float"), patch="float", head="float")
 
 
-SCHEMES: dict[str, Callable[[ViTSpec], Modes]] = {"static": static, "dynamic": dynamic}
+SCHEMES: dict[str, Callable[[ViTSpec], Modes]] = {"static": static, "dynamic": dynamic, "full": full}
 """Modes by the name of their scheme."""
 
-TUNED_FOR: dict[str, Callable[[ViTSpec], Modes]] = {**SCHEMES, "full": static, "w8a16": full_float}
+TUNED_FOR: dict[str, Callable[[ViTSpec], Modes]] = {**SCHEMES, "w8a16": full_float}
 """The modes that a file of each scheme is tuned for.
 
-Where every operator is int8 the Dense layers and products still are what equalization helps. With activations of 16
-bits the noise is that of the rounded weights: what is tuned for is float with these.
+With activations of 16 bits the noise is that of the rounded weights: what is tuned for is float with these.
 """

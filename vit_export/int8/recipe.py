@@ -9,11 +9,15 @@ from vit_export.int8.tune import Tuning
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one int8 file is made: what it is called, what computes in what (None: everything int8), what was tuned."""
+    """How one int8 file is made: what it is called, what computes in what, what was tuned, what to tell people of it.
+
+    Without `modes` every operator is quantized.
+    """
 
     scheme: str
     modes: Modes | None
     tuning: Tuning = field(default_factory=Tuning)
+    notes: tuple[str, ...] = ()
 
     @property
     def kernels(self) -> dict[str, Levels]:

@@ -5,7 +5,7 @@ is put into each of its options with everything else in float, and what that cha
 noise. Noises of components add, so that the sum predicts any mix (`Sensitivity.predicted`).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -32,6 +32,10 @@ STREAM_BYTES = 2**29
 """Tokens kept at a time, about; more layers than fit are measured in another pass over the model."""
 
 Progress = Callable[[int, int], None]
+
+
+Options = Callable[["Component"], "Iterable[Option]"]
+"""What each component is put into."""
 
 
 class Option(NamedTuple):
@@ -128,13 +132,20 @@ def images_wanted(spec: ViTSpec) -> int:
 
 
 def measure_sensitivity(
-    source: ParameterSource, images: np.ndarray, tuning: Tuning, progress: Progress | None = None
+    source: ParameterSource,
+    images: np.ndarray,
+    tuning: Tuning,
+    progress: Progress | None = None,
+    options: Options | None = None,
+    exact: Modes | None = None,
 ) -> Sensitivity:
     """The sensitivity of `source`, equalized and clipped by `tuning` but with bias corrections of its own.
 
-    `images` are float32 [n, height, width, 3], normalized; the first `images_wanted` are used.
+    `images` are float32 [n, height, width, 3], normalized; the first `images_wanted` are used. `options` of a component
+    are those that it is put into, all that are not float by default, with everything else as in `exact` (float).
     """
-    return _Measurement(source, images[: images_wanted(source.spec)], tuning).run(progress)
+    shown = images[: images_wanted(source.spec)]
+    return _Measurement(source, shown, tuning, options or _quantized, exact or full_float(source.spec)).run(progress)
 
 
 class _Stream(NamedTuple):
@@ -148,10 +159,13 @@ class _Stream(NamedTuple):
 class _Measurement:
     """The float model once, and beside it one stream of tokens for each option of each component before."""
 
-    def __init__(self, source: ParameterSource, images: np.ndarray, tuning: Tuning) -> None:
+    def __init__(
+        self, source: ParameterSource, images: np.ndarray, tuning: Tuning, options: Options, exact: Modes
+    ) -> None:
         self.spec, self.images, self.tuning = source.spec, images, tuning
-        exact = EqualizedParameters(source, replace(tuning.factors, corrections={}))
-        self.parameters = folded_parameters(exact, kept_norms=tuning.kept_norms)
+        self.options, self.exact = options, exact
+        uncorrected = EqualizedParameters(source, replace(tuning.factors, corrections={}))
+        self.parameters = folded_parameters(uncorrected, kept=tuning.kept)
         self.noise: dict[tuple[Component, Option], float] = {}
         self.corrections: dict[tuple[Component, Option], dict[str, np.ndarray]] = {}
 
@@ -178,7 +192,7 @@ class _Measurement:
     def _passes(self) -> list[tuple[int, int]]:
         """The layers whose options are followed together to the end, each as its first and the one behind its last."""
         spec = self.spec
-        options = sum(len(list(_quantized(Component(0, part)))) for part in ("attention", "mlp"))
+        options = sum(len(list(self.options(Component(0, part)))) for part in ("attention", "mlp"))
         each = options * len(self.images) * spec.num_tokens * spec.hidden_size * 4
         step = max(1, STREAM_BYTES // each)
         return [(first, min(first + step, spec.num_layers)) for first in range(0, spec.num_layers, step)]
@@ -187,7 +201,7 @@ class _Measurement:
         return Graph(self.spec, weights, TFLITE, len(self.images))
 
     def _simulation(self, weights: Mapping[str, Any], component: Component, option: Option) -> Simulation:
-        modes = component.put(full_float(self.spec), option)
+        modes = component.put(self.exact, option)
         return Simulation(self.spec, weights, len(self.images), modes, self.tuning.clips)
 
     def _weights(self, *prefixes: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -209,7 +223,7 @@ class _Measurement:
         patch = Component(-1, "patch")
         streams = [
             _Stream(patch, option, self._simulation(integer, patch, option).embed(self.images))
-            for option in _quantized(patch)
+            for option in self.options(patch)
         ]
         return self._graph(exact).embed(self.images), streams
 
@@ -224,12 +238,12 @@ class _Measurement:
         mlp = graph.mlp_branch(middle, prefix)
         if opens:
             part = Component(index, "attention")
-            for option in _quantized(part):
+            for option in self.options(part):
                 found = self._simulation(integer, part, option).attention_branch(tokens, prefix, last=last)
                 changed = middle + self._corrected(part, option, f"{prefix}/attention/output", found - attention)
                 streams.append(_Stream(part, option, changed + graph.mlp_branch(changed, prefix)))
             part = Component(index, "mlp")
-            for option in _quantized(part):
+            for option in self.options(part):
                 found = self._simulation(integer, part, option).mlp_branch(middle, prefix)
                 noise = self._corrected(part, option, f"{prefix}/mlp/dense_2", found - mlp)
                 streams.append(_Stream(part, option, middle + mlp + noise))
@@ -252,7 +266,7 @@ class _Measurement:
         power = max(float(np.square(reference).sum()), 1e-30)
         found = [(s.component, s.option, _output(graph, s.tokens)) for s in streams]
         if head and part in components(self.spec):
-            for option in _quantized(part):
+            for option in self.options(part):
                 found.append((part, option, _output(self._simulation(integer, part, option), tokens)))
         for component, option, output in found:
             # The last digits differ between processors and thread counts; the choice shall not.
@@ -264,6 +278,6 @@ def _output(graph: Graph, tokens: Any) -> np.ndarray:
     return np.asarray(graph.answer(tokens), np.float64)
 
 
-def _quantized(component: Component) -> Iterator[Option]:
+def _quantized(component: Component) -> Iterable[Option]:
     """The options of a component that are not float altogether, whose noise is 0."""
     return (option for option in component.options if option.dense != "float")

@@ -20,6 +20,9 @@ _SYMMETRIC = ("query", "key", "value", "mixed", "output")
 """Tensors of an attention that have zero point 0 (see `vit_export.tflite.quantize`)."""
 
 
+SOFTMAX_END = 255 / 256
+"""Where the range of an int8 SOFTMAX ends, by TFLite's definition of it: its levels are 1/256 whatever it holds."""
+
 _PRODUCTS = {"scores": ("scores", "int8"), "scores/softmax": ("int8",), "mixed": ("int8",)}
 _OPERANDS = {"query": _PRODUCTS["scores"], "key": _PRODUCTS["scores"], "value": _PRODUCTS["mixed"]}
 """What is int8 in which modes of an attention's products."""
@@ -42,6 +45,8 @@ class Simulation(Graph):
         name, _, side = site.partition(":")
         part = name.partition("/attention/")[2]
         if part in _PRODUCTS:
+            if part == "scores/softmax" and self.modes.whole and self.modes.products(name) == "int8":
+                return arithmetic.asymmetric(x, 0.0, SOFTMAX_END)
             return self._static(site, x) if self.modes.products(name) in _PRODUCTS[part] else x
         mode = self.modes.dense(name)
         if side == "input" and mode == "dynamic":
@@ -54,6 +59,8 @@ class Simulation(Graph):
         lowest, highest = self.clips.get(site, (1.0, 1.0))
         low = float(self.tf.reduce_min(x)) * lowest
         high = float(self.tf.reduce_max(x)) * highest
+        if site.endswith("/mlp/dense_1"):
+            low = max(low, arithmetic.GELU_FLOOR)
         name = site.partition(":")[0]
         if "/attention/" in name and name.rpartition("/")[2] in _SYMMETRIC and not _is_normed(site):
             return arithmetic.symmetric(x, max(-low, high))

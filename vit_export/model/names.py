@@ -63,7 +63,7 @@ SCHEMES: tuple[Scheme, ...] = (
     Scheme("tflite", "static", "ranges from images", f"Weights and most activations are int8, {_RANGES}"),
     Scheme("tflite", "dynamic", "ranges found while running", _DYNAMIC),
     Scheme("tflite", "w8a16", _WIDE, f"Weights are int8, activations have 16 bits, {_RANGES}"),
-    Scheme("tflite", "full", "integer in and out", f"Everything is int8, input and output too, {_RANGES}"),
+    Scheme("tflite", "full", "integer in and out", f"Nearly everything is int8, input and output too, {_RANGES}"),
     Scheme("onnx", "dynamic", "ranges found while running", _DYNAMIC),
     Scheme("onnx", "qdq", "ranges in the graph, for accelerators", _DENSE),
     Scheme("onnx", "symmetric", "as qdq, zero points 0, for TensorRT", _DENSE),

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from vit_export.base.scratch import owned_folder
+from vit_export.int8 import sensitivity
 from vit_export.int8.modes import TUNED_FOR
+from vit_export.int8.products import within_budget
 from vit_export.int8.recipe import Recipe
 from vit_export.int8.tune import images_wanted, tune
 from vit_export.model.artifact import Artifact, InputKind
@@ -38,7 +40,12 @@ def prepare(
     """
     spec = source.spec
     modes = modes_of(scheme, spec)
-    return Recipe(scheme, modes, tune(source, images(images_wanted(spec)), TUNED_FOR[scheme](spec), progress))
+    tuning = tune(source, images(images_wanted(spec)), TUNED_FOR[scheme](spec), progress)
+    if modes is None or not modes.whole:
+        return Recipe(scheme, modes, tuning)
+    shown = images(sensitivity.images_wanted(spec))
+    modes, tuning, note = within_budget(source, shown, modes, tuning, progress)
+    return Recipe(scheme, modes, tuning, (note,) if note else ())
 
 
 class FloatFile:
@@ -66,7 +73,7 @@ class FloatFile:
             self._recipe, tuned = None, recipe.tuning
             write_tflite(
                 tuned.apply(self._source), self._record, self.path, batch=self._batch, input=self._input,
-                kept_norms=tuned.kept_norms, kernels=recipe.kernels, overwrite=True,
+                kept=tuned.kept, kernels=recipe.kernels, overwrite=True,
             )  # fmt: skip
             self._recipe = recipe
         return self.path
@@ -121,7 +128,7 @@ def write_int8_tflite(
         "tuning": tuned.to_dict(),
         "agreement_of_halves": halves,
     }
-    notes = artifact.notes
+    notes = (*artifact.notes, *recipe.notes)
     if halves is not None and halves["fifth_percentile"] < STEADY:
         notes += (
             f"The ranges of two halves of the representative dataset differ by up to "

@@ -31,7 +31,7 @@ from vit_export.base.machine import release_memory, usable_cores
 from vit_export.base.quiet import quiet
 from vit_export.base.scratch import owned_folder
 from vit_export.deployment.graph import INPUT_NAME
-from vit_export.int8.arithmetic import HEADROOM
+from vit_export.int8.arithmetic import GELU_FLOOR, HEADROOM
 from vit_export.int8.equalize import Factors
 from vit_export.int8.modes import SCHEMES, Modes
 from vit_export.int8.simulate import Clips
@@ -66,11 +66,19 @@ _STREAM = ("ADD", "SUB", "MUL", "MEAN", "RSQRT")
 """Residual stream and LayerNorm. A few of the stream's channels are a hundred times the others in trained models: one
 scale for all, and what a layer adds to it is a fraction of a level."""
 
+_STREAM_MOVES = ("RESHAPE", "STRIDED_SLICE", "CONCATENATION")
+_OF_STREAM = "^(?!images|patch_embedding|encoder/|pooling/|pre_logits|head)"
+"""What joins the tokens and picks rows of them, by names: those of no layer."""
+
 EVERYWHERE = {
-    "full": (Rule(r".*", "*", "static"), *(Rule(r".*", kind, "float") for kind in _STREAM)),
+    "full": (
+        Rule(r".*", "*", "static"),
+        *(Rule(r".*", kind, "float") for kind in _STREAM),
+        *(Rule(_OF_STREAM, kind, "float") for kind in _STREAM_MOVES),
+    ),
     "w8a16": (Rule(r".*", "*", "static16"), *(Rule(r".*", kind, "float") for kind in ("INPUT", "OUTPUT", "RSQRT"))),
 }
-"""Schemes that quantize operators by their kind, wherever they are: no `Modes` say it."""
+"""Schemes that quantize operators by their kind, wherever they are."""
 
 WIDE_NOTE = (
     "CPUs run 16-bit activations on TFLite's plain kernels, about 20 times slower than float32: this file is for "
@@ -92,22 +100,28 @@ _IMAGE = re.compile(rf"^{INPUT_NAME}(/|$)")
 
 
 def modes_of(scheme: str, spec: ViTSpec) -> Modes | None:
-    """What computes in what by the scheme of that name; None for `full` and `w8a16`, which quantize every operator.
+    """What computes in what by the scheme of that name; None for `w8a16`, which quantizes every operator.
 
     Raises:
         InputError: there is no such scheme.
     """
-    if scheme in EVERYWHERE:
-        return None
-    if scheme not in SCHEMES:
-        raise InputError(f"Unknown int8 scheme '{scheme}': choose one of {', '.join((*SCHEMES, *EVERYWHERE))}.")
-    return SCHEMES[scheme](spec)
+    if scheme in SCHEMES:
+        return SCHEMES[scheme](spec)
+    if scheme not in EVERYWHERE:
+        known = ", ".join(dict.fromkeys((*SCHEMES, *EVERYWHERE)))
+        raise InputError(f"Unknown int8 scheme '{scheme}': choose one of {known}.")
+    return None
 
 
 def rules_of(scheme: str, modes: Modes | None) -> tuple[Rule, ...]:
     """The rules that make a file compute in `modes`, or where there are none as `scheme` says (see `modes_of`)."""
     if modes is None:
         return EVERYWHERE[scheme]
+    if modes.whole:
+        layers = [i for i, layer in enumerate(modes.layers) if layer.products != "int8"]
+        last = (("scores/softmax", "SOFTMAX"), ("mixed", "BATCH_MATMUL"))
+        floats = (Rule(rf"{_layers(layers)}/attention/{name};?$", kind, "float") for name, kind in last if layers)
+        return (*EVERYWHERE["full"], *floats)
     found = []
     for name, mode in (
         ("patch_embedding", modes.patch),
@@ -245,6 +259,8 @@ def _statistics(float_path: Path, ranges: Ranges, clips: Clips, headroom: float)
     for name, seen in ranges.items():
         lowest, highest = parts.get(_MOVED.sub("", name), (1.0, 1.0))
         low, high = seen[0] * lowest * headroom, seen[1] * highest * headroom
+        if name.endswith("/mlp/dense_1"):
+            low = max(low, GELU_FLOOR)
         if per_pixel is not None and _IMAGE.search(name):
             low, high = 0.0, 255 * per_pixel
         step = max(abs(low), abs(high), 1e-12) / 127

@@ -33,7 +33,7 @@ def write_tflite(
     precision: Literal["float32", "float16"] = "float32",
     batch: int = 1,
     input: InputKind = "normalized",
-    kept_norms: frozenset[str] = frozenset(),
+    kept: frozenset[str] = frozenset(),
     kernels: Mapping[str, Levels] | None = None,
     overwrite: bool = False,
 ) -> Artifact:
@@ -41,7 +41,7 @@ def write_tflite(
 
     Input `images`, [batch, height, width, 3] of the kind `input` (`input_kinds.KINDS`: float32, or uint8 for "uint8");
     outputs `spec.outputs`. float16 halves the file: kernels are stored as
-    float16 and computed in the widest type the device has. LayerNorms of `kept_norms` are not folded (see
+    float16 and computed in the widest type the device has. LayerNorms of `kept` are not folded (see
     `rewrites.folded_parameters`); `kernels` stand for those of the same names, in float.
 
     Raises:
@@ -49,7 +49,7 @@ def write_tflite(
         OutputError: `path` exists (and `overwrite` is false) or cannot be written.
     """
     rounding = through_float16 if precision == "float16" else None
-    folded = folded_parameters(FoldedInput(source, record.preprocessing, input, rounding), kept_norms=kept_norms)
+    folded = folded_parameters(FoldedInput(source, record.preprocessing, input, rounding), kept=kept)
     rounded = {name: replace(folded[name], read=levels.values) for name, levels in (kernels or {}).items()}
     parameters = {**folded, **rounded}
     model, buffers = convert_structure(source.spec, parameters, batch, kind_of(input).dtype)

@@ -104,10 +104,10 @@ def _expected(
     source = FoldedInput(EqualizedParameters(reference, undone.factors), preprocessing, kind, stored)
     norms = {norm: f"{norm}/scale" in held for norm in norm_groups(spec)}
     if tflite:
-        kept = frozenset(norm for norm, is_held in norms.items() if is_held)
+        kept = frozenset((*(norm for norm, is_held in norms.items() if is_held), *undone.factors.outputs))
         found = {
             name: _turned(parameter) if name.endswith("/kernel") else parameter
-            for name, parameter in folded_parameters(source, kept_norms=kept).items()
+            for name, parameter in folded_parameters(source, kept=kept).items()
         }
     else:
         found = {

@@ -1,6 +1,7 @@
 """What was moved between the weights of an int8 file, read off the weights themselves.
 
-LayerNorms are stored as floats: their factors and centres follow from the stored scale and shift. Those of values and
+LayerNorms are stored as floats: their factors and centres follow from the stored scale and shift. So are the factors of
+outputs that are added to the residual stream. Those of values and
 queries are the ratios of the reference's columns and the stored ones, and their inverses stand in the rows, or columns,
 of the kernel that they moved to, which is then compared. The order of channels is found by their likeness.
 """
@@ -12,6 +13,7 @@ import numpy as np
 
 from vit_export.int8.equalize import EqualizedParameters, Factors, norm_groups
 from vit_export.model.parameters import ParameterSource, layer_name
+from vit_export.model.spec import ViTSpec
 from vit_export.verification.audit.held import Held, HeldParameters
 
 _SAME = 5e-3
@@ -46,7 +48,8 @@ def undo(
     weights are `in_pairs` have channels in orders of their own.
     """
     spec = reference.spec
-    factors, norm_doubt = told, {}
+    outputs = {name: held.read(f"{name}/scale").values for name in _writers(spec) if f"{name}/scale" in held}
+    factors, norm_doubt = told.also(outputs=outputs), {}
     norm_of = {dense: norm for norm, readers in norm_groups(spec).items() for dense in readers}
     for norm, readers in norm_groups(spec).items():
         if f"{norm}/scale" in held and f"{norm}/bias" in held:
@@ -90,6 +93,13 @@ def undo(
                 ratio = ratio[np.argsort(orders[dense])]
             factors = factors.also(**{kind: {attention: ratio}})
     return Undone(factors, orders, doubt, norm_doubt)
+
+
+def _writers(spec: ViTSpec) -> tuple[str, ...]:
+    """The Dense layers whose output is added to the residual stream, which may have factors of its own."""
+    layers = [layer_name(index) for index in range(spec.num_layers)]
+    branches = [f"{layer}/{dense}" for layer in layers for dense in ("attention/output", "mlp/dense_2")]
+    return ("patch_embedding", *branches)
 
 
 def _norm(
