@@ -67,30 +67,6 @@ class Simulation(Graph):
         return arithmetic.asymmetric(x, low, high)
 
 
-class Extremes(Graph):
-    """A deployment graph in float that keeps each channel's smallest, largest and mean value, at Dense layers' ends."""
-
-    def __init__(self, spec: ViTSpec, weights: Mapping[str, Any], batch: int) -> None:
-        super().__init__(spec, weights, TFLITE, batch)
-        self.channels: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        self.means: dict[str, np.ndarray] = {}
-
-    def visit(self, site: str, x: Any) -> Any:
-        """`x` as it is, its extremes remembered."""
-        if len(x.shape) == 2:  # a Dense's input or output, [rows, channels]
-            low, high = self.tf.reduce_min(x, axis=0), self.tf.reduce_max(x, axis=0)
-            self.channels[site] = (low.numpy(), high.numpy())
-            self.means[site] = self.tf.reduce_mean(x, axis=0).numpy()
-        return x
-
-    def largest(self, site: str, centre: np.ndarray | None = None) -> np.ndarray:
-        """The largest magnitude of each channel at `site`, less `centre`, float32 [channels]."""
-        low, high = self.channels[site]
-        if centre is not None:
-            low, high = low - centre, high - centre
-        return np.maximum(-low, high)
-
-
 class Grams(Graph):
     """A deployment graph in float that keeps XᵀX of the inputs X [rows, channels] of Dense layers, by the Dense's name.
 
@@ -102,24 +78,56 @@ class Grams(Graph):
     def __init__(self, spec: ViTSpec, weights: Mapping[str, Any], batch: int, dialect: Dialect = TFLITE) -> None:
         super().__init__(spec, weights, dialect, batch)
         self.found: dict[str, np.ndarray] = {}
+        self._sums: dict[str, tuple[np.ndarray, int]] = {}
 
     def visit(self, site: str, x: Any) -> Any:
         """`x` as it is, all rows of it."""
         name, _, side = site.partition(":")
         # Query, key and value read one tensor.
         if side == "input" and not name.endswith(("/key", "/value")):
-            gram = self.tf.matmul(x, x, transpose_a=True)
+            gram, total, rows = self.tf.matmul(x, x, transpose_a=True), self.tf.reduce_sum(x, axis=0), x.shape[0]
             if not name.endswith("/query") and self.spec.kept_tokens < self.spec.num_tokens:
-                alone = x[:: self.spec.num_tokens]
-                gram += self.spec.num_tokens * self.tf.matmul(alone, alone, transpose_a=True)
-            self.found[name] = gram.numpy()
+                alone, times = x[:: self.spec.num_tokens], self.spec.num_tokens
+                gram += times * self.tf.matmul(alone, alone, transpose_a=True)
+                total, rows = total + times * self.tf.reduce_sum(alone, axis=0), 2 * rows
+            self.found[name], self._sums[name] = gram.numpy(), (total.numpy(), rows)
         return x
+
+    def moved(self, name: str, factor: np.ndarray, shift: np.ndarray) -> np.ndarray:
+        """What `found` would hold of `name`, if its input X were X·factor + shift, each [channels]."""
+        total, rows = self._sums[name]
+        own, cross = self.found[name] * np.outer(factor, factor), np.outer(factor * total, shift).astype(np.float64)
+        return (own + cross + cross.T + rows * np.outer(shift, shift)).astype(np.float32)
 
     @staticmethod
     def readers(name: str) -> tuple[str, ...]:
         """The Dense layers that read what `name` reads."""
         attention, _, last = name.rpartition("/")
         return tuple(f"{attention}/{part}" for part in ("query", "key", "value")) if last == "query" else (name,)
+
+
+class Extremes(Grams):
+    """`Grams` that keep each channel's smallest, largest and mean value, too, at Dense layers' ends."""
+
+    def __init__(self, spec: ViTSpec, weights: Mapping[str, Any], batch: int) -> None:
+        super().__init__(spec, weights, batch)
+        self.channels: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self.means: dict[str, np.ndarray] = {}
+
+    def visit(self, site: str, x: Any) -> Any:
+        """`x` as it is, what is kept of it remembered."""
+        if len(x.shape) == 2:  # a Dense's input or output, [rows, channels]
+            low, high = self.tf.reduce_min(x, axis=0), self.tf.reduce_max(x, axis=0)
+            self.channels[site] = (low.numpy(), high.numpy())
+            self.means[site] = self.tf.reduce_mean(x, axis=0).numpy()
+        return super().visit(site, x)
+
+    def largest(self, site: str, centre: np.ndarray | None = None) -> np.ndarray:
+        """The largest magnitude of each channel at `site`, less `centre`, float32 [channels]."""
+        low, high = self.channels[site]
+        if centre is not None:
+            low, high = low - centre, high - centre
+        return np.maximum(-low, high)
 
 
 def rounded(name: str, values: np.ndarray) -> np.ndarray:

@@ -51,8 +51,8 @@ FEWEST_ROWS = 8
 MOST_IMAGES, FEWEST_IMAGES, MACS = 64, 2, 2e10
 """Images to choose by: as many as `MACS` pay for, within these bounds."""
 
-MOST_SEEN, MACS_SEEN = 32, 3e11
-"""Images to round weights by: more, for they are run once; as many as `MACS_SEEN` pay for."""
+MOST_SEEN, MACS_SEEN = 64, 6e11
+"""Images to round weights by: more, for they are run once; as many as `MACS_SEEN` pay for, within `MOST_SEEN`."""
 
 FEWEST_TO_CLIP = 8
 """Images without which nothing is clipped but scores and softmax: of what is rare, few images have none.
@@ -225,7 +225,7 @@ class _Layer:
     def __init__(self, source: ParameterSource, tokens: Any, seen: int, batch: int, index: int, modes: Modes) -> None:
         self.source, self.spec, self.modes = source, source.spec, modes
         # All images round weights, the first `batch` choose the rest.
-        self.every_row, self.seen_images, self.batch = tokens, seen, batch
+        self.rows_seen, self.batch = len(tokens), batch
         self.prefix = layer_name(index)
         last = index == source.spec.num_layers - 1
         self.reads_few = last and source.spec.kept_tokens < source.spec.num_tokens
@@ -236,13 +236,11 @@ class _Layer:
         self._rounded = 0
         self.seen = Extremes(self.spec, _Reads(source, Factors()), seen)
         attention = self.seen.attention_branch(tokens, self.prefix, last=False)
-        self.every_middle = tokens + attention
-        mlp = self.seen.mlp_branch(self.every_middle, self.prefix)
-        self.after = self.every_middle + mlp
+        middle = tokens + attention
+        mlp = self.seen.mlp_branch(middle, self.prefix)
+        self.after = middle + mlp
         rows = batch * self.spec.num_tokens
-        self.tokens, self.attention, self.middle, self.mlp = (
-            x[:rows] for x in (tokens, attention, self.every_middle, mlp)
-        )
+        self.tokens, self.attention, self.middle, self.mlp = (x[:rows] for x in (tokens, attention, middle, mlp))
         self.errors: dict[str, tuple[float, float]] = {}
 
     def output(self) -> Any:
@@ -302,15 +300,22 @@ class _Layer:
     def _round(self, part: str) -> None:
         """Round the kernels of attention or MLP by the error of their outputs."""
         reads = _Reads(self.source, self.factors)
-        grams = Grams(self.spec, reads, self.seen_images)
-        if part.endswith("/attention"):
-            grams.attention_branch(self.every_row, self.prefix, last=False)
-        else:
-            grams.mlp_branch(self.every_middle, self.prefix)
-        for dense, gram in grams.found.items():
-            if len(self.every_row) >= ROWS * len(gram):
-                names = [f"{reader}/kernel" for reader in grams.readers(dense)]
-                self.kernels |= round_together({name: reads[name] for name in names}, gram)
+        for dense, gram in self.seen.found.items():
+            if dense.startswith(f"{part}/") and self.rows_seen >= ROWS * len(gram):
+                names = [f"{reader}/kernel" for reader in Grams.readers(dense)]
+                self.kernels |= round_together({name: reads[name] for name in names}, self._gram(dense))
+
+    def _gram(self, dense: str) -> np.ndarray:
+        """XᵀX of what `dense` reads after the rewrites that were chosen, which move and scale its channels."""
+        part, factors = dense.rpartition("/")[0], self.factors
+        if dense.endswith("/output"):
+            mean = factors.value_means[part]
+            divided = 1 / factors.values.get(part, np.ones_like(mean))
+            return self.seen.moved(dense, divided, -mean * divided)
+        if (norm := f"{part}_norm") in factors.norms and not dense.endswith("/dense_2"):
+            parameters = EqualizedParameters(self.source, factors)
+            return self.seen.moved(dense, parameters.read(f"{norm}/scale"), parameters.read(f"{norm}/bias"))
+        return self.seen.found[dense]
 
     def _attention_branch(self, simulation: Graph) -> tuple[Any, Any]:
         return simulation.attention_branch(self.tokens, self.prefix, last=False), self.attention
