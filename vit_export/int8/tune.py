@@ -51,7 +51,7 @@ FEWEST_ROWS = 8
 MOST_IMAGES, FEWEST_IMAGES, MACS = 64, 2, 2e10
 """Images to choose by: as many as `MACS` pay for, within these bounds."""
 
-MOST_SEEN, MACS_SEEN = 64, 6e11
+MOST_SEEN, MACS_SEEN = 128, 8e11
 """Images to round weights by: more, for they are run once; as many as `MACS_SEEN` pay for, within `MOST_SEEN`."""
 
 FEWEST_TO_CLIP = 8
