@@ -18,7 +18,7 @@ from vit_export.int8.equalize import EqualizedParameters, Factors, folding, norm
 from vit_export.int8.modes import SCHEMES, LayerModes, Modes, full_float, static, uniform
 from vit_export.int8.recipe import Recipe
 from vit_export.int8.simulate import Simulation, rounded
-from vit_export.int8.tune import MOST_IMAGES, Tuning, images_wanted, tune
+from vit_export.int8.tune import MOST_SEEN, Tuning, images_wanted, tune
 from vit_export.model.parameters import layer_name, parameter_specs
 from vit_export.model.preprocessing import normalize
 from vit_export.model.spec import ViTSpec
@@ -262,7 +262,7 @@ def test_bias_correction_takes_the_mean_error_away():
 def test_images_are_fewer_for_larger_models():
     counts = [images_wanted(ViTSpec.of(name)) for name in ("vit_s32", "vit_b16", "vit_h14")]
     assert counts == sorted(counts, reverse=True)
-    assert images_wanted(SPEC) == MOST_IMAGES
+    assert images_wanted(SPEC) == MOST_SEEN
     assert counts[-1] >= 2
 
 
