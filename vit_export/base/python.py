@@ -1,6 +1,7 @@
 """Another Python beside this one: its command line, which never takes a module from the current folder."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -33,3 +34,20 @@ def python_environment() -> dict[str, str]:
     """
     paths = dict.fromkeys([_ROOT, *filter(None, sys.path)])
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def python_worker(*arguments: str) -> subprocess.Popen[str]:
+    """That Python at work: it reads lines of text and answers with lines, and what else it says is not heard.
+
+    Raises:
+        VitExportError: this Python does not know where its own executable is.
+    """
+    return subprocess.Popen(
+        python_command(*arguments),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=python_environment(),
+        start_new_session=True,  # Ctrl-C is for this process, which then ends the workers
+    )

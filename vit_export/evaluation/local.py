@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vit_export.base.errors import VerificationFailed, VitExportError
 from vit_export.base.interrupts import heed
-from vit_export.base.python import python_command, python_environment
+from vit_export.base.python import python_worker
 from vit_export.evaluation.worker import failure
 
 if TYPE_CHECKING:
@@ -78,15 +78,7 @@ def _serve(job: Path, left: "queue.SimpleQueue[int]", done: "queue.SimpleQueue[A
 
 @contextmanager
 def _worker(job: Path, stop: threading.Event) -> Iterator["subprocess.Popen[str]"]:
-    worker = subprocess.Popen(
-        python_command("-m", "vit_export.evaluation.worker", str(job)),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=python_environment(),
-        start_new_session=True,  # Ctrl-C is for this process, which then ends the workers
-    )
+    worker = python_worker("-m", "vit_export.evaluation.worker", str(job))
 
     def end() -> None:
         stop.wait()

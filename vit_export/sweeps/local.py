@@ -2,7 +2,6 @@
 
 import json
 import queue
-import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_export.base.interrupts import heed
-from vit_export.base.python import python_command, python_environment
+from vit_export.base.python import python_worker
 from vit_export.sweeps.cell import Outcome
 
 Event = tuple[str, Outcome | None]
@@ -53,15 +52,7 @@ def run_locally(jobs: Mapping[str, tuple[dict[str, Any], Path]], workers: int) -
 
 def _made(job: dict[str, Any], folder: Path, stop: threading.Event) -> Outcome:
     """What a process of its own made of a job; it is killed as soon as `stop` is set."""
-    worker = subprocess.Popen(
-        python_command("-m", "vit_export.sweeps.worker"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=python_environment(),
-        start_new_session=True,  # Ctrl-C is for this process, which then ends the workers
-    )
+    worker = python_worker("-m", "vit_export.sweeps.worker")
 
     def watch() -> None:
         while worker.poll() is None:
