@@ -17,7 +17,6 @@ from PIL import Image
 from vit_export.base.errors import InputError
 from vit_export.base.python import python_command, python_environment
 from vit_export.cli.main import main
-from vit_export.evaluation import local as module
 from vit_export.evaluation.evaluate import evaluate
 from vit_export.images.read import decode_image, resize_and_crop
 from vit_export.model.input_kinds import feed
@@ -126,7 +125,7 @@ def test_a_worker_that_is_killed_is_replaced_and_one_that_always_dies_is_told(ma
         def command(*arguments, text=text):
             return [sys.executable, "-c", text, arguments[-1]]
 
-        monkeypatch.setattr(module, "python_command", command)
+        monkeypatch.setattr("vit_export.base.python.python_command", command)
         if works:
             assert evaluate(made[0], made[1]["tars"]).figures == found.figures
             continue

@@ -7,14 +7,16 @@ import sys
 import pytest
 
 from vit_export.base.python import python_command, python_environment
-from vit_export.sweeps import local as module
 from vit_export.sweeps.local import run_locally
 
+COMMAND = "vit_export.base.python.python_command"
 ANSWERS = "import sys; sys.stdin.readline(); {}"
 
 
 def events(monkeypatch, code, jobs=3, workers=2):
-    monkeypatch.setattr(module, "python_command", lambda *words: [sys.executable, "-c", ANSWERS.format(code)])
+    monkeypatch.setattr(
+        "vit_export.base.python.python_command", lambda *words: [sys.executable, "-c", ANSWERS.format(code)]
+    )
     return list(run_locally({f"cell-{n}": ({}, None) for n in range(jobs)}, workers))
 
 
@@ -38,7 +40,9 @@ def test_a_process_that_dies_is_a_cell_that_failed(code, told, monkeypatch):
 
 
 def test_whoever_stops_listening_ends_the_processes(monkeypatch):
-    monkeypatch.setattr(module, "python_command", lambda *words: [sys.executable, "-c", "import time; time.sleep(600)"])
+    monkeypatch.setattr(
+        "vit_export.base.python.python_command", lambda *words: [sys.executable, "-c", "import time; time.sleep(600)"]
+    )
     running = run_locally({"cell": ({}, None)}, 1)
     assert next(running) == ("cell", None)
     running.close()  # returns only when they have ended

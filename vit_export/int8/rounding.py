@@ -18,8 +18,8 @@ from vit_export.int8.arithmetic import LARGEST
 DAMPING = 0.1
 """Part of the mean of G's diagonal that is added to it: what was seen is a sample.
 
-Ten times the paper's, for some photographs are not a corpus of text. DINOv2-S/14's Dense layers err as much (0.1 dB) with
-either on other photographs.
+Ten times the paper's, for some photographs are not a corpus of text. DINOv2-S/14's Dense layers err as much (0.1 dB)
+with either on other photographs.
 """
 
 PAIR = 128

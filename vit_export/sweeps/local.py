@@ -4,7 +4,7 @@ import json
 import queue
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,8 @@ def _made(job: dict[str, Any], folder: Path, stop: threading.Event) -> Outcome:
     except OSError:
         answer = ""
     finally:
-        worker.stdin.close()
+        with suppress(OSError):  # what it has not read is written once more
+            worker.stdin.close()
         code = worker.wait()
         worker.stdout.close()
     if answer.endswith("\n"):
