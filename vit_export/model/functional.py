@@ -91,6 +91,7 @@ def _rebuilt(model: keras.Model, made: Assembled, backbone: VisionTransformer) -
     for name, variable in rebuilt.parameters().items():
         own = made.parameters.get(name)
         variable.assign(source.read(name) if own is None else own.make(*map(read, own.weights)).astype(np.float32))
+    rebuilt.record = made.record_of(ModelParameters(rebuilt).read)
     rebuilt.keep_as_recorded()
     return rebuilt
 
