@@ -87,8 +87,8 @@ def create_vit(
         InputError: unknown variant, a size no model can have, or a checkpoint that cannot be loaded or is of another
             variant, epsilon or GELU.
     """
+    from vit_export.model.in_memory import assign_parameters
     from vit_export.model.keras_model import build_model
-    from vit_export.model.saved_model import assign_parameters
 
     options: dict[str, Any] = {"dropout": dropout, "seed": seed, "dtype": dtype, "trainable": trainable}
     if name is not None:
@@ -129,6 +129,7 @@ def create_vit(
         warnings.warn(worded(text), stacklevel=2)
     model = build_model(checkpoint.spec, record=checkpoint.record, **options)
     assign_parameters(model, checkpoint.read)
+    model.keep_as_recorded()
     return model
 
 
@@ -346,8 +347,8 @@ def _subject(model: Any) -> tuple[ViTSpec | None, Checkpoint | None]:
     if is_keras_hub_model(model):
         return None, checkpoint_of_keras_hub(model)
     from vit_export.model.functional import as_vision_transformer
+    from vit_export.model.in_memory import ModelParameters
     from vit_export.model.keras_model import was_fitted
-    from vit_export.model.saved_model import ModelParameters
 
     transformer, notes = as_vision_transformer(model)
     record = transformer.current_record

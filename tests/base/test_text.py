@@ -3,7 +3,7 @@
 import pytest
 
 from vit_export.base.errors import InputError, OutputError
-from vit_export.base.text import MAX_MESSAGE, message, shown, without_secrets
+from vit_export.base.text import MAX_MESSAGE, counted, message, shown, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,11 @@ def test_the_longest_texts_take_no_time():
 def test_all_texts_of_a_record_are_shown():
     assert shown({"\x1b": ["\u202e", {"a": ("b\r", 1, None)}]}) == {"\\u001b": ["\\u202e", {"a": ["b\\r", 1, None]}]}
     assert len(shown("x" * 10_000)) == MAX_MESSAGE
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(1, "1 class"), (0, "0 classes"), (2000000, "2000000 classes"), (1.0, "1 class"), (float("inf"), "inf classes")],
+)
+def test_counts_have_their_number(count, shown):
+    assert counted(count, "class") == shown

@@ -11,21 +11,22 @@ from conftest import RandomParameters, toy_spec
 from helpers.digits import PREPROCESSING, SPEC, DigitsParameters, held_out, pictures
 
 from vit_export.artifacts.flatbuffer import MappedModel, operator_kinds
+from vit_export.artifacts.read import precision_found, precision_of, read_facts
 from vit_export.base.errors import InputError
 from vit_export.base.signal import overall_sqnr_db
 from vit_export.deployment.graph import TFLITE, deployment_graph
 from vit_export.deployment.rewrites import folded_parameters
-from vit_export.int8 import mixing, sensitivity
+from vit_export.int8 import sensitivity
 from vit_export.int8.budget import Budget, Measured
 from vit_export.int8.equalize import Factors
-from vit_export.int8.mixing import Mixes
+from vit_export.int8.mixing import Mixes, stored
 from vit_export.int8.modes import LayerModes, Modes, dynamic, full_float, static
 from vit_export.int8.price import DYNAMIC_MS, INT8_MS, PRODUCTS_MS, price, total
 from vit_export.int8.recipe import Recipe
 from vit_export.int8.search import MOST_ROUNDS, search
 from vit_export.int8.sensitivity import Component, Option, Sensitivity, components, measure_sensitivity
 from vit_export.int8.tune import Tuning, tune
-from vit_export.model.preprocessing import normalize
+from vit_export.model.preprocessing import Preprocessing, normalize
 from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.runtimes.runner import open_runner
@@ -194,9 +195,40 @@ def test_impossible_budget(spec, source, images):
     assert not choice.met
     assert len(measured) == choice.rounds == 2
     assert choice.measured.sqnr_db > measure(dynamic(spec), None).sqnr_db
-    parts = [component.of(choice.modes).dense for component in components(spec) if component.layer >= 0]
-    assert parts.count("float") == int(mixing.MOST_FLOAT * len(parts)) == 1
-    assert choice.explained()[-1] == "no int8 mix that was found keeps 150 dB: lower it, or choose float16"
+    assert precision_of(stored(spec, choice.modes)) == "int8"
+    assert choice.explained()[-1] == (
+        "no int8 mix that was found keeps 150 dB, and this is the best of them: verification judges it by limits of "
+        "its own; ask for less, or choose float16 to keep more"
+    )
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"num_layers": 12, "mlp_size": 192},
+        {"num_layers": 9, "mlp_size": 120, "num_registers": 4},
+        {"positions": "rotary", "num_registers": 1, "num_classes": 1},
+        {"pooling": "attention", "pre_logits_size": 24},
+    ],
+    ids=str,
+)
+def test_a_file_of_the_most_float_is_an_int8_file(overrides, tmp_path):
+    """By what verification takes for one, to the byte: with another part in float it would be none."""
+    spec = replace(toy_spec(), **overrides)
+    noise = {(c, o): 1.0 + (o.dense == "dynamic") for c in components(spec) for o in c.options if o.dense != "float"}
+    modes = Mixes(spec, Sensitivity(noise, {}, Tuning(), 1)).cheapest(0.0)
+    source, path = RandomParameters(spec), tmp_path / "most.tflite"
+    images = np.random.default_rng(0).normal(size=(2, 1, *spec.image_sides, 3)).astype(np.float32)
+    record = ModelRecord(spec, Preprocessing(spec.image_size), {"source": "test"})
+    write_int8_tflite(source, record, path, Recipe("auto", modes), list(images))
+    facts = read_facts(path)
+    assert facts.matrices == stored(spec, modes)
+    assert precision_found(facts) == "int8"
+    for part in components(spec):
+        if part.of(modes).dense != "float":
+            more = stored(spec, part.put(modes, Option("float")))
+            assert precision_of(more) == "float32" or part.layer < 0, part
 
 
 def test_agreement_alone(spec, source, images):
@@ -231,7 +263,7 @@ def test_wrong_predictions_are_made_up_for(spec, source, images, error_db):
 
 
 def test_mixes_are_the_cheapest_there_are():
-    spec = replace(toy_spec(), num_layers=2)
+    spec = replace(toy_spec(num_classes=200), num_layers=2)
     random = np.random.default_rng(0)
     noise = {}
     for component in components(spec):
@@ -244,7 +276,8 @@ def test_mixes_are_the_cheapest_there_are():
         modes = static(spec)
         for part, option in zip(parts, options, strict=True):
             modes = part.put(modes, option)
-        if not any(option.dense == "float" for part, option in zip(parts, options, strict=True) if part.layer >= 0):
+        exact = any(option.dense == "float" for part, option in zip(parts, options, strict=True) if part.layer >= 0)
+        if not exact and precision_of(stored(spec, modes)) == "int8":
             every.append((found.predicted(modes), total(spec, modes)))
     least = min(noise for noise, _ in every)
     targets = np.geomspace(found.predicted(static(spec)), least, 20) * (1 + 1e-9)

@@ -125,6 +125,9 @@ def test_a_mix_that_came_out_as_static_was_asked_for_as_auto():
     assert only(exported(found))[1]["int8_scheme"] == "dynamic"
     options = only(exported(found, passed("dynamic")))[1]
     assert (options["int8_scheme"], options["min_sqnr"]) == ("auto", 47.0)
+    search["met"] = False  # a larger budget would be kept even less
+    assert only(exported(found, passed("dynamic")))[1]["float16"]
+    search["met"] = True
     search["budget"]["min_sqnr"] = 47.0
     assert only(exported(found, passed("dynamic")))[1]["float16"]
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import RandomParameters, build, record_of, toy_spec, write_pictures
 
+from vit_export.artifacts.read import read_facts
 from vit_export.base.errors import InputError
 from vit_export.base.reporting import Silent
 from vit_export.model.saved_model import write_saved_model
@@ -88,6 +89,25 @@ def test_auto_keeps_a_budget_that_static_does_not(saved_model, photos, tmp_path,
     assert f"{len(search['steps'])} parts of the model" in told
     assert (tmp_path / "b" / "vit_toy_int8.tflite").is_file()
     assert not [p for p in (tmp_path / "b").iterdir() if p.name.startswith(".")]
+
+
+def test_a_budget_that_auto_cannot_keep_still_makes_an_int8_file(photos, tmp_path, in_process):
+    """The file is what verification takes for int8, and is judged by its limits; the note says what it keeps."""
+    spec, heard = SPEC.with_(num_layers=4), Heard()
+    write_saved_model(build(RandomParameters(spec)), tmp_path / "weights", record_of(spec))
+    request = ask(
+        tmp_path / "weights", photos, tmp_path / "out", "tflite", int8_scheme="auto", min_sqnr=100, verify=True
+    )
+    result = export(request, heard)
+    assert result.passed, result.verification.failures
+    (artifact,) = result.artifacts
+    search, matrices = artifact.quantization["search"], read_facts(artifact.path).matrices
+    assert not search["met"]
+    assert search["measured"]["sqnr_db"] > search["measured_static"]["sqnr_db"] + 1
+    assert 0.5 * matrices["int8"] < matrices["float32"] < matrices["int8"]
+    (told,) = (note for note in heard.notes if "everything static" in note)
+    assert f"{search['measured']['sqnr_db']:.1f} dB" in told
+    assert "no int8 mix that was found keeps 100 dB, and this is the best of them" in told
 
 
 def test_auto_leaves_static_alone_where_that_is_enough(saved_model, photos, tmp_path, monkeypatch):

@@ -6,11 +6,12 @@ import zipfile
 import numpy as np
 import pytest
 from conftest import build
-from helpers.heads import REFUSED, TAKEN, backbone, dense, pooled, sequential, shaken
+from helpers.heads import REFUSED, TAKEN, backbone, dense, of, pooled, sequential, shaken
 from keras import layers
 
 from vit_export.base.errors import InputError
 from vit_export.base.signal import softmax
+from vit_export.model.functional import as_vision_transformer
 from vit_export.weights.open import open_checkpoint
 
 QUICK = ("old readme",)
@@ -28,7 +29,6 @@ def test_a_file_is_the_model_that_was_saved(name, tmp_path):
     found = build(checkpoint).predict_output(images)
     found = softmax(found) if "softmax" in told else 1 / (1 + np.exp(-found)) if "sigmoid" in told else found
     np.testing.assert_allclose(found, wanted, atol=2e-5 * max(1, np.ptp(wanted)))
-    assert not checkpoint.record.trained
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,27 @@ def test_a_model_that_was_fitted_is_trained(tmp_path):
     model.fit(np.zeros((2, 16, 16, 3), np.float32), np.arange(2), verbose=0)
     model.save(tmp_path / "after.keras")
     assert open_checkpoint(tmp_path / "after.keras").record.trained
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("units", [(3,), (1,), (24, 3)], ids=str)
+def test_a_head_whose_weights_were_changed_is_not_untrained(units, tmp_path):
+    """By no `fit`: nothing but the weights tells."""
+    hidden, bent, normed = layers.Dense(units[0], "relu"), layers.BatchNormalization(), layers.LayerNormalization()
+    model = pooled(
+        of(*([hidden, bent, normed] if units[1:] else []), dense(units[-1], "softmax" if units[-1] > 1 else None))
+    )
+    model.save(tmp_path / "before.keras")
+    assert not open_checkpoint(tmp_path / "before.keras").record.trained
+    assert not as_vision_transformer(model)[0].current_record.trained
+    bias = model.layers[-1].bias
+    for change in (lambda: bias.assign(bias + 1e-4), lambda: (bias.assign(0 * bias), shaken(model))):
+        change()
+        model.save(tmp_path / "after.keras")
+        checkpoint = open_checkpoint(tmp_path / "after.keras")
+        assert checkpoint.record.trained
+        assert "not by fit" in checkpoint.notes[-1]
+        assert as_vision_transformer(model)[0].current_record.trained
 
 
 @pytest.mark.thorough

@@ -1,6 +1,7 @@
 """A file taken up alone, without the report of its export: its facts, and the Artifact that stages work with."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -64,14 +65,19 @@ def record_of(path: str | Path) -> ModelRecord:
 
 
 def precision_found(facts: FileFacts) -> Precision:
-    """The precision that most bytes of a file's weights are stored in, biases and norms left out.
+    """The precision that most bytes of a file's weights are stored in (`precision_of`)."""
+    return precision_of(facts.matrices)
+
+
+def precision_of(matrices: Mapping[str, int]) -> Precision:
+    """The precision of most of the bytes `matrices`, by dtype (`FileFacts`): what a file with such weights may go by.
 
     "int8" stands for every type of 8 bits or fewer; where two share the bytes evenly it is the wider one.
     """
     shares: dict[Precision, int] = {
-        "float32": sum(size for dtype, size in facts.matrices.items() if dtype in _FULL),
-        "float16": sum(size for dtype, size in facts.matrices.items() if dtype in _SIXTEEN_BITS),
-        "int8": sum(size for dtype, size in facts.matrices.items() if dtype.startswith(_EIGHT_BITS)),
+        "float32": sum(size for dtype, size in matrices.items() if dtype in _FULL),
+        "float16": sum(size for dtype, size in matrices.items() if dtype in _SIXTEEN_BITS),
+        "int8": sum(size for dtype, size in matrices.items() if dtype.startswith(_EIGHT_BITS)),
     }
     return max(shares, key=lambda precision: shares[precision])
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from vit_export.base.text import counted
+
 NONE = "–"
 MEGABYTE = 1e6
 
@@ -52,7 +54,7 @@ def figure(value: float | None) -> str:
 def conditions(threads: int, cpu: Mapping[str, Any]) -> str:
     """On what latencies were measured; `cpu` is the dict of a `Cpu`."""
     features = f" ({', '.join(cpu['features'])})" if cpu["features"] else ""
-    return f"{threads} thread{'s' if threads > 1 else ''} of {cpu['cores']} usable cores, {cpu['model']}{features}"
+    return f"{counted(threads, 'thread')} of {cpu['cores']} usable cores, {cpu['model']}{features}"
 
 
 def three_digits(value: float | None) -> str:

@@ -44,10 +44,10 @@ def shown(value: Any) -> Any:
     return [shown(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def counted(count: int, noun: str) -> str:
-    """`count` with `noun` in its number: '1 image', '3 classes'."""
+def counted(count: float, noun: str) -> str:
+    """`count` with `noun` in its number: '1 image', '3 classes'; a float, as of a report, is shown in six digits."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{count} {noun if count == 1 else plural}"
+    return f"{f'{count:g}' if isinstance(count, float) else count} {noun if count == 1 else plural}"
 
 
 def without_secrets(text: str) -> str:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from vit_export.base.numbers import NONE, megabytes, number
-from vit_export.base.text import visible
+from vit_export.base.text import counted, visible
 from vit_export.bundles.code import markdown, preprocessing, templates, what
 from vit_export.bundles.source import Subject
 from vit_export.model.names import scheme_of
@@ -100,11 +100,11 @@ def _measured(subject: Subject, conversion: str | None) -> dict[str, Any]:
     machine = [text(cpu.get("model"), "a processor that was not recorded"), text(record(report.get("machine")).get(
         "platform"))]  # fmt: skip
     verdict = {"pass": "passed", "fail": "FAILED"}.get(result.verdict, "was not verified")
+    on = "" if threads is None else f", {counted(threads, 'thread')}"
     intro = (
-        f"The file {verdict} vit-export's verification on {images} images, against the float32 model of the same "
-        f"weights, on {text(report.get('created'), 'an unrecorded date')[:10]}. Outputs are of the worst image. Times "
-        f"are of {markdown(', '.join(filter(None, machine)))}"
-        f"{'' if threads is None else f', {threads:g} thread' + ('s' if threads != 1 else '')}: other machines differ."
+        f"The file {verdict} vit-export's verification on {counted(images, 'image')}, against the float32 model of "
+        f"the same weights, on {text(report.get('created'), 'an unrecorded date')[:10]}. Outputs are of the worst "
+        f"image. Times are of {markdown(', '.join(filter(None, machine)))}{on}: other machines differ."
     )
     cells = result.cells(None)
     rows = [

@@ -4,17 +4,20 @@ Noise and price both add up over the components, so the mixes are built one comp
 the way is left out: a multiple-choice knapsack, solved by its Pareto front (Nemhauser and Ullmann, 1969).
 """
 
+import math
 from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 
+from vit_export.artifacts.facts import Constants
+from vit_export.artifacts.read import precision_of
 from vit_export.int8.modes import Modes, static
-from vit_export.int8.price import price
+from vit_export.int8.price import kernels, price
 from vit_export.int8.sensitivity import Component, Sensitivity, components
+from vit_export.model.parameters import parameter_specs
 from vit_export.model.spec import ViTSpec
-
-MOST_FLOAT = 0.25
-"""The part of the encoder's attentions and MLPs that may be left in float, rounded down; more is no int8 file."""
 
 _MOST_POINTS = 4096
 """Mixes kept on the way: ViT-H has fewer, and where there are more, neighbours differ by a fraction of a percent."""
@@ -37,25 +40,57 @@ class _Front:
         return _Front(self.prices[which], self.noises[which], self.chosen[which])
 
 
+def stored(spec: ViTSpec, modes: Modes) -> dict[str, int]:
+    """The bytes by dtype of the weights of a file of `spec` in `modes`, as `FileFacts.matrices` counts them."""
+    found = Constants()
+    for parameter in parameter_specs(spec):
+        if not parameter.name.endswith("/kernel"):
+            found.add("float32", parameter.shape, 4 * parameter.size)
+    # What deployment adds: rows of zeros where registers have no position, and the tables of rotary ones.
+    if spec.positions == "learned":
+        found.add("float32", (spec.num_tokens, spec.hidden_size), 4 * spec.num_registers * spec.hidden_size)
+    else:
+        found.add("float32", (spec.num_tokens, spec.head_size), 2 * 4 * spec.num_tokens * spec.head_size)
+    for part in components(spec):
+        dtype, width = ("float32", 4) if part.of(modes).dense == "float" else ("int8", 1)
+        for shape in kernels(spec, part):
+            found.add(dtype, shape, width * shape[0] * shape[1])
+    return found.matrices
+
+
+class _Used(NamedTuple):
+    """How many weights are float: of the encoder, in quarters of an attention or MLP (`Mixes`), and around it."""
+
+    steps: int
+    around: int
+
+
 class Mixes:
-    """The mixes of `spec` worth having; in an int8 file, so that at most `MOST_FLOAT` of the encoder is float."""
+    """The mixes of `spec` worth having whose files are int8 files, by what verification takes for one."""
 
     def __init__(self, spec: ViTSpec, sensitivity: Sensitivity) -> None:
-        self.spec, self.sensitivity, self.parts = spec, sensitivity, components(spec)
-        # Float weights in the encoder are the last resort: fronts by how many of its attentions and MLPs have them.
-        self._fronts = [_Front(np.zeros(1), np.zeros(1), np.zeros((1, 0), np.int8))]
+        self.spec, self.sensitivity = spec, sensitivity
+        # What is outside the encoder comes last: its options double the fronts.
+        self.parts = sorted(components(spec), key=lambda part: part.layer < 0)
+        self._stored = stored(spec, static(spec))
+        # Attentions and MLPs of every width lie near a few multiples of this, so that fronts are few.
+        self._step = min(_weights(spec, part) for part in self.parts if part.layer >= 0) / 4
+        # Float weights in the encoder are the last resort: fronts by how many there are.
+        self._fronts = {_Used(0, 0): _Front(np.zeros(1), np.zeros(1), np.zeros((1, 0), np.int8))}
         for part in self.parts:
             self._fronts = self._with(part)
 
     def cheapest(self, target: float) -> Modes:
         """The mix of the least price with at most `target` of noise predicted, or the one of the least noise.
 
-        Encoder layers with float weights are as few as the target allows.
+        Float weights in the encoder are as few as the target allows.
         """
-        for front in self._fronts:
-            if front.noises[-1] <= target:
-                return self._modes(front.chosen[np.argmax(front.noises <= target)])
-        best = min(self._fronts, key=lambda front: float(front.noises[-1]))
+        for _, alike in groupby(sorted(self._fronts), key=lambda used: used.steps):
+            found = [self._fronts[used] for used in alike]
+            if reaching := [front for front in found if front.noises[-1] <= target]:
+                best = min(reaching, key=lambda front: float(front.prices[np.argmax(front.noises <= target)]))
+                return self._modes(best.chosen[np.argmax(best.noises <= target)])
+        best = min(self._fronts.values(), key=lambda front: float(front.noises[-1]))
         return self._modes(best.chosen[-1])
 
     def _modes(self, chosen: np.ndarray) -> Modes:
@@ -64,17 +99,33 @@ class Mixes:
             modes = part.put(modes, part.options[option])
         return modes
 
-    def _with(self, part: Component) -> list[_Front]:
+    def _with(self, part: Component) -> dict[_Used, _Front]:
         """The fronts with `part` added, in each of its options."""
-        most = int(MOST_FLOAT * 2 * self.spec.num_layers)
-        found: list[list[_Front]] = [[] for _ in range(min(most + 1, len(self._fronts) + 1))]
+        found: dict[_Used, list[_Front]] = {}
+        weights = _weights(self.spec, part)
         for index, option in enumerate(part.options):
             paid, noise = price(self.spec, part, option), self.sensitivity.of(part, option)
-            more = int(option.dense == "float" and part.layer >= 0)
-            for used, front in enumerate(self._fronts):
-                if used + more <= most:
-                    found[used + more].append(front.extended(paid, noise, index))
-        return [_best(fronts) for fronts in found if fronts]
+            for used, front in self._fronts.items():
+                now = used
+                if option.dense == "float":
+                    steps = math.ceil(weights / self._step)
+                    now = _Used(
+                        *(used.steps + steps, used.around) if part.layer >= 0 else (used.steps, used.around + weights)
+                    )
+                    if not self._is_int8(now):
+                        continue
+                found.setdefault(now, []).append(front.extended(paid, noise, index))
+        return {used: _best(fronts) for used, fronts in found.items()}
+
+    def _is_int8(self, used: _Used) -> bool:
+        """Whether a file with so many float weights may go by int8."""
+        moved = math.ceil(used.steps * self._step) + used.around
+        small, exact = self._stored["int8"] - moved, self._stored.get("float32", 0) + 4 * moved
+        return precision_of({"int8": small, "float32": exact}) == "int8"
+
+
+def _weights(spec: ViTSpec, part: Component) -> int:
+    return sum(inputs * outputs for inputs, outputs in kernels(spec, part))
 
 
 def _best(fronts: list[_Front]) -> _Front:

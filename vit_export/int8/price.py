@@ -44,6 +44,11 @@ def total(spec: ViTSpec, modes: Modes) -> float:
     return sum(price(spec, component, component.of(modes)) for component in components(spec))
 
 
+def kernels(spec: ViTSpec, component: Component) -> list[tuple[int, int]]:
+    """The shapes [inputs, outputs] of the kernels of `component`."""
+    return [(dense.inputs, dense.outputs) for dense in _dense(spec, component)]
+
+
 def _milliseconds(spec: ViTSpec, component: Component, option: Option) -> float:
     """Milliseconds that a component takes in `option` beyond those in static int8."""
     found = 0.0

@@ -112,7 +112,10 @@ class Choice:
         if self.steps:
             found.append(f"this mix: {self.measured} measured, {self.budget} wanted")
         if not self.met:
-            found.append(f"no int8 mix that was found keeps {self.budget}: lower it, or choose float16")
+            found.append(
+                f"no int8 mix that was found keeps {self.budget}, and this is the best of them: verification judges it "
+                "by limits of its own; ask for less, or choose float16 to keep more"
+            )
         return found
 
 

@@ -92,6 +92,31 @@ class Assembled:
             )
         return tuple(found)
 
+    def record_of(self, read: Callable[[str], np.ndarray]) -> ModelRecord:
+        """The record, given the parameters that `read` returns by name: trained where the head is none that Keras drew.
+
+        Nothing says how a head was trained, with an optimizer of Keras or otherwise.
+        """
+        own = [name for name, made in self.parameters.items() if any(weight.path for weight in made.weights)]
+        if self.record.trained or all(_as_drawn(name, read(name)) for name in own):
+            return self.record
+        return self.record.saying(trained=True, changed_in="python")
+
+
+def _as_drawn(name: str, values: np.ndarray) -> bool:
+    """Whether a head's parameter may be of layers as Keras makes them: biases 0, scales alike, kernels Glorot's.
+
+    An untrained BatchNormalization turns scales of 1 into other numbers, and alone becomes a diagonal kernel.
+    """
+    if values.ndim < 2:
+        return not values.any() if name.endswith("/bias") else bool((values == values[0]).all())
+    if values.shape[0] == values.shape[1] and np.array_equal(values, values[0, 0] * np.eye(len(values))):
+        return True
+    limit = (6 / sum(values.shape)) ** 0.5
+    power = float(np.square(values, dtype=np.float64).mean()) / (limit**2 / 3)
+    # Of a uniform number the square is 1 on average, with a variance of 4/5: five standard deviations of the mean.
+    return bool(np.abs(values).max() <= limit and abs(power - 1) <= 5 * (0.8 / values.size) ** 0.5)
+
 
 class _Step(NamedTuple):
     """A step of the head to be, its number, and of Dense, LayerNorm and AFFINE its two parameters.
@@ -155,7 +180,7 @@ def assemble(apart: Apart) -> Assembled:
         problem: ProblemType | None = "regression" if bent else None
         labels = record.labels if end.pooling is None and len(record.labels or ()) == spec.num_classes else None
         problem = "multi_label_classification" if left_out == "sigmoid" else problem
-        # The head is untrained until the model is fitted.
+        # The head is untrained until its weights say otherwise (`Assembled.record_of`).
         record = replace(record, labels=labels, problem_type=problem).saying(trained=False)
     return Assembled(record, parameters, factor, shift, left_out)
 

@@ -9,9 +9,9 @@ from vit_export.base.adapters.keras import layers_of
 from vit_export.base.errors import InputError, first_line
 from vit_export.base.signal import softmax
 from vit_export.model.assembled import Assembled, assemble
+from vit_export.model.in_memory import ModelParameters, require_finite
 from vit_export.model.keras_model import VisionTransformer, reference_model
 from vit_export.model.keras_parts import EXPECTED, last_names, shown
-from vit_export.model.saved_model import ModelParameters, require_finite
 from vit_export.model.spec import Pooling, ViTSpec
 from vit_export.model.taken_apart import backbones, take_apart
 
@@ -91,6 +91,8 @@ def _rebuilt(model: keras.Model, made: Assembled, backbone: VisionTransformer) -
     for name, variable in rebuilt.parameters().items():
         own = made.parameters.get(name)
         variable.assign(source.read(name) if own is None else own.make(*map(read, own.weights)).astype(np.float32))
+    rebuilt.record = made.record_of(ModelParameters(rebuilt).read)
+    rebuilt.keep_as_recorded()
     return rebuilt
 
 

@@ -17,6 +17,7 @@ from keras import layers, ops
 from vit_export.base.adapters.keras import layers_of
 from vit_export.base.errors import InputError
 from vit_export.model.head import DENSE, NORM, Placed
+from vit_export.model.in_memory import fingerprint_in_memory
 from vit_export.model.keras_layers import AttentionPooling, Embedding, EncoderLayer, activation_function
 from vit_export.model.keras_training import loss_of_logits, metrics_of_logits
 from vit_export.model.parameters import layer_name
@@ -110,6 +111,10 @@ class VisionTransformer(keras.Model):
         # Logits stay float32 under mixed precision, as losses and softmax need them.
         self.head = layers.Dense(self.spec.num_classes, name="head", dtype="float32") if self.include_top else None
         self.build((None, *spec.image_sides, 3))
+        # A file says in its record which weights are the untrained ones; it loads them after this.
+        self._untrained = self.record.fingerprint
+        if self._untrained is None:
+            self.keep_as_recorded()
 
     def _head_layer(self, placed: Placed) -> layers.Layer:
         name, (kind, value) = placed.name.rpartition("/")[2] or None, placed.step
@@ -121,9 +126,24 @@ class VisionTransformer(keras.Model):
 
     @property
     def current_record(self) -> ModelRecord:
-        """The record as it stands: `trained` says what it said, or that an optimizer has changed the weights since."""
+        """The record as it stands: `trained` says what it said, or that the weights have changed since, whoever did it.
+
+        Weights that are still the untrained ones have their `fingerprint` in it, by which a model that is loaded from
+        a file knows them.
+        """
         known = replace(self.record, spec=self.spec, fingerprint=None).saying(trained=self.record.trained)
-        return known.saying(trained=True, fitted_in="python") if was_fitted(self) else known
+        if was_fitted(self):
+            return known.saying(trained=True, fitted_in="python")
+        if known.trained:
+            return known
+        now = fingerprint_in_memory(self)
+        if now is None or now != self._untrained:
+            return known.saying(trained=True, changed_in="python")
+        return replace(known, fingerprint=now)
+
+    def keep_as_recorded(self) -> None:
+        """Take the weights as they are now for those that the record speaks of, where it calls them untrained."""
+        self._untrained = None if self.record.trained else fingerprint_in_memory(self)
 
     @property
     def is_float32(self) -> bool:

@@ -5,7 +5,6 @@ names, and `assets.extra/vit_export.json`, the record that says what model it is
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from vit_export.base.quiet import quiet
 from vit_export.base.versions import versions
 from vit_export.model.artifact import Artifact, TensorSpec
 from vit_export.model.checkpoint_index import require_sound
+from vit_export.model.in_memory import ModelParameters, assign_parameters, require_finite
 from vit_export.model.parameters import fingerprint_of, parameter_specs
 from vit_export.model.record import AGAIN, RECORD_FILE, ModelRecord, read_record
 from vit_export.model.spec import ViTSpec
@@ -33,7 +33,8 @@ def write_saved_model(
 ) -> Artifact:
     """Write `model` to the folder `path`, complete or not at all; `vit-export … --weights path` takes it from there.
 
-    Without `record` that of the model is written, trained where it says so or an optimizer has made a step. A model in
+    Without `record` that of the model is written, trained where it says so or where the weights
+    have changed since. A model in
     mixed precision is written in float32, from its float32 variables.
 
     The signature `serving_default` takes `images`, float32 [batch, height, width, 3], and returns `spec.outputs`:
@@ -157,52 +158,6 @@ class SavedModelParameters:
         require_finite(f"{name} in {self._path}", values)
         values.flags.writeable = False
         return values
-
-
-class ModelParameters:
-    """The parameters of a reference model in memory (a `ParameterSource`).
-
-    Raises:
-        InputError: on `read`, when a parameter is quantized or a value is not finite.
-    """
-
-    def __init__(self, model: "VisionTransformer") -> None:
-        self._variables = model.parameters()
-        self.spec = model.spec
-
-    def read(self, name: str) -> np.ndarray:
-        """The parameter called `name`, float32, in its canonical shape."""
-        values = np.asarray(self._variables[name].numpy())
-        if np.issubdtype(values.dtype, np.integer):
-            raise InputError(
-                f"{name} of the model is {values.dtype}, expected floating-point numbers: export the model as it was "
-                "before it was quantized in Keras."
-            )
-        values = values.astype(np.float32)
-        require_finite(f"{name} of the model", values)
-        return values
-
-
-def require_finite(what: str, values: np.ndarray) -> None:
-    """Raise InputError where `values`, of a parameter that messages call `what`, has a NaN or infinity."""
-    if not np.isfinite(values).all():
-        strange = "NaN" if np.isnan(values).any() else "infinity"
-        raise InputError(
-            f"{what} contains {strange}, expected finite numbers: take the weights from before the training diverged."
-        )
-
-
-def assign_parameters(
-    model: "VisionTransformer",
-    read: Callable[[str], np.ndarray],
-    progress: Callable[[int, int], None] | None = None,
-) -> None:
-    """Set every weight of `model` from `read(name)`; `progress` is told how many of how many are set."""
-    parameters = model.parameters()
-    for done, (name, variable) in enumerate(parameters.items(), 1):
-        variable.assign(read(name))
-        if progress:
-            progress(done, len(parameters))
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:

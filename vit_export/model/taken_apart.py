@@ -335,7 +335,8 @@ def record_of(entry: Mapping[str, Any]) -> ModelRecord:
     if own.get("record"):
         record = ModelRecord.from_dict(dict(own["record"]))
         if record.spec == spec:
-            return record
+            # Of the model in memory, which knows its untrained weights by it: it promises nothing of those in a file.
+            return replace(record, fingerprint=None)
     return ModelRecord(spec, Preprocessing(spec.image_size))
 
 

@@ -145,8 +145,8 @@ def _better_scheme(file: FileResult, known: Known) -> dict[str, str] | None:
         return None  # what a budget could do was done
     tried = {scheme_asked(f) for f in known.verification.files if f.artifact.format == format} - {own}
     for scheme in BETTER.get((format, own), ()):
-        if scheme in tried:
-            continue
+        if scheme in tried or (scheme == own == SEARCHED and _search(file).get("met") is False):
+            continue  # a budget that is larger still than one that no mix keeps
         if scheme != SEARCHED or (own == "static" and known.record.trained):
             return {"--int8-scheme": scheme}
         return {"--int8-scheme": SEARCHED, "--min-sqnr": f"{_raised(file, known):g}"}

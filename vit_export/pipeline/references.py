@@ -219,8 +219,8 @@ def build_reference(checkpoint: "Checkpoint", stage: Path, say: "Reporter") -> P
 
     import_tensorflow()
     from vit_export.base.machine import release_memory
+    from vit_export.model.in_memory import assign_parameters
     from vit_export.model.keras_model import reference_model
-    from vit_export.model.saved_model import assign_parameters
 
     say.step(f"Building the reference ({checkpoint.spec.num_parameters / 1e6:.1f} M parameters)")
     model = checkpoint.model or reference_model(checkpoint.spec)

@@ -307,8 +307,9 @@ def _save(
             return describe_saved_model(existing), None
     say.step("Loading TensorFlow")
     import_tensorflow()
+    from vit_export.model.in_memory import assign_parameters
     from vit_export.model.keras_model import reference_model
-    from vit_export.model.saved_model import assign_parameters, write_saved_model
+    from vit_export.model.saved_model import write_saved_model
 
     spec = stated.spec
     record, model = (checkpoint.record, checkpoint.model) if checkpoint else (stated, None)

@@ -7,6 +7,7 @@ from typing import Any
 from vit_export.base.errors import InputError
 from vit_export.base.files import publish
 from vit_export.base.numbers import NONE, megabytes, number, sentence, shortened
+from vit_export.base.text import counted
 from vit_export.model.names import FORMATS
 from vit_export.report import charts
 from vit_export.report.html import capital, facts, fill, shown_value, typed
@@ -122,7 +123,7 @@ def _summary(verdict: str, files: Sequence[File], images: int) -> str:
     if verdict == "not verified":
         made = "1 file was" if len(files) == 1 else f"{len(files)} files were"
         return f"{made} made; none has been compared with the reference."
-    good, on = sum(file.verdict == "pass" for file in files), f"{images} image{'' if images == 1 else 's'}"
+    good, on = sum(file.verdict == "pass" for file in files), counted(images, "image")
     if good == len(files) == 1:
         return f"The file is the reference’s model on {on}."
     if good == len(files):
@@ -140,7 +141,7 @@ def _basics(report: Record, reference: File | None, names: Sequence[str]) -> lis
     if features:
         processor += f" ({', '.join(filter(None, features))})"
     if cores is not None:
-        processor += f", {cores:.0f} core{'' if cores == 1 else 's'}"
+        processor += f", {counted(cores, 'core')}"
     if memory is not None and processor:
         processor += f", {memory / 1e9:.0f} GB"
     origin = text(weights.get("location")) or text(weights.get("source"))
@@ -254,7 +255,7 @@ def _latency_basis(report: Record, verification: Record) -> str:
         "blocks": "The reference was too big to be resident beside another file: they took turns in blocks.",
     }
     plan = plans.get(text(verification.get("latency_plan")), "")
-    on = "" if threads is None else f"One call on {threads:.0f} thread{'' if threads == 1 else 's'}"
+    on = "" if threads is None else f"One call on {counted(threads, 'thread')}"
     model = text(_cpu(report).get("model"))
     return " ".join(filter(None, (f"{on}{f', {model}' if model else ''}." if on else "", plan)))
 

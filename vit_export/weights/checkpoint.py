@@ -29,6 +29,10 @@ OF_CLASSIFIER = ("labels", "classifier", "answer")
 """Topics of `ModelRecord.assumed` that go with the classifier they are about."""
 
 
+CHANGED = "The weights were changed in Python and not by fit, so they are taken for trained ones."
+"""A note on a checkpoint of which nobody says whether it was trained."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Weights to export (a `ParameterSource`): the parameters, what their source says of them, notes for the user.
@@ -128,9 +132,12 @@ class Checkpoint:
         record = record.without_assumed(said)
         if trained is not None and trained != record.trained:
             record = record.saying(trained=trained)
+        known = self
+        if trained is not None and CHANGED in self.notes:
+            known = replace(self, notes=tuple(note for note in self.notes if note != CHANGED))
         if record == self.stated:
-            return self
-        return replace(self, stated=record, labels_problem=None, saved_model=None)
+            return known
+        return replace(known, stated=record, labels_problem=None, saved_model=None)
 
     def spec_for(self, num_classes: int) -> ViTSpec:
         """The spec to adapt to for `num_classes` classes: with the checkpoint's own classifier if it has as many.
@@ -277,6 +284,8 @@ def checkpoint_of(parameters: Any, record: ModelRecord, where: str = "the model"
             check_labels(record.labels, record.spec.num_classes, f"The list of labels in the record of {where}")
         except InputError as error:
             record, problem = replace(record, labels=None), f"{error} {OTHER_LABELS}"
+    if record.trained and record.weights.get("changed_in"):
+        more["notes"] = (*more.get("notes", ()), CHANGED)
     return Checkpoint(parameters, record, own=True, labels_problem=problem, **more)
 
 

@@ -35,8 +35,8 @@ def checkpoint_of_keras_hub(model: Any) -> Checkpoint:
             computes something else.
         OutputError: the disk of the temporary folder has too little space.
     """
+    from vit_export.model.in_memory import ModelParameters, assign_parameters
     from vit_export.model.keras_model import reference_model, was_fitted
-    from vit_export.model.saved_model import ModelParameters, assign_parameters
 
     kind = type(model).__name__
     try:

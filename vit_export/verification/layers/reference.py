@@ -6,7 +6,8 @@ import numpy as np
 
 from vit_export.base.errors import StructureError
 from vit_export.deployment.half_range import Fit, FittedParameters
-from vit_export.model.saved_model import SavedModelParameters, assign_parameters
+from vit_export.model.in_memory import assign_parameters
+from vit_export.model.saved_model import SavedModelParameters
 from vit_export.verification import metrics
 from vit_export.verification.checks import LIMITS
 

@@ -141,10 +141,12 @@ def _open_around(
         where = around(config, made, apart.path, layout(file, apart.record.spec), file)
     known = made.record
     require_variant(known.spec, hints, path)
+    parameters = MappedParameters(file, where, TITLE)
     # Behind two numbers, the steps and the rate, an optimizer keeps what it learnt.
-    now = {**weights, "trained": known.trained or "optimizer/vars/2" in file.tensors}
-    record = replace(known, weights=saved_again(known.weights, now))
-    return checkpoint_of(MappedParameters(file, where, TITLE), record, str(path), notes=made.notes)
+    fitted = "optimizer/vars/2" in file.tensors
+    known = known.saying(trained=True) if fitted else made.record_of(parameters.read)
+    record = replace(known, weights=saved_again(known.weights, {**weights, "trained": known.trained}))
+    return checkpoint_of(parameters, record, str(path), notes=made.notes)
 
 
 def _record(path: Path, config: Mapping[str, Any], weights: dict[str, Any]) -> ModelRecord:
