@@ -59,7 +59,7 @@ def stored(spec: ViTSpec, modes: Modes) -> dict[str, int]:
 
 
 class _Used(NamedTuple):
-    """How many weights are float: of the encoder, in quarters of an attention or MLP (`Mixes`), and around it."""
+    """How many weights are float: of the encoder, in the steps of `Mixes`, and of what is around it."""
 
     steps: int
     around: int
