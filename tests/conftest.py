@@ -88,7 +88,9 @@ class InProcess(RunnerProcess):
 
     @property
     def pid(self):
-        return super().pid if self.place is not CPU else os.getpid()
+        if self.place is not CPU:
+            return super().pid
+        return os.getpid() if hasattr(self, "_runner") else None  # where it did not load, there is none
 
     def start(self):
         if self.place is not CPU:
