@@ -85,6 +85,15 @@ def test_each_format_has_its_own():
     assert "; of ONNX b.onnx, the fastest of 2 files that passed: " in recommendation_told(report)
 
 
+def test_a_file_that_ran_in_several_places_is_one_file_by_the_cpus_times_and_passes_if_it_does_everywhere():
+    gpu = {"place": "GPU, 16-bit, Some GPU", "device": "Some GPU"}
+    one, other = file("one", 20.0), file("other", 30.0)
+    found = chosen(replace(file("other", 2.0), **gpu), other, one, replace(file("one", 3.0), **gpu))
+    assert found["file"] == "one.tflite"
+    assert found["why"].startswith("the fastest of 2 files that passed: 19.8 to 20.2 ms, ")
+    assert chosen(one, replace(file("one", 3.0, passed=False), **gpu), other)["file"] == "other.tflite"
+
+
 def test_none_where_none_passed_and_nothing_where_nothing_was_verified():
     report = report_of(replace(PLAIN, files=(file("bad", passed=False),)))
     assert report["recommendation"]["file"] is None

@@ -210,6 +210,52 @@ def test_float16_onnx_files_are_fitted(tmp_path, name):
     assert not [text for text in found.warnings if "16-bit" in text]
 
 
+# Times
+
+
+class OnSomeGpu(InProcess):
+    """Runs on the CPU whatever is to run on a GPU, which is called hardware or not."""
+
+    real = True
+
+    def __init__(self, path, format, threads=1, *, place=CPU, **how):
+        super().__init__(path, format, threads, **how)
+        self.asked_for = place
+
+    def start(self):
+        super().start()
+        self.device = Device("Some GPU", self.real) if self.asked_for.precision else None
+
+    @property
+    def where(self):
+        return self.asked_for.on(self.device)
+
+    @property
+    def timed(self):
+        self.place = self.asked_for
+        try:
+            return super().timed
+        finally:
+            self.place = CPU
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("real", [True, False])
+def test_a_gpu_is_timed_beside_the_reference_where_it_is_hardware(tmp_path, monkeypatch, real):
+    monkeypatch.setattr(processes, "RunnerProcess", OnSomeGpu)
+    monkeypatch.setattr(OnSomeGpu, "real", real)
+    bench = toy_bench(tmp_path, SPEC, count=2)
+    files = [bench.good("tflite float32"), bench.good("onnx float32")]
+    found = verifier.verify(bench.reference, files, bench.pictures, verifier.VerifyOptions(places=(CPU, GPU)))
+    gpu = "GPU, 16-bit, Some GPU" if real else "GPU, 16-bit, in software"
+    assert [file.place for file in found.files] == ["CPU", gpu, "CPU"]
+    assert [file.latency is not None for file in found.files] == [True, real, True]
+    if real:
+        times = [file.latency.samples_ms for file in found.files[:2]]
+        assert times[0] != times[1]
+        assert found.files[1].latency.speedup > 0
+
+
 # On the GPU
 
 

@@ -15,12 +15,13 @@ Where no file keeps the budget, the one that misses it least is told, and by how
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from vit_export.model.names import FORMATS
 from vit_export.report.budget import UNBOUND, Budget
 from vit_export.report.candidates import AS_SMALL, Candidate, of_cell, of_report
-from vit_export.report.view import Record, read_files, record, records, text
+from vit_export.report.view import CPU, File, Record, read_files, record, records, text
 
 
 def recommend(report: Record) -> dict[str, Any] | None:
@@ -35,13 +36,22 @@ def recommend(report: Record) -> dict[str, Any] | None:
         return None
     of_kind = {name: [file for file in files if text(file.artifact.get("format")) == name] for name in FORMATS}
     return {
-        **_choice("file", [of_report(file) for file in files]),
+        **_choice("file", _candidates(files)),
         "formats": [
-            {"format": name, **_choice("file", [of_report(file) for file in some])}
-            for name, some in of_kind.items()
-            if some
+            {"format": name, **_choice("file", _candidates(some))} for name, some in of_kind.items() if some
         ],
     }
+
+
+def _candidates(files: Sequence[File]) -> list[Candidate]:
+    """One for each file: of those that ran in several places by its first row, passed if it did so everywhere.
+
+    The CPU's is the first where it ran there, and its times the ones to compare: not every phone has that GPU.
+    """
+    first, failed = dict[str, File](), {file.name for file in files if file.verdict != "pass"}
+    for file in sorted(files, key=lambda file: file.place != CPU):
+        first.setdefault(file.name, file)
+    return [replace(of_report(file), passed=name not in failed) for name, file in first.items()]
 
 
 def recommendation_told(report: Record) -> str:

@@ -88,9 +88,14 @@ def _rows(file: FileResult, called: str, *, near: bool, labelled: bool) -> Itera
 def _legend(verification: Verification) -> str:
     return (
         f"Worst image of {len(verification.images)}; one call on "
-        f"{conditions(verification.threads, verification.cpu.to_dict())}; peak memory of a process that runs the file, "
+        f"{conditions(verification.threads, verification.cpu.to_dict())}{_on_a_gpu(verification)}; peak memory of a process that runs the file, "
         "Python and runtime included. diff: as a share of the outputs' range."
     )
+
+
+def _on_a_gpu(verification: Verification) -> str:
+    timed = any(file.device and file.latency for file in verification.files)
+    return ", or on the GPU that a row names, what it is given copied there and its answer back" if timed else ""
 
 
 def _recall(found: Neighbours | None) -> str:

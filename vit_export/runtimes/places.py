@@ -16,9 +16,9 @@ _PATIENCE, _PATIENCE_EMULATED = 900.0, 6 * 3600.0
 class Place:
     """One place: its `name`, what it is called in `words`, which `formats` it runs, how long it is given (seconds).
 
-    `about` is what `--on` says of it. `available` gives a sentence why it cannot be had here, None where it can. Only
-    the CPU is `timed`: times of what is emulated, or done in software, are no device's. `precision` is a GPU's
-    arithmetic.
+    `available` gives a sentence why it cannot be had here, None where it can. The CPU is `timed` always, a GPU where it
+    is hardware (`RunnerProcess.timed`): times of what is emulated, or done in software, are no device's. `precision`
+    is a GPU's arithmetic.
     """
 
     name: str

@@ -122,6 +122,16 @@ class RunnerProcess:
         return None if self._child is None else self._child.pid
 
     @property
+    def where(self) -> str:
+        """The place in words, with the GPU that it turned out to be."""
+        return self.place.on(self.device)
+
+    @property
+    def timed(self) -> bool:
+        """Whether its times are a device's: not those of what is emulated, or of a GPU in software."""
+        return self.place.timed or (self.device is not None and self.device.real)
+
+    @property
     def batch(self) -> int | None:
         """The number of images one call takes, or None when the file leaves it open."""
         shape = self.inputs[0].shape if self.inputs else ()

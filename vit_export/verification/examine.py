@@ -163,7 +163,7 @@ def examine(trial: Trial) -> FileResult:
         causes=() if all(check.passed for check in checks) else find_causes(trial),
         neighbours=trial.neighbours,
         outputs=trial.more,
-        place=process.place.on(process.device),
+        place=process.where,
         device=process.device.name if process.device else None,
     )
 

@@ -1,5 +1,6 @@
 """The processes of one verification."""
 
+from collections import defaultdict
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,10 +15,13 @@ from vit_export.verification.trial import Trial
 
 
 class Processes:
-    """The processes of one verification, by the path of their file; those that are kept are timed where they are."""
+    """The processes of one verification; those that are kept are timed where they are.
+
+    `kept` are they by the place in words (`RunnerProcess.where`), and there by the path of their file.
+    """
 
     def __init__(self, options: VerifyOptions) -> None:
-        self.options, self.kept = options, dict[str, RunnerProcess]()
+        self.options, self.kept = options, defaultdict[str, dict[str, RunnerProcess]](dict)
         self._stack = ExitStack()
 
     def __enter__(self) -> "Processes":
@@ -52,8 +56,9 @@ class Processes:
             return None
 
     def settle(self, path: str, process: RunnerProcess, *, keep: bool) -> None:
-        """Leave the `process` of `path` running to be timed, or end it; of one file one process is enough."""
-        if keep and not any(same_path(Path(path), Path(other)) for other in self.kept):
-            self.kept[path] = process
+        """Leave the `process` of `path` running to be timed, or end it; of one file one process a place is enough."""
+        kept = self.kept[process.where]
+        if keep and not any(same_path(Path(path), Path(other)) for other in kept):
+            kept[path] = process
         else:
             process.close()

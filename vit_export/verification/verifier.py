@@ -92,17 +92,22 @@ def verify(
         every = _Every(
             reference, processes, pictures, images, record, parameters, process if same else None, together, step
         )
+        if CPU in options.places:
+            every.timed[CPU.words] = []  # the reference is timed, whatever becomes of the files
         files = [row for artifact in artifacts for row in every.rows(artifact, truth, answers)]
-        measured: Measurement | RunnerError | None = None
-        if options.latency and expected is not None and any(place.timed for place in options.places):
-            compared = {file.artifact.path for file in files if file.comparison is not None and file.place == CPU.words}
-            timed = [subject for subject in subjects if subject.path in compared]
-            measured = _measured(basis, timed, images[0], every.first, processes, step)
-    if isinstance(measured, RunnerError):
-        truth = replace(truth, checks=(*truth.checks, Check("latency", False, detail=str(measured).rstrip("."))))
-    elif measured is not None:
-        truth = replace(truth, latency=measured.reference)
-        files = [_with_latency(file, measured, reference) for file in files]
+        measured: dict[str, Measurement] = {}
+        if options.latency and expected is not None:
+            try:
+                for where, timed in every.timed.items():
+                    measured[where] = _measured(basis, timed, images[0], every.first, processes, where, step)
+            except ProcessKilled:
+                raise
+            except RunnerError as error:
+                truth = replace(truth, checks=(*truth.checks, Check("latency", False, detail=str(error).rstrip("."))))
+    first = next(iter(measured.values()), None)
+    if first is not None:
+        truth = replace(truth, latency=first.reference)
+        files = [_with_latency(file, measured.get(file.place), reference) for file in files]
     result = Verification(
         reference=truth,
         files=tuple(files),
@@ -110,12 +115,13 @@ def verify(
         trained=options.trained,
         threads=options.threads,
         cpu=cpu(),
-        latency_plan=measured.plan if isinstance(measured, Measurement) else None,
-        noise=measured.noise if isinstance(measured, Measurement) else None,
+        latency_plan=first.plan if first is not None else None,
+        noise=first.noise if first is not None else None,
         assumed=tuple(record.assumed.values()) if record else (),
     )
     basic = next(iter(expected.values())) if expected else None
-    warnings = [*_warnings(result, basic), *(warnings_of(measured) if isinstance(measured, Measurement) else ())]
+    noisy = dict.fromkeys(text for found in measured.values() for text in warnings_of(found))
+    warnings = [*_warnings(result, basic), *noisy]
     if ARM64 in options.places:
         warnings.append(
             "The files were run by the runtimes' arm64 builds under emulation: memory and times are not a device's."
@@ -148,7 +154,8 @@ class _Every:
     """What all files of one verification have in common, and what was learnt of them on the way.
 
     `basis` is the reference's process where it may be asked again. `first` is, by path, the first image as the file
-    takes it; `leaving` are the kinds of files that leave 16-bit floats, by the place where they do.
+    takes it; `timed` are the files to be timed, by the place in words; `leaving` are the kinds of files that leave
+    16-bit floats, by the place where they do.
     """
 
     reference: Path
@@ -161,6 +168,7 @@ class _Every:
     together: bool
     step: Callable[[str], None]
     first: dict[str, np.ndarray] = field(default_factory=dict)
+    timed: dict[str, list[Subject]] = field(default_factory=dict)
     leaving: dict[str, list[str]] = field(default_factory=dict)
 
     def rows(self, artifact: Artifact, truth: Reference, answers: _Answers | None) -> Iterator[FileResult]:
@@ -192,8 +200,11 @@ class _Every:
             file = examine(trial)
             if place is not ARM64 and meets_half(artifact.format, artifact.precision):
                 beyond = beyond or self.processes.beyond_half(trial)
-            ran = file.comparison is not None and trial.process.pid is not None
-            keep = self.together and options.latency and place.timed and ran
+            timed = options.latency and trial.process.timed and file.comparison is not None
+            if timed and not same_path(Path(artifact.path), self.reference):
+                subject = Subject(artifact.path, artifact.format, artifact.bytes, place)
+                self.timed.setdefault(trial.process.where, []).append(subject)
+            keep = self.together and timed and trial.process.pid is not None
             self.processes.settle(artifact.path, trial.process, keep=keep)
             yield _located(explained(file, place, beyond), trial, self.reference, self.step)
         if beyond is not None:
@@ -206,22 +217,24 @@ def _measured(
     image: np.ndarray,
     own_images: Mapping[str, np.ndarray],
     processes: Processes,
+    where: str,
     step: Callable[[str], None],
-) -> Measurement | RunnerError:
-    try:
-        return measure(
-            basis,
-            subjects,
-            image,
-            threads=processes.options.threads,
-            own_images=own_images,
-            opened=processes.kept,
-            step=step,
-        )
-    except ProcessKilled:
-        raise
-    except RunnerError as error:
-        return error
+) -> Measurement:
+    """The times of `subjects` at the place `where`, and of the reference on the CPU.
+
+    Raises:
+        RunnerError: the reference cannot be timed.
+    """
+    own = {path: process for path, process in processes.kept[CPU.words].items() if path == basis.path}
+    return measure(
+        basis,
+        subjects,
+        image,
+        threads=processes.options.threads,
+        own_images=own_images,
+        opened={**processes.kept[where], **own},
+        step=step,
+    )
 
 
 def _kind(reference: Path) -> Format:
@@ -316,11 +329,13 @@ def _fed(artifact: Artifact, pictures: Pictures, images: np.ndarray) -> np.ndarr
     return fed
 
 
-def _with_latency(file: FileResult, measured: Measurement, reference: Path) -> FileResult:
-    if file.place != CPU.words:
+def _with_latency(file: FileResult, measured: Measurement | None, reference: Path) -> FileResult:
+    """`file` with its latency as it was `measured` where it ran, if it was."""
+    if measured is None:
         return file
     path = Path(file.artifact.path)
-    latency = measured.reference if same_path(path, reference) else measured.files.get(file.artifact.path)
+    own = file.place == CPU.words and same_path(path, reference)
+    latency = measured.reference if own else measured.files.get(file.artifact.path)
     if isinstance(latency, ProcessKilled):
         raise latency
     if isinstance(latency, RunnerError):

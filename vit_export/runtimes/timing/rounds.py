@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from vit_export.model.artifact import Format
+from vit_export.runtimes.places import CPU, Place
 from vit_export.runtimes.process import RunnerProcess
 from vit_export.runtimes.runner import RunnerError
 from vit_export.runtimes.timing.statistics import SETTLED, median_interval
@@ -49,11 +50,12 @@ clock = time.monotonic
 
 @dataclass(frozen=True)
 class Subject:
-    """A file to be timed; `bytes` decides what may be resident together."""
+    """A file to be timed where it is run, at `place`; `bytes` decides what may be resident together."""
 
     path: str
     format: Format
     bytes: int
+    place: Place = CPU
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ class Session:
         if subject.path in self.opened:
             process = self.opened[subject.path]
         else:
-            process = RunnerProcess(Path(subject.path), subject.format, self.threads)
+            process = RunnerProcess(Path(subject.path), subject.format, self.threads, place=subject.place)
             try:
                 stack.enter_context(process)
             except RunnerError as error:
