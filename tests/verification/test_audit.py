@@ -6,7 +6,7 @@ from conftest import RandomParameters, toy_spec
 
 from vit_export.artifacts.constants import read_constants
 from vit_export.int8.equalize import EqualizedParameters, Factors, norm_groups
-from vit_export.int8.told import KEY, tell, told
+from vit_export.int8.told import KEY, TOLD, rounded_by_error, tell, told
 from vit_export.model.parameters import layer_name, parameter_specs
 from vit_export.verification.audit.constants import Uncertain, _difference
 from vit_export.verification.audit.held import Held
@@ -106,8 +106,8 @@ def test_channels_without_weights_are_told_by_what_reads_them():
 NAME = f"{layer_name(0)}/mlp/dense_1/kernel"
 
 
-def judged(values, wanted, step, name=NAME):
-    uncertain = Uncertain(Undone(Factors()), True, frozenset(), {}, {})
+def judged(values, wanted, step, name=NAME, by_error=None):
+    uncertain = Uncertain(Undone(Factors()), True, by_error, frozenset(), {}, {})
     return _difference(name, Held(values, step, 2.0**-22), wanted, uncertain)
 
 
@@ -133,6 +133,19 @@ def test_weights_that_make_up_for_each_other_may_be_off_by_more_but_no_channel_b
     assert "output 7 by" in judged(by_error, wanted, step).detail
 
 
+def test_the_files_own_record_says_which_kernels_are_held_to_their_nearest_levels():
+    wanted = RANDOM.normal(size=(64, 96))
+    step = np.abs(wanted).max(axis=0, keepdims=True) / 127
+    nearest = np.rint(wanted / step) * step
+    few, many = nearest.copy(), np.rint(wanted / step + RANDOM.normal(0, 0.4, wanted.shape)) * step
+    few[3, 5] += 2 * step[0, 5]
+    for values in (few, many):
+        assert judged(values, wanted, step, by_error=frozenset({NAME})) is None
+        assert judged(values, wanted, step, by_error=frozenset({"encoder/layer_1/mlp/dense_1/kernel"})) is not None
+    few[3, 5] += 20 * step[0, 5]
+    assert "by up to" in judged(few, wanted, step, by_error=frozenset({NAME})).detail
+
+
 def test_what_tuning_did_is_told_and_understood():
     factors = Factors(key_means={ATTENTIONS[0]: spread()}, corrections={f"{ATTENTIONS[0]}/output": spread()})
     found = told({KEY: tell(factors)}, WIDTH)
@@ -143,14 +156,20 @@ def test_what_tuning_did_is_told_and_understood():
     assert found.values == {}
 
 
+def test_which_kernels_were_rounded_by_error_is_told():
+    assert rounded_by_error({KEY: tell(Factors(), {NAME: None})}) == {NAME}
+    assert rounded_by_error({KEY: tell(Factors())}) == frozenset()
+    assert {rounded_by_error(old) for old in ({}, {KEY: None}, {KEY: {}}, {KEY: {"rounded_by_error": 3}})} == {None}
+
+
 @pytest.mark.parametrize(
     "kinds",
     [
         None,
         [],
         {"key_means": {}},
-        {kind: {"x": "?"} for kind in tell(Factors())},
-        {kind: {"x": 3} for kind in tell(Factors())},
+        {kind: {"x": "?"} for kind in TOLD},
+        {kind: {"x": 3} for kind in TOLD},
         tell(Factors(key_means={"x": np.zeros(3, np.float32)})),
         tell(Factors(key_means={"x": np.full(WIDTH, np.nan, np.float32)})),
     ],

@@ -192,7 +192,8 @@ def write_onnx(
     if batch is None:
         open_batch(model.graph)
     name_nodes(model.graph)
-    more = {KEY: tell(factors or Factors())} if precision == "int8" else {}
+    rounded = smoothing.kernels if smoothing is not None else ()
+    more = {KEY: tell(factors or Factors(), rounded)} if precision == "int8" else {}
     _describe(model, record, form, input, layout, list(names.values()), more)
     shapes = {names[name]: (batch, *shape) for name, shape in spec.outputs.items()}
     _check(model, shapes, batch)

@@ -120,6 +120,7 @@ def write_int8_tflite(
             ranges=together(each) if recipe.calibrates else None,
             clips=tuned.clips,
             factors=tuned.factors,
+            rounded=recipe.kernels,
             overwrite=overwrite,
         )
     halves = agreement_of_halves(each) if recipe.calibrates else None

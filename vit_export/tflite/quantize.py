@@ -167,12 +167,14 @@ def write_int8(
     ranges: Ranges | None = None,
     clips: Clips | None = None,
     factors: Factors | None = None,
+    rounded: Iterable[str] = (),
     overwrite: bool = False,
 ) -> Artifact:
     """Write an int8 file of the float32 .tflite at `float_path`, by `rules` or, when None, those of `scheme`.
 
     `ranges` come from `calibrate`; each reaches to the parts of its ends that `clips` say (see `int8.simulate.Clips`).
-    `factors` are those that the float file was made with: the record tells what nobody could read off the weights.
+    `factors` and kernels `rounded` by error are those that the float file was made with: the record tells what nobody
+    could read off the weights.
 
     Raises:
         InputError: unknown scheme, or one that needs ranges without any.
@@ -187,7 +189,7 @@ def write_int8(
         )
     headroom = HEADROOM if wide else 1.0
     statistics = _statistics(float_path, ranges, clips or {}, headroom) if ranges and needed else None
-    more = {KEY: tell(factors or Factors())}
+    more = {KEY: tell(factors or Factors(), rounded)}
     _quantize(float_path, rules, statistics, record, path, scheme, more, overwrite=overwrite)
     artifact = describe_tflite(path, "int8", scheme)
     return replace(artifact, notes=(*artifact.notes, WIDE_NOTE)) if wide else artifact

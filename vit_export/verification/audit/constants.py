@@ -14,7 +14,7 @@ from vit_export.artifacts.facts import FileFacts
 from vit_export.base.lazy import LazyTensor
 from vit_export.deployment.rewrites import FoldedInput, folded_parameters, plain_parameters
 from vit_export.int8.equalize import EqualizedParameters, Factors, norm_groups
-from vit_export.int8.told import told
+from vit_export.int8.told import rounded_by_error, told
 from vit_export.model.artifact import Artifact
 from vit_export.model.parameters import ParameterSource, layer_name
 from vit_export.model.preprocessing import Preprocessing
@@ -31,7 +31,8 @@ IN_PAIRS = ("dynamic", "qdq")
 SLACK = 1e-5
 """What sums in float32 may be off, in parts of the largest terms."""
 ROUNDED_BY_ERROR = 0.02
-"""The part of a kernel's weights beyond half a step from which on it was rounded by the error of its output."""
+"""The part of a kernel's weights beyond half a step from which on it was rounded by the error of its output, where the
+file's record, an older one, does not say which were."""
 MOST_STEPS, MOST_RMS, MOST_GAIN = 16.0, 1.5, 0.015
 """How far such a weight may be from its parameter in steps, an output channel in all of its weights (root mean square),
 and the size of a channel in parts."""
@@ -71,13 +72,23 @@ def constants(artifact: Artifact, facts: FileFacts, reference: ParameterSource, 
 
 @dataclass(frozen=True)
 class Uncertain:
-    """How far parameters may be off by more than rounding: `undone` factors, and those of which nothing is known."""
+    """How far parameters may be off by more than rounding: `undone` factors, and those of which nothing is known.
+
+    `by_error` are the kernels that were rounded by the error of their outputs, None where the file does not tell.
+    """
 
     undone: Undone
     int8: bool
+    by_error: frozenset[str] | None
     unknown: frozenset[str]
     norm_of: dict[str, str]
     expected: dict[str, LazyTensor]
+
+    def may_be_by_error(self, name: str, part: float) -> bool:
+        """Whether the parameter called `name`, `part` of which is beyond its rounding, was rounded by error."""
+        if not (self.int8 and name.startswith("encoder/") and name.endswith("/kernel")):
+            return False
+        return part > ROUNDED_BY_ERROR if self.by_error is None else name in self.by_error
 
 
 def _expected(
@@ -125,7 +136,7 @@ def _expected(
             biases = (f"{attention}/key", f"{attention}/value", f"{attention}/output", f"{mlp}/dense_2")
             unknown |= {f"{dense}/bias" for dense in biases}
     norm_of = {dense: norm for norm, group in norm_groups(spec).items() for dense in group}
-    return found, Uncertain(undone, int8, frozenset(unknown), norm_of, found)
+    return found, Uncertain(undone, int8, rounded_by_error(facts.record or {}), frozenset(unknown), norm_of, found)
 
 
 def _turned(parameter: LazyTensor) -> LazyTensor:
@@ -174,10 +185,10 @@ def _difference(name: str, own: Held, wanted: np.ndarray, uncertain: Uncertain) 
     allowed = own.rounding + SLACK * _largest(name, wanted) + _doubt(name, wanted, uncertain)
     error = np.abs(own.values - wanted)
     beyond = ~(error <= allowed * (1 + 1e-6))  # what is no number is beyond everything
-    part = beyond.mean()
+    part = float(beyond.mean())
     if not beyond.any():
         return None
-    if uncertain.int8 and name.startswith("encoder/") and name.endswith("/kernel") and part > ROUNDED_BY_ERROR:
+    if uncertain.may_be_by_error(name, part):
         return _by_error(name, replace(own, values=np.where(np.isinf(allowed), wanted, own.values)), wanted)
     return _worst(name, own, wanted, error / np.maximum(allowed, 1e-30), f"{100 * part:.2g} % of its values are off")
 
