@@ -120,22 +120,11 @@ def _told(file: "FileFigures", reference: "FileFigures", result: Evaluation) -> 
     own, known = _share(file), _share(reference)
     assert own is not None
     assert known is not None
-    worse = None if file.mcnemar is None else {**asdict(file.mcnemar), "worse": file.mcnemar.worse}
     return {
-        "accuracy": _counted(own),
-        "reference": _counted(known),
+        "accuracy": asdict(own),
+        "reference": asdict(known),
         "drop": 100 * (known.share - own.share),
-        "mcnemar": worse,
+        "mcnemar": file.mcnemar and file.mcnemar.to_dict(),
         "images": result.figures.images,
         "labelled": result.figures.labelled,
-    }
-
-
-def _counted(found: Accuracy) -> dict[str, Any]:
-    return {
-        "share": found.share,
-        "low": found.low,
-        "high": found.high,
-        "count": found.correct,
-        "total": found.total,
     }
