@@ -3,12 +3,13 @@
 import ast
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from vit_export.base.errors import VitExportError
-from vit_export.base.python import python_command, python_environment
+from vit_export.base.python import answer_of, python_command, python_environment, python_worker
 
 ROOT = Path(__file__).parents[2]
 HOME = ROOT / "vit_export" / "base" / "python.py"
@@ -66,3 +67,19 @@ def test_a_python_that_does_not_know_itself_says_so(monkeypatch):
     monkeypatch.setattr(sys, "executable", "")
     with pytest.raises(VitExportError, match="does not know its own executable"):
         python_command("-c", "pass")
+
+
+def test_a_worker_answers_until_it_dies_or_is_to_end():
+    code = "import json, sys; [print(json.dumps([json.loads(line)]), flush=True) for line in iter(input, '0')]"
+    end = threading.Event()
+    with python_worker("-c", code, until=end) as worker:
+        assert answer_of(worker, {"a": 1}) == [{"a": 1}]
+        assert answer_of(worker, 0) is None
+        assert worker.wait() == 0
+        assert answer_of(worker, "x" * 200_000) is None  # more than it will ever read
+    with python_worker("-c", code, until=end) as worker:
+        end.set()
+        assert worker.wait(60) < 0
+    with python_worker("-c", code, until=threading.Event()) as worker:
+        pass
+    assert worker.returncode < 0

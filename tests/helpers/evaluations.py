@@ -4,8 +4,7 @@ from helpers.sweeps import wilson
 
 
 def share(correct, total):
-    found = wilson(correct / total, total)
-    return {"correct": correct, **{key: found[key] for key in ("total", "share", "low", "high")}}
+    return wilson(correct / total, total)
 
 
 def figures(name, correct=0.8137, lost=0, gained=0, images=50_000, **more):

@@ -8,7 +8,7 @@ def wilson(share, total):
     z = 1.959964
     middle, spread = share + z * z / (2 * total), z * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
     low, high = ((middle + sign * spread) / (1 + z * z / total) for sign in (-1, 1))
-    return {"share": share, "low": low, "high": high, "count": round(share * total), "total": total}
+    return {"share": share, "low": low, "high": high, "correct": round(share * total), "total": total}
 
 
 def evaluated(accuracy, drop=0.0, images=50_000, gained=None):

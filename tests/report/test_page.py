@@ -8,6 +8,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +55,11 @@ def test_every_section_is_there_with_what_it_is_about(full):
         "tensorflow", "onnxruntime", "interpolation", "bilinear", "3 of 3 passed", "2 of 3 passed", "Runs on anything",
     ):  # fmt: skip
         assert text in page.text, text
+
+
+def test_tables_of_all_pages_are_made_in_one_place():
+    templates = (Path(__file__).parents[2] / "vit_export" / "data").glob("*.html")
+    assert [file.name for file in templates if "<table" in file.read_text(encoding="utf-8")] == ["parts.html"]
 
 
 def test_the_table_gives_each_figure_with_its_interval_or_limit(full):

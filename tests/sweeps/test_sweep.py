@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import asdict
 
 import pytest
 from click.testing import CliRunner
@@ -116,9 +117,10 @@ def test_accuracy_is_that_of_evaluate_and_counted_anew_where_the_data_changed(fo
     found = evaluate(paths, str(folder / "val"))
     for cell, file in zip(record["cells"], found.figures.files, strict=True):
         told = cell["evaluation"]
-        assert told["accuracy"]["share"] == file.top1.share
+        assert told["accuracy"] == asdict(file.top1)
+        assert told["reference"] == asdict(found.figures.files[0].top1)
         assert told["drop"] == pytest.approx(100 * (found.figures.files[0].top1.share - file.top1.share))
-        assert (told["mcnemar"] or {}).get("p") == (None if file.mcnemar is None else file.mcnemar.p)
+        assert told["mcnemar"] == file.to_dict()["mcnemar"]
     _, said = swept(folder)
     assert "Evaluating" not in said
     image = next((folder / "val").rglob("*.png"))

@@ -15,7 +15,7 @@ from helpers.originals import STUDENT
 from vit_export.base.errors import InputError, OutputError
 from vit_export.base.files import claimed
 from vit_export.cli.main import main
-from vit_export.sweeps import grid
+from vit_export.sweeps import grid, making
 from vit_export.sweeps import run as module
 from vit_export.sweeps.run import sweep
 
@@ -54,7 +54,7 @@ class Makes:
 @pytest.fixture
 def makes(monkeypatch):
     made = Makes()
-    monkeypatch.setattr(module, "run_locally", made)
+    monkeypatch.setattr(making, "run_locally", made)
     monkeypatch.setattr(module, "latencies", lambda outcomes, *rest: {id: {"ms": 1.0} for id in outcomes})
     return made
 

@@ -1,13 +1,19 @@
-"""Another Python beside this one: its command line, which never takes a module from the current folder."""
+"""Another Python beside this one, which never takes a module from the current folder: its command line, its answers."""
 
+import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from vit_export.base.errors import VitExportError
 
 _ROOT = str(Path(__file__).resolve().parents[2])
+_POLL = 0.2
 
 
 def python_command(*arguments: str) -> list[str]:
@@ -36,13 +42,16 @@ def python_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def python_worker(*arguments: str) -> subprocess.Popen[str]:
-    """That Python at work: it reads lines of text and answers with lines, and what else it says is not heard.
+@contextmanager
+def python_worker(*arguments: str, until: threading.Event) -> Iterator[subprocess.Popen[str]]:
+    """That Python at work in the block: it reads lines and answers with lines, and what else it says is not heard.
+
+    It is killed when the block ends, and as soon as `until` is set.
 
     Raises:
         VitExportError: this Python does not know where its own executable is.
     """
-    return subprocess.Popen(
+    worker = subprocess.Popen(
         python_command(*arguments),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -51,3 +60,31 @@ def python_worker(*arguments: str) -> subprocess.Popen[str]:
         env=python_environment(),
         start_new_session=True,  # Ctrl-C is for this process, which then ends the workers
     )
+
+    def watch() -> None:
+        while worker.poll() is None:
+            if until.wait(_POLL):
+                worker.kill()
+                return
+
+    try:
+        threading.Thread(target=watch, daemon=True).start()
+        yield worker
+    finally:
+        worker.kill()
+        worker.wait()
+        for pipe in filter(None, (worker.stdin, worker.stdout)):
+            with suppress(OSError):  # what it has not read is written once more
+                pipe.close()
+
+
+def answer_of(worker: subprocess.Popen[str], question: Any) -> Any:
+    """What a worker of `python_worker` answers, in JSON as the question is; None where it has died."""
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    try:
+        print(json.dumps(question), file=worker.stdin, flush=True)
+        line = worker.stdout.readline()
+    except OSError:
+        return None
+    return json.loads(line) if line.endswith("\n") else None

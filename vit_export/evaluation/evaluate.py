@@ -158,7 +158,7 @@ class _Todo:
 
             run_on_ray(self.ray, job, wanted, self.workers, folder, self.say)
         elif wanted:
-            run_locally(folder / JOB_NAME, wanted, min(self.workers, len(wanted)), self.say)
+            run_locally(folder / JOB_NAME, wanted, self.workers, self.say)
         return count - len(wanted)
 
 

@@ -46,6 +46,10 @@ class McNemar:
         """Whether the file is worse than the reference by more than chance explains."""
         return self.lost > self.gained and self.p < SIGNIFICANT
 
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        return {**asdict(self), "worse": self.worse}
+
 
 @dataclass(frozen=True)
 class FileFigures:
@@ -71,10 +75,7 @@ class FileFigures:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict."""
-        values = asdict(self)
-        if self.mcnemar is not None:
-            values["mcnemar"]["worse"] = self.mcnemar.worse
-        return values
+        return {**asdict(self), "mcnemar": self.mcnemar and self.mcnemar.to_dict()}
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,7 @@ def _table(reference: File | None, files: Sequence[File]) -> dict[str, Any]:
     cells = [file.cells(size) for file in rows]
     filled = [key for key in COLUMNS if any(row[key] not in (Cell(NONE), Cell("")) for row in cells)]
     return {
-        "columns": [(key, COLUMNS[key]) for key in filled],
+        "headings": [COLUMNS[key] for key in filled],
         "rows": [(file, [(COLUMNS[key], row[key]) for key in filled]) for file, row in zip(rows, cells, strict=True)],
     }
 

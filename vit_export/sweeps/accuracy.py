@@ -13,6 +13,7 @@ from vit_export.sweeps.cell import Cell, Outcome
 from vit_export.sweeps.keys import code, identity_of_data, key_of
 from vit_export.sweeps.plan import SweepRequest
 from vit_export.sweeps.store import EVALUATION, ROWS, Store
+from vit_export.sweeps.telling import Within
 from vit_export.verification.metrics import Accuracy
 
 if TYPE_CHECKING:
@@ -55,28 +56,44 @@ class Measure:
         return key_of(files=digests, code=code(), **self.identity)
 
 
-def evaluated(
+def evaluations_of(
+    measure: Measure, cells: Sequence[Cell], outcomes: Mapping[str, Outcome], store: Store, say: Reporter
+) -> dict[str, dict[str, Any]]:
+    """The evaluation of every cell that is done, by id, or a sentence why there is none, as `problem`."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if outcomes[cell.id]["status"] == "done":
+            groups.setdefault(cell.model.label, []).append(cell)
+    found: dict[str, dict[str, Any]] = {}
+    for number, (label, group) in enumerate(groups.items(), 1):
+        say.step(f"Accuracy of {label} on {measure.request.data} ({number} of {len(groups)})")
+        found |= _of_group(measure, group, outcomes, store, Within(say))
+    if not any("problem" in told for told in found.values()):
+        store.clear_rows()
+    return found
+
+
+def _of_group(
     measure: Measure, cells: Sequence[Cell], outcomes: Mapping[str, Outcome], store: Store, say: Reporter
 ) -> dict[str, dict[str, Any]]:
     """The evaluation of each of `cells`, files of one model and size, by id; the others have a sentence as `problem`.
 
     What is known is not evaluated again. Rows of an evaluation that ends half-way stay, and the next one goes on.
     """
-    made = [cell for cell in cells if outcomes[cell.id]["status"] == "done"]
-    floats = [cell for cell in made if cell.precision == "float32" and outcomes[cell.id]["verdict"] == "pass"]
+    floats = [cell for cell in cells if cell.precision == "float32" and outcomes[cell.id]["verdict"] == "pass"]
     if not floats:
         problem = "It is not evaluated: no float32 file of this model passed, to count against."
-        return {cell.id: {"problem": problem} for cell in made}
+        return {cell.id: {"problem": problem} for cell in cells}
     reference = floats[0]
-    keys = {cell.id: measure.key(outcomes[cell.id], outcomes[reference.id]) for cell in made}
+    keys = {cell.id: measure.key(outcomes[cell.id], outcomes[reference.id]) for cell in cells}
     found = {}
-    for cell in made:
+    for cell in cells:
         if (known := store.read(store.cell(cell.id) / EVALUATION, keys[cell.id])) is not None:
             found[cell.id] = known
-    missing = [cell for cell in made if cell.id not in found]
+    missing = [cell for cell in cells if cell.id not in found]
     if not missing:
         return found
-    paths = {cell.id: store.cell(cell.id) / outcomes[cell.id]["file"] for cell in made}
+    paths = {cell.id: store.cell(cell.id) / outcomes[cell.id]["file"] for cell in cells}
     rows = store.folder / ROWS / key_of(keys=sorted(keys[cell.id] for cell in missing))[:16]
     request = measure.request
     assert request.data is not None
@@ -120,22 +137,11 @@ def _told(file: "FileFigures", reference: "FileFigures", result: Evaluation) -> 
     own, known = _share(file), _share(reference)
     assert own is not None
     assert known is not None
-    worse = None if file.mcnemar is None else {**asdict(file.mcnemar), "worse": file.mcnemar.worse}
     return {
-        "accuracy": _counted(own),
-        "reference": _counted(known),
+        "accuracy": asdict(own),
+        "reference": asdict(known),
         "drop": 100 * (known.share - own.share),
-        "mcnemar": worse,
+        "mcnemar": file.mcnemar and file.mcnemar.to_dict(),
         "images": result.figures.images,
         "labelled": result.figures.labelled,
-    }
-
-
-def _counted(found: Accuracy) -> dict[str, Any]:
-    return {
-        "share": found.share,
-        "low": found.low,
-        "high": found.high,
-        "count": found.correct,
-        "total": found.total,
     }
