@@ -37,9 +37,7 @@ def recommend(report: Record) -> dict[str, Any] | None:
     of_kind = {name: [file for file in files if text(file.artifact.get("format")) == name] for name in FORMATS}
     return {
         **_choice("file", _candidates(files)),
-        "formats": [
-            {"format": name, **_choice("file", _candidates(some))} for name, some in of_kind.items() if some
-        ],
+        "formats": [{"format": name, **_choice("file", _candidates(some))} for name, some in of_kind.items() if some],
     }
 
 

@@ -88,8 +88,8 @@ def _rows(file: FileResult, called: str, *, near: bool, labelled: bool) -> Itera
 def _legend(verification: Verification) -> str:
     return (
         f"Worst image of {len(verification.images)}; one call on "
-        f"{conditions(verification.threads, verification.cpu.to_dict())}{_on_a_gpu(verification)}; peak memory of a process that runs the file, "
-        "Python and runtime included. diff: as a share of the outputs' range."
+        f"{conditions(verification.threads, verification.cpu.to_dict())}{_on_a_gpu(verification)}; peak memory of a "
+        "process that runs the file, Python and runtime included. diff: as a share of the outputs' range."
     )
 
 
