@@ -126,9 +126,9 @@ def test_factors_of_outputs_are_the_same_function():
 
 
 def test_few_images_clip_nothing_but_scores(monkeypatch):
-    monkeypatch.setattr("vit_export.int8.tune.ENOUGH", 5.0)  # whatever is tried is kept
+    monkeypatch.setattr("vit_export.int8.layer_choices.ENOUGH", 5.0)  # whatever is tried is kept
     source, images = RandomParameters(FEW), images_for(FEW, 2)
     sites = {*tune(source, images, full(FEW)).clips}
     assert sites == {f"encoder/layer_0/attention/{site}" for site in ("scores", "scores/softmax")}
-    monkeypatch.setattr("vit_export.int8.tune.FEWEST_TO_CLIP", 2)
+    monkeypatch.setattr("vit_export.int8.layer_choices.FEWEST_TO_CLIP", 2)
     assert sites < {*tune(source, images, full(FEW)).clips}

@@ -8,11 +8,12 @@ from vit_export.artifacts.flatbuffer import MappedModel
 from vit_export.deployment.graph import TFLITE, Graph
 from vit_export.int8 import arithmetic
 from vit_export.int8.equalize import EqualizedParameters, Factors
+from vit_export.int8.layer_choices import Layer, Reads
 from vit_export.int8.modes import LayerModes, full_float, uniform
 from vit_export.int8.recipe import Recipe
 from vit_export.int8.rounding import round_by_error
 from vit_export.int8.simulate import Grams
-from vit_export.int8.tune import _Layer, _Reads, tune
+from vit_export.int8.tune import tune
 from vit_export.model.keras_model import build_model
 from vit_export.model.preprocessing import Preprocessing
 from vit_export.model.record import ModelRecord
@@ -103,13 +104,13 @@ def test_a_vector_off_every_key_and_value_changes_nothing():
 
 def test_what_a_rewrite_makes_of_a_gram_is_what_is_seen_after_it():
     images = np.random.default_rng(0).standard_normal((3, SPEC.image_size, SPEC.image_size, 3)).astype(np.float32)
-    tokens = Graph(SPEC, _Reads(SOURCE, Factors()), TFLITE, len(images)).embed(images)
+    tokens = Graph(SPEC, Reads(SOURCE, Factors()), TFLITE, len(images)).embed(images)
     attention, width = "encoder/layer_0/attention", np.linspace(0.5, 3, SPEC.hidden_size, dtype=np.float32)
     norm = {f"{attention}_norm": width}
     rewrites = Factors(norms=norm, centres=norm, values={attention: width}, value_means={attention: width})
-    layer = _Layer(SOURCE, tokens, len(images), len(images), 0, full_float(SPEC))
+    layer = Layer(SOURCE, tokens, len(images), len(images), 0, full_float(SPEC))
     layer.factors = rewrites
-    after = Grams(SPEC, _Reads(SOURCE, rewrites), len(images))
+    after = Grams(SPEC, Reads(SOURCE, rewrites), len(images))
     after.attention_branch(tokens, "encoder/layer_0", last=False)
     for dense, gram in after.found.items():
         np.testing.assert_allclose(layer._gram(dense), gram, rtol=1e-3, atol=1e-4 * np.abs(gram).max())

@@ -15,9 +15,10 @@ from vit_export.deployment.graph import TFLITE, Graph
 from vit_export.deployment.rewrites import folded_parameters
 from vit_export.int8.arithmetic import Mode
 from vit_export.int8.equalize import EqualizedParameters
+from vit_export.int8.layer_choices import SIGNIFICANT
 from vit_export.int8.modes import LayerModes, Modes, Products, full_float
 from vit_export.int8.simulate import Simulation, rounded
-from vit_export.int8.tune import SIGNIFICANT, Tuning
+from vit_export.int8.tune import Tuning
 from vit_export.model.parameters import ParameterSource, layer_name
 from vit_export.model.spec import ViTSpec
 

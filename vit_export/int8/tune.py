@@ -14,39 +14,19 @@ to what it adds in float. The last layer computes the class token's row alone, o
 so that all rows are computed here, and what only fits the class token's values (clips) is left alone.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from vit_export.deployment.graph import Graph
-from vit_export.deployment.rewrites import folded_parameters
-from vit_export.int8.equalize import EqualizedParameters, Factors, geometric, norm_groups
+from vit_export.int8.equalize import EqualizedParameters, Factors
+from vit_export.int8.layer_choices import ENOUGH_FOR_OPERATORS, Layer, LayerChoice, Reads, even
 from vit_export.int8.modes import Modes
-from vit_export.int8.rounding import Levels, round_together
-from vit_export.int8.simulate import Clips, Extremes, Grams, Simulation, rounded
-from vit_export.model.parameters import ParameterSource, layer_name
+from vit_export.int8.rounding import Levels
+from vit_export.int8.simulate import Clips, Extremes, Simulation
+from vit_export.model.parameters import ParameterSource
 from vit_export.model.spec import ViTSpec
-
-STRENGTHS = (0.5, 0.75, 1.0, 0.25)
-"""Strengths of a rewrite, tried in this order, and none after a first one that is no use at all."""
-CLIPS = (0.9, 0.8, 0.65, 0.5, 0.35)
-
-ENOUGH = 0.98
-"""A rewrite that costs nothing, or a clip, has to leave at most this part of the error."""
-ENOUGH_FOR_OPERATORS = 0.9
-"""The part of the error that a rewrite may leave which keeps operators that are folded away otherwise.
-
-They are a LayerNorm's two, or the one that undoes the factors of an output. The former take about 1 % of DINOv2-S/14's
-time, if that can be measured at all, and save 2 dB of it.
-"""
-
-SIGNIFICANT = 3.0
-"""Standard errors by which a mean must differ from 0 to be corrected: few images say little about few tokens."""
-
-FEWEST_ROWS = 8
-"""Rows without which not even the spread of a mean is known."""
 
 MOST_IMAGES, FEWEST_IMAGES, MACS = 64, 2, 2e10
 """Images to choose by: as many as `MACS` pay for, within these bounds."""
@@ -54,38 +34,7 @@ MOST_IMAGES, FEWEST_IMAGES, MACS = 64, 2, 2e10
 MOST_SEEN, MACS_SEEN = 128, 8e11
 """Images to round weights by: more, for they are run once; as many as `MACS_SEEN` pay for, within `MOST_SEEN`."""
 
-FEWEST_TO_CLIP = 8
-"""Images without which nothing is clipped but scores and softmax: of what is rare, few images have none.
-
-Clips chosen by 4 images cut off what single tokens have elsewhere: 6 dB of DINOv2-S/14's features at the input of one
-MLP's second Dense.
-"""
-
-ROWS = 0.5
-"""Rows that a Dense has to be seen with to be rounded by them, for each of its inputs."""
-
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class LayerChoice:
-    """What was chosen for one encoder layer, and its error before and after, of the branch's own power."""
-
-    value_strength: float | None
-    query_strength: float | None
-    norm_strengths: tuple[float | None, float | None]
-    attention_error: tuple[float, float]
-    mlp_error: tuple[float, float]
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return {
-            "value_strength": self.value_strength,
-            "query_strength": self.query_strength,
-            "norm_strengths": list(self.norm_strengths),
-            "attention_error": list(self.attention_error),
-            "mlp_error": list(self.mlp_error),
-        }
 
 
 @dataclass(frozen=True)
@@ -137,7 +86,7 @@ def tune(source: ParameterSource, images: np.ndarray, modes: Modes, progress: Pr
     count = min(_images_to_choose_by(spec), len(images))
     first = np.arange(count) * len(images) // count
     images = images[np.concatenate([first, np.setdiff1d(np.arange(len(images)), first)])]
-    seen = Extremes(spec, _Reads(cache, Factors()), len(images))
+    seen = Extremes(spec, Reads(cache, Factors()), len(images))
     tokens = seen.embed(images)
     if modes.whole:
         factors = _even_patches(cache, seen, images[:count], tokens[: count * spec.num_tokens], modes)
@@ -145,7 +94,7 @@ def tune(source: ParameterSource, images: np.ndarray, modes: Modes, progress: Pr
         if progress:
             progress(index, spec.num_layers)
         cache.clear()
-        layer = _Layer(cache, tokens, len(images), count, index, modes)
+        layer = Layer(cache, tokens, len(images), count, index, modes)
         layer.choose()
         factors = factors.also(**vars(layer.factors))
         clips.update(layer.clips)
@@ -159,19 +108,14 @@ def tune(source: ParameterSource, images: np.ndarray, modes: Modes, progress: Pr
 
 def _even_patches(source: ParameterSource, seen: Extremes, images: np.ndarray, tokens: Any, modes: Modes) -> Factors:
     """Factors that give every channel of the patch embedding's output the same range, where they are worth it."""
-    even = Factors(outputs={"patch_embedding": _even(seen.largest("patch_embedding"))})
+    changed = Factors(outputs={"patch_embedding": even(seen.largest("patch_embedding"))})
 
     def error(factors: Factors) -> float:
-        weights = _Reads(source, factors, {})
+        weights = Reads(source, factors, {})
         found = Simulation(source.spec, weights, len(images), modes).embed(images)
         return float(np.square(found - tokens).sum())
 
-    return even if error(even) < ENOUGH_FOR_OPERATORS * error(Factors()) else Factors()
-
-
-def _even(size: np.ndarray) -> np.ndarray:
-    """Factors by which channels of `size` become alike."""
-    return geometric(size, np.ones_like(size), 1.0)
+    return changed if error(changed) < ENOUGH_FOR_OPERATORS * error(Factors()) else Factors()
 
 
 class _Cache:
@@ -191,226 +135,3 @@ class _Cache:
 
     def clear(self) -> None:
         self._kept.clear()
-
-
-class _Reads(Mapping[str, np.ndarray]):
-    """The weights of the TFLite dialect, read when asked for; rounded if there are `levels`, by those first."""
-
-    def __init__(self, source: ParameterSource, factors: Factors, levels: Mapping[str, Levels] | None = None) -> None:
-        self._parameters = folded_parameters(EqualizedParameters(source, factors), kept=factors.kept)
-        self._levels, self._kept = levels, dict[str, np.ndarray]()
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._kept:
-            if self._levels is not None and name in self._levels:
-                self._kept[name] = self._levels[name].values()
-            else:
-                values = self._parameters[name].read()
-                self._kept[name] = values if self._levels is None else rounded(name, values)
-        return self._kept[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._parameters
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._parameters)
-
-    def __len__(self) -> int:
-        return len(self._parameters)
-
-
-class _Layer:
-    """The choices for one encoder layer, made in turn, each on top of those before."""
-
-    def __init__(self, source: ParameterSource, tokens: Any, seen: int, batch: int, index: int, modes: Modes) -> None:
-        self.source, self.spec, self.modes = source, source.spec, modes
-        # All images round weights, the first `batch` choose the rest.
-        self.rows_seen, self.batch = len(tokens), batch
-        self.prefix = layer_name(index)
-        last = index == source.spec.num_layers - 1
-        self.reads_few = last and source.spec.kept_tokens < source.spec.num_tokens
-        self.factors, self.clips = Factors(), dict[str, tuple[float, float]]()
-        self.strengths: dict[str, float] = {}
-        self.kernels: dict[str, Levels] = {}
-        self._of: Factors | None = None
-        self._rounded = 0
-        self.seen = Extremes(self.spec, _Reads(source, Factors()), seen)
-        attention = self.seen.attention_branch(tokens, self.prefix, last=False)
-        middle = tokens + attention
-        mlp = self.seen.mlp_branch(middle, self.prefix)
-        self.after = middle + mlp
-        rows = batch * self.spec.num_tokens
-        self.tokens, self.attention, self.middle, self.mlp = (x[:rows] for x in (tokens, attention, middle, mlp))
-        self.errors: dict[str, tuple[float, float]] = {}
-
-    def output(self) -> Any:
-        """The float model's tokens after this layer."""
-        return self.after
-
-    def choose(self) -> None:
-        """Choose every rewrite, clip and corrected bias of the layer."""
-        attention, mlp = f"{self.prefix}/attention", f"{self.prefix}/mlp"
-        layer = self.modes.layers[int(self.prefix.rpartition("_")[2])]
-        before = error = self._error(self._attention_branch)
-        error = self._equalize_norm(f"{attention}_norm", self._attention_branch, error)
-        turned = self.spec.positions == "rotary"
-        means = {
-            f"{name}_means": {attention: self.seen.means[f"{attention}/{name}"]}
-            for name in (("value",) if turned else ("key", "value"))
-        }
-        self.factors = self.factors.also(**means)
-        error = self._error(self._attention_branch)
-        error = self._equalize("values", f"{attention}/value", None, self._attention_branch, error)
-        if layer.products != "float" and not turned:
-            error = self._equalize("queries", f"{attention}/query", f"{attention}/key", self._attention_branch, error)
-        if layer.products == "int8":
-            error = self._clip(f"{attention}/scores/softmax", "high", self._attention_branch, error)
-        if layer.products != "float":
-            error = self._clip(f"{attention}/scores", "low", self._attention_branch, error)
-        if layer.products == "int8":
-            error = self._clip(f"{attention}/mixed", "both", self._attention_branch, error)
-        if layer.attention == "static":
-            error = self._equalize_output(f"{attention}/output", self._attention_branch, error)
-            error = self._clip(f"{attention}/output", "both", self._attention_branch, error)
-        self._round(attention)
-        self._correct(f"{attention}/output", self._attention_branch)
-        self.errors["attention"] = before, self._error(self._attention_branch)
-        before = error = self._error(self._mlp_branch)
-        error = self._equalize_norm(f"{mlp}_norm", self._mlp_branch, error)
-        if layer.mlp == "static":
-            error = self._clip(f"{mlp}/dense_1", "low", self._mlp_branch, error)
-            error = self._clip(f"{mlp}/dense_2:input", "high", self._mlp_branch, error)
-            error = self._equalize_output(f"{mlp}/dense_2", self._mlp_branch, error)
-            error = self._clip(f"{mlp}/dense_2", "both", self._mlp_branch, error)
-        self._round(mlp)
-        self._correct(f"{mlp}/dense_2", self._mlp_branch)
-        self.errors["mlp"] = before, self._error(self._mlp_branch)
-
-    def choice(self) -> LayerChoice:
-        """What `choose` chose for the layer."""
-        found = self.strengths.get
-        return LayerChoice(
-            found("values"),
-            found("queries"),
-            (found(f"{self.prefix}/attention_norm"), found(f"{self.prefix}/mlp_norm")),
-            self.errors["attention"],
-            self.errors["mlp"],
-        )
-
-    def _round(self, part: str) -> None:
-        """Round the kernels of attention or MLP by the error of their outputs."""
-        reads = _Reads(self.source, self.factors)
-        for dense, gram in self.seen.found.items():
-            if dense.startswith(f"{part}/") and self.rows_seen >= ROWS * len(gram):
-                names = [f"{reader}/kernel" for reader in Grams.readers(dense)]
-                self.kernels |= round_together({name: reads[name] for name in names}, self._gram(dense))
-
-    def _gram(self, dense: str) -> np.ndarray:
-        """XᵀX of what `dense` reads after the rewrites that were chosen, which move and scale its channels."""
-        part, factors = dense.rpartition("/")[0], self.factors
-        if dense.endswith("/output"):
-            mean = factors.value_means[part]
-            divided = 1 / factors.values.get(part, np.ones_like(mean))
-            return self.seen.moved(dense, divided, -mean * divided)
-        if (norm := f"{part}_norm") in factors.norms and not dense.endswith("/dense_2"):
-            parameters = EqualizedParameters(self.source, factors)
-            return self.seen.moved(dense, parameters.read(f"{norm}/scale"), parameters.read(f"{norm}/bias"))
-        return self.seen.found[dense]
-
-    def _attention_branch(self, simulation: Graph) -> tuple[Any, Any]:
-        return simulation.attention_branch(self.tokens, self.prefix, last=False), self.attention
-
-    def _mlp_branch(self, simulation: Graph) -> tuple[Any, Any]:
-        return simulation.mlp_branch(self.middle, self.prefix), self.mlp
-
-    def _simulated(self, branch: Callable[[Graph], tuple[Any, Any]], factors: Factors, clips: Clips) -> np.ndarray:
-        """What rounding changes in a branch, float32 [rows, width]."""
-        # What is rounded changes with the factors, and with the kernels rounded by error.
-        if factors is not self._of or len(self.kernels) != self._rounded:
-            self._of, self._rounded = factors, len(self.kernels)
-            self._weights = _Reads(self.source, factors, self.kernels)
-        found, wanted = branch(Simulation(self.spec, self._weights, self.batch, self.modes, clips))
-        return (found - wanted).numpy()
-
-    def _error(
-        self,
-        branch: Callable[[Graph], tuple[Any, Any]],
-        factors: Factors | None = None,
-        clips: Clips | None = None,
-    ) -> float:
-        """Power of what rounding changes in a branch, of the branch's own."""
-        noise = self._simulated(branch, self.factors if factors is None else factors, clips or self.clips)
-        wanted = self.attention if branch == self._attention_branch else self.mlp
-        return float(np.square(noise).sum() / max(np.square(wanted.numpy()).sum(), 1e-30))
-
-    def _equalize(self, kind: str, first: str, second: str | None, branch: Any, error: float) -> float:
-        """Try `kind` of factors at every strength, from the sizes of the channels at one or two sites."""
-        attention = first.rpartition("/")[0]
-        size = self.seen.largest(first, self.factors.value_means[attention] if second is None else None)
-        other = np.ones_like(size) if second is None else self.seen.largest(second, self.factors.key_means[attention])
-        for strength in STRENGTHS:
-            factors = self.factors.also(**{kind: {attention: geometric(size, other, strength)}})
-            error = self._keep_if_better(factors, kind, strength, branch, error, ENOUGH)
-            if kind not in self.strengths:
-                break
-        return error
-
-    def _equalize_norm(self, norm: str, branch: Any, error: float) -> float:
-        group = norm_groups(self.spec)[norm]
-        low, high = self.seen.channels[f"{group[0]}:input"]
-        scale, shift = self.source.read(f"{norm}/scale"), self.source.read(f"{norm}/bias")
-        ends = np.stack([low * scale + shift, high * scale + shift])
-        centre = ends.mean(0)
-        weight = np.max([np.abs(self.source.read(f"{dense}/kernel")).max(axis=1) for dense in group], axis=0)
-        for strength in STRENGTHS:
-            factor = geometric(np.abs(ends - centre).max(0), weight, strength)
-            factors = self.factors.also(norms={norm: factor}, centres={norm: centre})
-            error = self._keep_if_better(factors, norm, strength, branch, error, ENOUGH_FOR_OPERATORS)
-            if norm not in self.strengths:
-                break
-        return error
-
-    def _equalize_output(self, dense: str, branch: Any, error: float) -> float:
-        """Give every channel of a branch's output the same range, where that leaves little of the error.
-
-        In `whole` files alone: where the rest is fast, an operator more for each branch is not worth it.
-        """
-        if not self.modes.whole:
-            return error
-        factors = self.factors.also(outputs={dense: _even(self.seen.largest(dense))})
-        return self._keep_if_better(factors, dense, 1.0, branch, error, ENOUGH_FOR_OPERATORS)
-
-    def _keep_if_better(
-        self, factors: Factors, kind: str, strength: float, branch: Any, error: float, enough: float
-    ) -> float:
-        found = self._error(branch, factors)
-        # What was chosen of this kind already has paid its price.
-        if found >= error * (ENOUGH if kind in self.strengths else enough):
-            return error
-        self.factors, self.strengths[kind] = factors, strength
-        return found
-
-    def _clip(self, site: str, end: str, branch: Any, error: float) -> float:
-        """Draw the range of `site` in, step by step, while the error falls."""
-        if self.reads_few or (self.batch < FEWEST_TO_CLIP and "/scores" not in site):
-            return error
-        for part in CLIPS:
-            ends = {"low": (part, 1.0), "high": (1.0, part), "both": (part, part)}[end]
-            found = self._error(branch, clips={**self.clips, site: ends})
-            if found >= error * (1.0 if site in self.clips else ENOUGH):
-                break
-            self.clips[site], error = ends, found
-        return error
-
-    def _correct(self, dense: str, branch: Any) -> None:
-        """Take the mean error of each channel off the bias of `dense`, where it is more than chance."""
-        noise = self._simulated(branch, self.factors, self.clips)
-        if self.reads_few:
-            noise = noise[:: self.spec.num_tokens]
-        if len(noise) < FEWEST_ROWS:
-            return
-        mean = noise.mean(0)
-        chance = noise.std(0) / np.sqrt(len(noise))
-        correction = np.where(np.abs(mean) > SIGNIFICANT * chance, -mean, 0).astype(np.float32)
-        if correction.any():
-            self.factors = self.factors.also(corrections={dense: correction})

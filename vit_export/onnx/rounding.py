@@ -10,9 +10,9 @@ import numpy as np
 
 from vit_export.deployment.graph import ONNX, Graph
 from vit_export.deployment.rewrites import plain_parameters
+from vit_export.int8.layer_choices import ROWS
 from vit_export.int8.rounding import Levels, round_together
 from vit_export.int8.simulate import Grams
-from vit_export.int8.tune import ROWS
 from vit_export.model.parameters import ParameterSource, layer_name
 from vit_export.onnx.pairs import PairedParameters, quantize_by_pairs
 from vit_export.onnx.smoothing import SmoothedParameters, Smoothing
