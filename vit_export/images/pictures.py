@@ -18,6 +18,7 @@ from vit_export.base.errors import InputError, nearest
 from vit_export.base.files import digest_of_file, input_errors
 from vit_export.images.read import UnreadableImage, load_pixels
 from vit_export.model.input_kinds import feed
+from vit_export.model.labels import wordnet_of
 from vit_export.model.preprocessing import Preprocessing, normalize
 
 
@@ -191,7 +192,10 @@ def classes_of(images: ImageSet, labels: Sequence[str] | None, *, required: bool
 
 
 def named_classes(labels: Sequence[str], *, numbers: bool = True) -> dict[str, int]:
-    """What a folder may be called, and the class it then holds; a name that two classes share is left out."""
+    """What a folder may be called, and the class it then holds; a name that two classes share is left out.
+
+    ImageNet's classes also go by WordNet's numbers.
+    """
     index: dict[str, int] = {}
     taken: set[str] = set()
     for number, label in enumerate(labels):
@@ -203,6 +207,8 @@ def named_classes(labels: Sequence[str], *, numbers: bool = True) -> dict[str, i
             taken.add(name)
     for number, label in enumerate(labels):
         index[label.replace("/", "_")] = number  # a whole label beats another's synonym
+    for number, name in enumerate(wordnet_of(labels)):
+        index.setdefault(name, number)
     if numbers and not any(name.isdigit() for name in index):
         index |= {str(number): number for number in range(len(labels))}
     return index

@@ -15,6 +15,8 @@ from vit_export.base.text import counted
 from vit_export.model.spec import MAX_CLASSES
 
 IMAGENET = "imagenet"
+_ALIKE = 0.9
+"""The part of the labels that have to be ImageNet's, each in its place, for a list to be of its classes."""
 """Stands for the built-in list where a label file is expected."""
 
 MAX_BYTES = 64 * 1024**2
@@ -114,9 +116,25 @@ def check_labels(labels: Sequence[str], num_classes: int | None, source: str = "
     )
 
 
+def wordnet_of(labels: Sequence[str]) -> tuple[str, ...]:
+    """WordNet's numbers of ImageNet's classes ("n01440764"), as its folders are called; none where `labels` are others.
+
+    Lists of these labels differ in some words, and hardly any in which class comes where.
+    """
+    known = _imagenet()
+    if len(labels) != len(known):
+        return ()
+    first = (label.partition(",")[0] for label in labels)
+    alike = sum(own == label.partition(",")[0] for own, label in zip(first, known, strict=True))
+    return _lines("imagenet_1k_wordnet.txt") if alike >= _ALIKE * len(known) else ()
+
+
 def _imagenet() -> tuple[str, ...]:
-    data = resources.files("vit_export") / "data" / "imagenet_1k.txt"
-    return tuple(data.read_text(encoding="utf-8").splitlines())
+    return _lines("imagenet_1k.txt")
+
+
+def _lines(name: str) -> tuple[str, ...]:
+    return tuple((resources.files("vit_export") / "data" / name).read_text(encoding="utf-8").splitlines())
 
 
 def _read(path: Path) -> bytes:
