@@ -245,3 +245,17 @@ def test_operators_that_read_anothers_parameters_are_named():
         Read("Add", ["b", f"{second}/output/bias"], ["c"]),
     ]
     assert len(list(misread(steps, SPEC))) == 1
+
+
+def test_what_an_output_is_multiplied_with_is_its_own():
+    first, second = f"{layer_name(0)}/mlp/dense_2", f"{layer_name(1)}/mlp/dense_2"
+
+    def layer(dense, scale):
+        yield Read("FULLY_CONNECTED", ["x", f"{dense}/kernel", f"{dense}/bias"], [f"{dense}:0"])
+        yield Read("MUL", [f"{dense}:0", f"{scale}/scale"], [f"{dense}:1"])
+
+    assert list(misread([*layer(first, first), *layer(second, second)], SPEC)) == []
+    assert list(misread([*layer(first, second), *layer(second, first)], SPEC))
+    hidden = f"{layer_name(0)}/mlp/hidden"
+    late = [*layer(second, second), Read("Mul", ["y", f"{hidden}/scale"], ["z"])]
+    assert list(misread(late, SPEC)) == [f"{hidden}/scale is read behind its layer"]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from vit_export.model.parameters import parameter_specs
+from vit_export.model.parameters import layer_name, parameter_specs
 from vit_export.model.spec import ViTSpec
 
 _LAYER = "encoder/layer_"
@@ -39,6 +39,9 @@ def misread(operators: Iterable[Read], spec: ViTSpec) -> Iterator[str]:
     """What is read by another part of the network than its own, in a sentence each."""
     known = {parameter.name for parameter in parameter_specs(spec)}
     known |= {f"pooling/scores/{part}" for part in ("kernel", "bias")} if spec.pooling == "attention" else set()
+    # What the output of a Dense is multiplied with, or a hidden layer, where int8 wants it.
+    known |= {name.replace("/kernel", "/scale") for name in known if name.endswith("/kernel")}
+    known |= {f"{layer_name(index)}/mlp/hidden/scale" for index in range(spec.num_layers)}
     place, stands_for, owners = (-1, 0), dict[str, str](), dict[str, str]()
     for operator in operators:
         names = [stands_for.get(value, _parameter(value)) for value in operator.inputs]
