@@ -1,5 +1,6 @@
 """OpenVINO as one more runtime of `vit_export.runtimes`, in processes that take turns with the others."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,16 +37,17 @@ class OpenVinoRunner(Runner):
         self.inputs = tuple(_spec(port, image=True) for port in compiled.inputs)
         self.outputs = tuple(_spec(port) for port in compiled.outputs)
 
-    def _call(self, native: np.ndarray) -> np.ndarray:
+    def _call(self, native: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
         self._request.infer({0: native}, share_inputs=True)
-        return np.array(self._request.get_output_tensor(self.outputs.index(self.output)).data)
+        known = [spec.name for spec in self.outputs]
+        return [np.array(self._request.get_output_tensor(known.index(name)).data) for name in names]
 
 
 class OpenVinoProcess(RunnerProcess):
-    """A child process that runs a file by OpenVINO; it serves under the format 'onnx'."""
+    """A child process that runs a file by OpenVINO; it serves under a format whose files are not looked at before."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        super().__init__(path, "onnx", threads)
+        super().__init__(path, "tflite", threads)
 
     def _launch(self) -> tuple[list[str], dict[str, str]]:
         _, environment = super()._launch()
@@ -53,8 +55,8 @@ class OpenVinoProcess(RunnerProcess):
 
 
 def serve() -> None:
-    """Answer the parent's requests; every ONNX file is OpenVINO's in this process."""
-    RUNNERS["onnx"] = OpenVinoRunner
+    """Answer the parent's requests; every file is OpenVINO's in this process."""
+    RUNNERS["tflite"] = OpenVinoRunner
     process.serve()
 
 
