@@ -58,7 +58,8 @@ def misread(operators: Iterable[Read], spec: ViTSpec) -> Iterator[str]:
         dense += [owners[value] for value in operator.inputs if value in owners]
         if len(set(dense)) > 1:
             yield f"one operator reads parameters of {' and of '.join(sorted(set(dense))[:2])}"
-        if dense and (operator.kind in _PASSED_ON or not any(name.endswith("/bias") for name in read)):
+        ends = any(name.endswith("/bias") for name in read) and operator.kind not in _PASSED_ON
+        if dense and not ends and not any(name.endswith("/scale") for name in read):
             owners.update(dict.fromkeys(operator.outputs, dense[0]))
 
 
