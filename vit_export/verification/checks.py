@@ -44,10 +44,10 @@ BEYOND = 0.1
 # near 0 where they are undecided; 40 draws of 16, 32, 64 and 256 images. Files with ranges that are as right as in
 # float to 0.7 points: the least of 20 is 24.1 dB in any draw; of "full" 20.5, of "w8a16" 29.6, of "dynamic" 36. Of 258
 # faults that cost a point of accuracy or 2 of agreement, 98 % miss one of the limits in draws of 16 and of 256 alike.
-# DINOv2-S/14 (docs/quantization.md) is above all of them, its "static" apart. Of its "full", by which a probe is right as
-# often as by float but for 0.6 points, 9 of 32 photographs are below 22 dB and 2 below 20. Of the catalogue's faults the
-# mildest that figures alone tell from that has 9.5 dB in the median; query and key exchanged in one layer of the digits'
-# model have 25, and are told by the file's constants.
+# DINOv2-S/14 (docs/quantization.md) is above all of them, its "static" apart. Of its "full", by which a probe is right
+# as often as by float but for 0.6 points, 9 of 32 photographs are below 22 dB and 2 below 20. Of the catalogue's faults
+# the mildest that figures alone tell from that has 9.5 dB in the median; query and key exchanged in one layer of the
+# digits' model have 25, and are told by the file's constants.
 _RANGED = Limits(worst_difference=0.07, cosine=0.99, sqnr_db=22.0, agreement=0.98, beyond=BEYOND)
 _FULL = Limits(worst_difference=0.10, cosine=0.985, sqnr_db=20.0, agreement=0.95, beyond=BEYOND)
 _WIDE = Limits(worst_difference=0.05, cosine=0.995, sqnr_db=25.0, agreement=0.98, beyond=BEYOND)
