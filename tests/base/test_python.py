@@ -1,6 +1,8 @@
 """Children never run what lies in the current folder, and one place makes their command lines."""
 
 import ast
+import errno
+import os
 import subprocess
 import sys
 import threading
@@ -83,3 +85,13 @@ def test_a_worker_answers_until_it_dies_or_is_to_end():
     with python_worker("-c", code, until=threading.Event()) as worker:
         pass
     assert worker.returncode < 0
+
+
+def test_a_worker_that_cannot_be_started_is_one_sentence(monkeypatch):
+    def refuse(*arguments, **how):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    said = r"^No process can be started as a worker \(resource .*\): close other"
+    with pytest.raises(VitExportError, match=said), python_worker("-c", "pass", until=threading.Event()):
+        pass

@@ -49,17 +49,23 @@ def python_worker(*arguments: str, until: threading.Event) -> Iterator[subproces
     It is killed when the block ends, and as soon as `until` is set.
 
     Raises:
-        VitExportError: this Python does not know where its own executable is.
+        VitExportError: this Python does not know where its own executable is, or no process can be started.
     """
-    worker = subprocess.Popen(
-        python_command(*arguments),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=python_environment(),
-        start_new_session=True,  # Ctrl-C is for this process, which then ends the workers
-    )
+    try:
+        worker = subprocess.Popen(
+            python_command(*arguments),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=python_environment(),
+            start_new_session=True,  # Ctrl-C is for this process, which then ends the workers
+        )
+    except OSError as error:  # no memory, or no more processes
+        reason = (error.strerror or str(error)).lower()
+        raise VitExportError(
+            f"No process can be started as a worker ({reason}): close other programs, or ask for fewer --workers."
+        ) from error
 
     def watch() -> None:
         while worker.poll() is None:
