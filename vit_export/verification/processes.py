@@ -17,7 +17,7 @@ from vit_export.verification.trial import Trial
 class Processes:
     """The processes of one verification; those that are kept are timed where they are.
 
-    `kept` are they by the place in words (`RunnerProcess.where`), and there by the path of their file.
+    `kept` has the latter by the place in words (`RunnerProcess.where`), and there by the path of their file.
     """
 
     def __init__(self, options: VerifyOptions) -> None:

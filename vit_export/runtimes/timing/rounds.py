@@ -121,7 +121,8 @@ class Session:
         """Time `candidates` and the reference, all resident, turn by turn."""
         names = ", ".join(Path(c.path).name for c in candidates[:NAMED])
         more = f" and {len(candidates) - NAMED} more" if len(candidates) > NAMED else ""
-        self.step(f"timing {names}{more} against {self._name}" if names else f"timing {self._name}")
+        where = "".join({f" ({c.place.words})": None for c in candidates if c.place is not CPU})
+        self.step(f"timing {names}{more}{where} against {self._name}" if names else f"timing {self._name}")
         with ExitStack() as stack:
             processes = {}
             for subject in [self.reference, *candidates]:
