@@ -115,7 +115,7 @@ def test_factors_of_outputs_are_the_same_function():
     factors = Factors(outputs=dict.fromkeys(names, vector))
 
     def answer(factors):
-        parameters = folded_parameters(EqualizedParameters(source, factors), kept=factors.kept)
+        parameters = folded_parameters(EqualizedParameters(source, factors), extras=factors.extras)
         graph = Graph(FEW, {name: p.read() for name, p in parameters.items()}, TFLITE, len(images))
         tokens = graph.embed(images)
         for index in range(FEW.num_layers):

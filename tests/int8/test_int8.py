@@ -12,7 +12,7 @@ from helpers.outliers import Outliers, StreamOutliers
 
 from vit_export.artifacts.flatbuffer import MappedModel, operator_kinds
 from vit_export.base.quiet import import_tensorflow
-from vit_export.deployment.rewrites import folded_parameters
+from vit_export.deployment.rewrites import Extras, folded_parameters
 from vit_export.int8 import arithmetic
 from vit_export.int8.equalize import EqualizedParameters, Factors, folding, norm_groups
 from vit_export.int8.modes import SCHEMES, LayerModes, Modes, full_float, static, uniform
@@ -94,7 +94,7 @@ def test_folding_is_the_same_function_and_gives_the_kernels_of_a_tflite_file():
     found = EqualizedParameters(source, folding(source, factors))
     images = images_for(SPEC)
     assert relative(build(source).predict_output(images), build(found).predict_output(images)) < 1e-5
-    tflite = folded_parameters(EqualizedParameters(source, factors), kept=frozenset({kept}))
+    tflite = folded_parameters(EqualizedParameters(source, factors), extras=Extras(frozenset({kept})))
     for norm, group in norm_groups(SPEC).items():
         assert (np.isin(found.read(f"{norm}/scale"), (0, 1)).all()) == (norm != kept)
         for dense in group:
@@ -150,7 +150,7 @@ def test_weights_have_a_scale_per_output_channel():
 def simulated(source, modes, images, tuning=None):
     """Logits by simulation of the whole model."""
     tuning = tuning or Tuning()
-    parameters = folded_parameters(tuning.apply(source), kept=tuning.kept)
+    parameters = folded_parameters(tuning.apply(source), extras=tuning.extras)
     everything = modes == full_float(source.spec)
     weights = {n: p.read() if everything else rounded(n, p.read()) for n, p in parameters.items()}
     if not everything:

@@ -144,8 +144,15 @@ class Graph:
 
     def mlp_branch(self, tokens: Any, prefix: str) -> Any:
         """What the MLP adds to the residual stream."""
-        hidden = self.dense(self.layer_norm(tokens, f"{prefix}/mlp_norm"), f"{prefix}/mlp/dense_1")
-        return self.dense(self.gelu(hidden), f"{prefix}/mlp/dense_2")
+        normed, mlp = self.layer_norm(tokens, f"{prefix}/mlp_norm"), f"{prefix}/mlp"
+        found = self.hidden(normed, mlp)
+        # Hidden channels far larger than the others, where int8 gives them ranges of their own.
+        outliers = f"{mlp}/outliers"
+        return found + self.hidden(normed, outliers) if f"{outliers}/dense_1/kernel" in self.weights else found
+
+    def hidden(self, normed: Any, mlp: str) -> Any:
+        """The two Dense layers of `mlp`, and GELU between them."""
+        return self.dense(self.gelu(self.dense(normed, f"{mlp}/dense_1")), f"{mlp}/dense_2")
 
     def answer(self, tokens: Any) -> Any:
         """The first of `outputs`, by which int8 is tuned."""
@@ -225,8 +232,7 @@ class Graph:
         value = self.heads(self.dense(tokens, "pooling/value"), (0, 2, 1, 3))
         mixed = tf.reshape(tf.matmul(weights, value), (self.batch, spec.hidden_size))
         found = self.dense(mixed, "pooling/output")
-        hidden = self.dense(self.layer_norm(found, "pooling/norm"), "pooling/mlp/dense_1")
-        return found + self.dense(self.gelu(hidden), "pooling/mlp/dense_2")
+        return found + self.hidden(self.layer_norm(found, "pooling/norm"), "pooling/mlp")
 
     def attention(self, tokens: Any, queries: Any, prefix: str) -> Any:
         """Multi-head attention of `queries` (rows of `tokens`, or all of them) over `tokens`."""

@@ -4,8 +4,8 @@ Nothing here holds the model: each deployment parameter is a `LazyTensor`, float
 it is made of. `vit_export.deployment.graph` is written against these names and shapes.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -28,6 +28,21 @@ def shapes_of(parameters: Tensors) -> Shapes:
     """What a converter is to see of `parameters`."""
     return tuple((name, parameter.shape) for name, parameter in parameters.items())
 
+
+@dataclass(frozen=True)
+class Extras:
+    """What the graph of an int8 .tflite file has beyond the plain one (see `int8.equalize`).
+
+    `scales`: LayerNorms that keep scale and shift, and Dense layers whose output is multiplied with a `scale`.
+    `outliers`: by the MLP (`…/mlp`), how many of its hidden channels have Dense layers of their own,
+    `…/mlp/outliers/dense_1` and `dense_2`.
+    """
+
+    scales: frozenset[str] = frozenset()
+    outliers: Mapping[str, int] = field(default_factory=dict)
+
+
+PLAIN = Extras()
 
 Rounding = Callable[[np.ndarray], np.ndarray]
 """A kernel [in, out], float32, as a file will hold it: the nearest values it can, in float32 again."""
@@ -97,16 +112,16 @@ def plain_parameters(source: ParameterSource) -> Tensors:
 
 
 def folded_parameters(  # noqa: PLR0912, PLR0915 - one line for each parameter, in the model's order
-    source: ParameterSource, *, kept: frozenset[str] = frozenset()
+    source: ParameterSource, *, extras: Extras = PLAIN
 ) -> Tensors:
     """The parameters for TFLite: kernels [out, in], LayerNorm folded into the next Dense, 1/√d folded into the query.
 
     With y = scale·n + shift the LayerNorm's output and z = yW + b the next Dense: z = n(diag(scale)W) + (b + shift·W),
     which leaves the graph only the normalisation n. The final LayerNorm keeps its scale and shift when no Dense follows
-    it, or not only one, as where it is an output; and so do those of `kept`. A mean over patches, or a part of
-    the tokens, is between the two without harm. A Dense of `kept` has a `scale` that its output is multiplied with.
+    it, or not only one, as where it is an output; and so do those of `extras`. A mean over patches, or a part of
+    the tokens, is between the two without harm. A Dense of `extras` has a `scale` that its output is multiplied with.
     """
-    spec = source.spec
+    spec, kept = source.spec, extras.scales
     found: dict[str, LazyTensor] = {}
 
     def add(name: str, shape: tuple[int, ...], read: Callable[[], np.ndarray]) -> None:
@@ -150,8 +165,12 @@ def folded_parameters(  # noqa: PLR0912, PLR0915 - one line for each parameter, 
         dense(f"{prefix}/attention/key", (d, d), norm_1)
         dense(f"{prefix}/attention/value", (d, d), norm_1)
         dense(f"{prefix}/attention/output", (d, d))
-        dense(f"{prefix}/mlp/dense_1", (d, m), norm_2)
-        dense(f"{prefix}/mlp/dense_2", (m, d))
+        apart = extras.outliers.get(f"{prefix}/mlp", 0)
+        dense(f"{prefix}/mlp/dense_1", (d, m - apart), norm_2)
+        dense(f"{prefix}/mlp/dense_2", (m - apart, d))
+        if apart:
+            dense(f"{prefix}/mlp/outliers/dense_1", (d, apart), norm_2)
+            dense(f"{prefix}/mlp/outliers/dense_2", (apart, d))
     final = "encoder/norm"
     norm: str | None = final if spec.final_norm else None
     if spec.returns_normed:

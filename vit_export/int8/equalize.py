@@ -10,12 +10,15 @@ anything nonlinear between, its factor can move:
 * from query to key: (Q/c)(K·c)ᵀ = QKᵀ, unless rotary positions mix channels between;
 * from what a branch adds to the residual stream into an operator of its own: xW + b = (xW/c + b/c)·c.
 
+Through GELU no factor moves. There hidden channels far larger than the others (outliers) get Dense layers of their own,
+and so ranges: the same sum in two parts, of which LLM.int8() (Dettmers et al., 2022) computes one in float16.
+
 And a vector can be taken off every key, and off every value, at no cost: Q(K - c)ᵀ lowers all scores of a row alike,
 which the softmax does not see; the rows of a softmax sum to 1, so that softmax(QKᵀ)(V - c) = softmax(QKᵀ)V - c, and cW
 goes into the bias of the output projection. (Keys that rotary positions turn keep theirs: c would turn, too.) What
 rounding does to a softmax of small values, whose rows sum to 1 no longer, then meets values without a mean.
 
-It does not hold through GELU. `vit_export.int8.tune` and `vit_export.onnx.smoothing` choose the factors by images.
+`vit_export.int8.tune` and `vit_export.onnx.smoothing` choose the factors by images.
 """
 
 from collections.abc import Mapping
@@ -23,6 +26,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from vit_export.deployment.rewrites import Extras
 from vit_export.model.head import DENSE
 from vit_export.model.parameters import ParameterSource, layer_name
 from vit_export.model.spec import ViTSpec
@@ -41,7 +45,8 @@ class Factors:
     attention (`…/attention`) is divided by it. `queries`: so is the query projection. `outputs`: so is the Dense of
     that name, whose output is multiplied with it again (`<Dense>/scale`). `key_means` are taken off the key projection,
     `value_means` off the value projection, before it is divided. `corrections` are added to the bias of a Dense; they
-    alone change the function, by what quantization would (`vit_export.int8.tune`).
+    alone change the function, by what quantization would (`vit_export.int8.tune`). `outliers` are the hidden channels
+    of an MLP (`…/mlp`), int64 and in order, that are computed by `…/mlp/outliers/dense_1` and `dense_2`.
     """
 
     norms: Vectors = field(default_factory=dict)
@@ -52,11 +57,12 @@ class Factors:
     key_means: Vectors = field(default_factory=dict)
     value_means: Vectors = field(default_factory=dict)
     corrections: Vectors = field(default_factory=dict)
+    outliers: Vectors = field(default_factory=dict)
 
     @property
-    def kept(self) -> frozenset[str]:
-        """What keeps factors in the graph of a .tflite file: LayerNorms, and Dense layers whose output has them."""
-        return frozenset((*self.norms, *self.outputs))
+    def extras(self) -> Extras:
+        """What the graph of a .tflite file has for these factors."""
+        return Extras(frozenset((*self.norms, *self.outputs)), {mlp: len(x) for mlp, x in self.outliers.items()})
 
     def also(self, **more: Vectors) -> "Factors":
         """A copy with the vectors of `more`, by field, beside or instead of its own."""
@@ -66,7 +72,8 @@ class Factors:
 class EqualizedParameters:
     """A `ParameterSource` equal to `source` in float but for `factors.corrections`.
 
-    With `factors.outputs` that is so in a graph that reads each one's `<Dense>/scale`, as `Factors.kept` tells.
+    With `factors.outputs` that is so in a graph that reads each one's `<Dense>/scale`, as `Factors.extras` tells;
+    likewise with `factors.outliers`.
     """
 
     def __init__(self, source: ParameterSource, factors: Factors) -> None:
@@ -79,7 +86,23 @@ class EqualizedParameters:
         return self._source.spec
 
     def read(self, name: str) -> np.ndarray:
-        """The parameter called `name`, float32, in its canonical shape."""
+        """The parameter called `name`, float32, in its canonical shape but for an MLP's in two groups of channels."""
+        layer, _, rest = name.partition("/mlp/")
+        outliers = self.factors.outliers.get(f"{layer}/mlp")
+        if outliers is None:
+            return self._moved(name)
+        dense, apart = rest.removeprefix("outliers/"), rest.startswith("outliers/")
+        values = self._moved(f"{layer}/mlp/{dense}")
+        if dense == "dense_2/scale":
+            return values
+        if dense == "dense_2/bias":
+            return np.zeros_like(values) if apart else values
+        axis = 1 if dense == "dense_1/kernel" else 0
+        others = np.setdiff1d(np.arange(values.shape[axis]), outliers)
+        return np.take(values, outliers if apart else others, axis)
+
+    def _moved(self, name: str) -> np.ndarray:
+        """The parameter called `name` of the model with all channels together."""
         owner, _, part = name.rpartition("/")
         factors = self.factors
         if owner in factors.outputs and part == "scale":

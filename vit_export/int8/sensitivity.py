@@ -166,7 +166,7 @@ class _Measurement:
         self.spec, self.images, self.tuning = source.spec, images, tuning
         self.options, self.exact = options, exact
         uncorrected = EqualizedParameters(source, replace(tuning.factors, corrections={}))
-        self.parameters = folded_parameters(uncorrected, kept=tuning.kept)
+        self.parameters = folded_parameters(uncorrected, extras=tuning.extras)
         self.noise: dict[tuple[Component, Option], float] = {}
         self.corrections: dict[tuple[Component, Option], dict[str, np.ndarray]] = {}
 

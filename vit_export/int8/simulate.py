@@ -59,7 +59,7 @@ class Simulation(Graph):
         lowest, highest = self.clips.get(site, (1.0, 1.0))
         low = float(self.tf.reduce_min(x)) * lowest
         high = float(self.tf.reduce_max(x)) * highest
-        if site.endswith("/mlp/dense_1"):
+        if site.endswith("/dense_1"):
             low = max(low, arithmetic.GELU_FLOOR)
         name = site.partition(":")[0]
         if "/attention/" in name and name.rpartition("/")[2] in _SYMMETRIC and not _is_normed(site):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from vit_export.int8.equalize import Factors
+from vit_export.model.spec import ViTSpec
 
 KEY = "tuned"
 """Its name in the record of a file."""
@@ -15,14 +16,16 @@ KEY = "tuned"
 TOLD = ("key_means", "value_means", "corrections")
 """The vectors that are told. All other factors can be read off the weights, which they move between."""
 
+_OUTLIERS = "outliers"
 
 _ROUNDED = "rounded_by_error"
 
 
 def tell(factors: Factors, rounded: Iterable[str] = ()) -> dict[str, Any]:
-    """The vectors of TOLD, JSON-ready (float32, little-endian, in base64), and the names of kernels `rounded` by error.
+    """What the record says, JSON-ready: the vectors of TOLD (float32, little-endian, in base64), outliers, `rounded`.
 
-    Of such a kernel (`int8.rounding`) a weight need not be at its nearest level; of any other it has to be.
+    The last are the names of kernels that were rounded by error (`int8.rounding`): a weight of theirs need not be at
+    its nearest level; of any other kernel it has to be.
     """
     vectors = {
         kind: {
@@ -31,14 +34,18 @@ def tell(factors: Factors, rounded: Iterable[str] = ()) -> dict[str, Any]:
         }
         for kind in TOLD
     }
-    return {**vectors, _ROUNDED: sorted(rounded)}
+    outliers = {mlp: [int(channel) for channel in channels] for mlp, channels in factors.outliers.items()}
+    return {**vectors, _OUTLIERS: outliers, _ROUNDED: sorted(rounded)}
 
 
-def told(record: Mapping[str, Any], width: int) -> Factors | None:
-    """The vectors that the `record` of a file of a model of `width` tells; None where it does not, or not such."""
-    kinds = record.get(KEY)
+def told(record: Mapping[str, Any], spec: ViTSpec) -> Factors | None:
+    """What the `record` of a file of a model of `spec` tells; None where it does not, or nothing such."""
+    kinds: Any = record.get(KEY)
     try:
-        return Factors(**{kind: {name: _vector(text, width) for name, text in kinds[kind].items()} for kind in TOLD})  # type: ignore[index]
+        vectors = {kind: {n: _vector(text, spec.hidden_size) for n, text in kinds[kind].items()} for kind in TOLD}
+        # Files of older versions have none.
+        outliers = {mlp: _channels(found, spec.mlp_size) for mlp, found in kinds.get(_OUTLIERS, {}).items()}
+        return Factors(**vectors, outliers=outliers)
     except (TypeError, KeyError, AttributeError, ValueError, binascii.Error):
         return None
 
@@ -48,6 +55,15 @@ def rounded_by_error(record: Mapping[str, Any]) -> frozenset[str] | None:
     tuned = record.get(KEY)
     names = tuned.get(_ROUNDED) if isinstance(tuned, Mapping) else None
     return frozenset(map(str, names)) if isinstance(names, list) else None
+
+
+def _channels(found: Any, size: int) -> np.ndarray:
+    channels = np.asarray(found)
+    if channels.dtype.kind != "i" or channels.ndim != 1 or not 0 < channels.size < size:
+        raise ValueError("no channels")
+    if channels[0] < 0 or channels[-1] >= size or (np.diff(channels) <= 0).any():
+        raise ValueError("no channels in order")
+    return channels
 
 
 def _vector(text: str, width: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_export.deployment.rewrites import Extras
 from vit_export.int8.equalize import EqualizedParameters, Factors
 from vit_export.int8.layer_choices import ENOUGH_FOR_OPERATORS, Layer, LayerChoice, Reads, even
 from vit_export.int8.modes import Modes
@@ -63,9 +64,9 @@ class Tuning:
         }
 
     @property
-    def kept(self) -> frozenset[str]:
-        """LayerNorms and Dense layers with factors in the graph (see `rewrites.folded_parameters`)."""
-        return self.factors.kept
+    def extras(self) -> Extras:
+        """What the graph has for these factors (see `rewrites.folded_parameters`)."""
+        return self.factors.extras
 
 
 def images_wanted(spec: ViTSpec) -> int:

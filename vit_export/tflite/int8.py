@@ -73,7 +73,7 @@ class FloatFile:
             self._recipe, tuned = None, recipe.tuning
             write_tflite(
                 tuned.apply(self._source), self._record, self.path, batch=self._batch, input=self._input,
-                kept=tuned.kept, kernels=recipe.kernels, overwrite=True,
+                extras=tuned.extras, kernels=recipe.kernels, overwrite=True,
             )  # fmt: skip
             self._recipe = recipe
         return self.path

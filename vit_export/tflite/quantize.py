@@ -93,7 +93,7 @@ _SYMMETRIC = re.compile(r"/attention/(query|key|value|mixed|output)(/reshape|/tr
 
 # What moves a tensor has its range; the input of an MLP's second Dense is called after what makes it.
 _MOVED = re.compile(r"(/reshape|/transpose)+$")
-_TENSORS = re.compile(r"/mlp/dense_2:input$")
+_TENSORS = re.compile(r"/dense_2:input$")
 
 # The image itself, cast and moved about: where it is pixels, its range is known without looking.
 _IMAGE = re.compile(rf"^{INPUT_NAME}(/|$)")
@@ -254,14 +254,14 @@ def _statistics(float_path: Path, ranges: Ranges, clips: Clips, headroom: float)
     Every range reaches `headroom` times as far as was seen, but that of pixels: it is the one they can have, 0..255 or
     0..1, so that each of the 256 values is a level of its own.
     """
-    parts = {_TENSORS.sub("/mlp/dense_1/gelu", site): ends for site, ends in clips.items()}
+    parts = {_TENSORS.sub("/dense_1/gelu", site): ends for site, ends in clips.items()}
     found = {}
     per_pixel = kind_of(input_kind(float_path)).per_pixel
     ranks = {t.name.decode(): len(t.shape) for t in MappedModel(float_path).model.subgraphs[0].tensors}
     for name, seen in ranges.items():
         lowest, highest = parts.get(_MOVED.sub("", name), (1.0, 1.0))
         low, high = seen[0] * lowest * headroom, seen[1] * highest * headroom
-        if name.endswith("/mlp/dense_1"):
+        if name.endswith("/dense_1"):
             low = max(low, GELU_FLOOR)
         if per_pixel is not None and _IMAGE.search(name):
             low, high = 0.0, 255 * per_pixel

@@ -11,7 +11,7 @@ from vit_export.base.adapters.litert import names_of
 from vit_export.base.files import digest_of_file
 from vit_export.base.lazy import LazyTensor
 from vit_export.base.versions import versions
-from vit_export.deployment.rewrites import FoldedInput, folded_parameters, through_float16
+from vit_export.deployment.rewrites import PLAIN, Extras, FoldedInput, folded_parameters, through_float16
 from vit_export.int8.rounding import Levels
 from vit_export.model.artifact import Artifact, InputKind, Precision, TensorSpec
 from vit_export.model.input_kinds import kind_of, notes_on
@@ -33,7 +33,7 @@ def write_tflite(
     precision: Literal["float32", "float16"] = "float32",
     batch: int = 1,
     input: InputKind = "normalized",
-    kept: frozenset[str] = frozenset(),
+    extras: Extras = PLAIN,
     kernels: Mapping[str, Levels] | None = None,
     overwrite: bool = False,
 ) -> Artifact:
@@ -41,7 +41,7 @@ def write_tflite(
 
     Input `images`, [batch, height, width, 3] of the kind `input` (`input_kinds.KINDS`: float32, or uint8 for "uint8");
     outputs `spec.outputs`. float16 halves the file: kernels are stored as
-    float16 and computed in the widest type the device has. LayerNorms of `kept` are not folded (see
+    float16 and computed in the widest type the device has. `extras` are what is in the graph for int8 (see
     `rewrites.folded_parameters`); `kernels` stand for those of the same names, in float.
 
     Raises:
@@ -49,7 +49,7 @@ def write_tflite(
         OutputError: `path` exists (and `overwrite` is false) or cannot be written.
     """
     rounding = through_float16 if precision == "float16" else None
-    folded = folded_parameters(FoldedInput(source, record.preprocessing, input, rounding), kept=kept)
+    folded = folded_parameters(FoldedInput(source, record.preprocessing, input, rounding), extras=extras)
     rounded = {name: replace(folded[name], read=levels.values) for name, levels in (kernels or {}).items()}
     parameters = {**folded, **rounded}
     model, buffers = convert_structure(source.spec, parameters, batch, kind_of(input).dtype)

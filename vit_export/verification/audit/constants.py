@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vit_export.artifacts.facts import FileFacts
-from vit_export.base.lazy import LazyTensor
+from vit_export.base.lazy import LazyTensor, Tensors
 from vit_export.deployment.rewrites import FoldedInput, folded_parameters, plain_parameters
 from vit_export.int8.equalize import EqualizedParameters, Factors, norm_groups
 from vit_export.int8.told import rounded_by_error, told
@@ -51,23 +51,37 @@ class Difference:
 def constants(artifact: Artifact, facts: FileFacts, reference: ParameterSource, preprocessing: Preprocessing) -> Check:
     """Whether the file of ours holds the parameters of `reference`, and all of them."""
     held = HeldParameters(Path(facts.path), facts.format)
-    for name, known in plain_parameters(reference).items():
-        if name in held and held.size(name) != math.prod(known.shape):
-            sizes = f"{held.size(name)} numbers, expected {math.prod(known.shape)}"
-            return Check("constants", False, detail=f"{name} has {sizes}")
-    expected, uncertain = _expected(artifact, facts, held, reference, preprocessing)
+    known = told(facts.record or {}, reference.spec)
+    if known is not None and facts.format != "tflite":
+        known = replace(known, outliers={})  # no .onnx has such groups
+    grouped = tuple(f"{mlp}/" for mlp in known.outliers) if known is not None else ()
+    plain = {name: parameter for name, parameter in plain_parameters(reference).items() if not name.startswith(grouped)}
+    if found := _of_other_size(held, plain):
+        return found
+    expected, uncertain = _expected(artifact, facts, held, known, reference, preprocessing)
+    if found := _of_other_size(held, expected):
+        return found
     wrong, compared = [], 0
     for name, parameter in expected.items():
         if name not in held:
             wrong.append(Difference(name, np.inf, f"{name} is not in the file"))
         elif name not in uncertain.unknown:
             compared += 1
-            if found := _difference(name, held.read(name), parameter.read(), uncertain):
-                wrong.append(found)
+            if difference := _difference(name, held.read(name), parameter.read(), uncertain):
+                wrong.append(difference)
     worst = sorted(wrong, key=lambda difference: -difference.times)
     more = f" (and {len(worst) - 1} more of {len(expected)})" if len(worst) > 1 else ""
     detail = f"a constant is not the reference's parameter: {worst[0].detail}{more}" if worst else ""
     return check("constants", not worst, len(expected), compared, detail)
+
+
+def _of_other_size(held: HeldParameters, expected: Tensors) -> Check | None:
+    """The check failed by a parameter that has another size in the file than in `expected`."""
+    for name, parameter in expected.items():
+        if name in held and held.size(name) != math.prod(parameter.shape):
+            sizes = f"{held.size(name)} numbers, expected {math.prod(parameter.shape)}"
+            return Check("constants", False, detail=f"{name} has {sizes}")
+    return None
 
 
 @dataclass(frozen=True)
@@ -95,13 +109,13 @@ def _expected(
     artifact: Artifact,
     facts: FileFacts,
     held: HeldParameters,
+    known: Factors | None,
     reference: ParameterSource,
     preprocessing: Preprocessing,
 ) -> tuple[dict[str, LazyTensor], Uncertain]:
-    """What the file should hold, by name; kernels [in, out]."""
+    """What the file should hold, by name; kernels [in, out]. `known` is what its record tells."""
     spec, tflite, int8 = reference.spec, facts.format == "tflite", artifact.precision == "int8"
     factor = spec.head_size**-0.5 if tflite or artifact.scheme in QUERY_FOLDED else 1.0
-    known = told(facts.record or {}, spec.hidden_size)
     in_pairs = not tflite and artifact.scheme in IN_PAIRS
     undone = Undone(Factors())
     if int8:
@@ -115,10 +129,11 @@ def _expected(
     source = FoldedInput(EqualizedParameters(reference, undone.factors), preprocessing, kind, stored)
     norms = {norm: f"{norm}/scale" in held for norm in norm_groups(spec)}
     if tflite:
-        kept = frozenset((*(norm for norm, is_held in norms.items() if is_held), *undone.factors.outputs))
+        scales = frozenset((*(norm for norm, is_held in norms.items() if is_held), *undone.factors.outputs))
+        extras = replace(undone.factors.extras, scales=scales)
         found = {
             name: _turned(parameter) if name.endswith("/kernel") else parameter
-            for name, parameter in folded_parameters(source, kept=kept).items()
+            for name, parameter in folded_parameters(source, extras=extras).items()
         }
     else:
         found = {
@@ -136,6 +151,7 @@ def _expected(
             biases = (f"{attention}/key", f"{attention}/value", f"{attention}/output", f"{mlp}/dense_2")
             unknown |= {f"{dense}/bias" for dense in biases}
     norm_of = {dense: norm for norm, group in norm_groups(spec).items() for dense in group}
+    norm_of |= {f"{mlp}/outliers/dense_1": f"{mlp}_norm" for mlp in undone.factors.outliers}
     return found, Uncertain(undone, int8, rounded_by_error(facts.record or {}), frozenset(unknown), norm_of, found)
 
 

@@ -51,9 +51,10 @@ def undo(
     outputs = {name: held.read(f"{name}/scale").values for name in _writers(spec) if f"{name}/scale" in held}
     factors, norm_doubt = told.also(outputs=outputs), {}
     norm_of = {dense: norm for norm, readers in norm_groups(spec).items() for dense in readers}
+    grouped = EqualizedParameters(reference, Factors(outliers=told.outliers))
     for norm, readers in norm_groups(spec).items():
         if f"{norm}/scale" in held and f"{norm}/bias" in held:
-            factor, centre, norm_doubt[norm] = _norm(held, reference, norm, readers[0], query_factor)
+            factor, centre, norm_doubt[norm] = _norm(held, grouped, norm, readers[0], query_factor)
             factors = factors.also(norms={norm: factor}, centres={norm: centre})
     orders: dict[str, np.ndarray] = {}
     doubt: dict[str, np.ndarray] = {}

@@ -7,7 +7,17 @@ from vit_export.model.parameters import layer_name, parameter_specs
 from vit_export.model.spec import ViTSpec
 
 _LAYER = "encoder/layer_"
-_BLOCKS = ("attention_norm", "attention/", "attention/output", "mlp_norm", "mlp/dense_1", "mlp/hidden", "mlp/dense_2")
+_BLOCKS = (
+    "attention_norm",
+    "attention/",
+    "attention/output",
+    "mlp_norm",
+    "mlp/dense_1",
+    "mlp/hidden",
+    "mlp/dense_2",
+    "mlp/outliers/dense_1",
+    "mlp/outliers/dense_2",
+)
 """The parts of a layer in the order in which data passes them; query, key and value share one."""
 _LAST = (
     ("encoder/norm",),
@@ -39,6 +49,8 @@ def misread(operators: Iterable[Read], spec: ViTSpec) -> Iterator[str]:
     """What is read by another part of the network than its own, in a sentence each."""
     known = {parameter.name for parameter in parameter_specs(spec)}
     known |= {f"pooling/scores/{part}" for part in ("kernel", "bias")} if spec.pooling == "attention" else set()
+    # The Dense layers of hidden channels that int8 sets apart, and of these only the encoder's.
+    known |= {name.replace("/mlp/", "/mlp/outliers/") for name in known if name.startswith(_LAYER) and "/mlp/" in name}
     # What the output of a Dense is multiplied with, or a hidden layer, where int8 wants it.
     known |= {name.replace("/kernel", "/scale") for name in known if name.endswith("/kernel")}
     known |= {f"{layer_name(index)}/mlp/hidden/scale" for index in range(spec.num_layers)}
