@@ -103,7 +103,8 @@ def test_channels_without_weights_are_told_by_what_reads_them():
     np.testing.assert_array_equal(found.orders[owner], order)
 
 
-NAME = f"{layer_name(0)}/mlp/dense_1/kernel"
+MLP = f"{layer_name(0)}/mlp"
+NAME = f"{MLP}/dense_1/kernel"
 
 
 def judged(values, wanted, step, name=NAME, by_error=None):
@@ -147,8 +148,13 @@ def test_the_files_own_record_says_which_kernels_are_held_to_their_nearest_level
 
 
 def test_what_tuning_did_is_told_and_understood():
-    factors = Factors(key_means={ATTENTIONS[0]: spread()}, corrections={f"{ATTENTIONS[0]}/output": spread()})
-    found = told({KEY: tell(factors)}, WIDTH)
+    factors = Factors(
+        key_means={ATTENTIONS[0]: spread()},
+        corrections={f"{ATTENTIONS[0]}/output": spread()},
+        outliers={MLP: np.array([2, 5])},
+    )
+    found = told({KEY: tell(factors)}, SPEC)
+    np.testing.assert_array_equal(found.outliers[MLP], [2, 5])
     np.testing.assert_array_equal(found.key_means[ATTENTIONS[0]], factors.key_means[ATTENTIONS[0]])
     np.testing.assert_array_equal(
         found.corrections[f"{ATTENTIONS[0]}/output"], factors.corrections[f"{ATTENTIONS[0]}/output"]
@@ -172,10 +178,32 @@ def test_which_kernels_were_rounded_by_error_is_told():
         {kind: {"x": 3} for kind in TOLD},
         tell(Factors(key_means={"x": np.zeros(3, np.float32)})),
         tell(Factors(key_means={"x": np.full(WIDTH, np.nan, np.float32)})),
+        *(
+            {**tell(Factors()), "outliers": found}
+            for found in (
+                [],
+                {MLP: 3},
+                {MLP: []},
+                {MLP: [1.0, 2.0]},
+                {MLP: [2, 1]},
+                {MLP: [1, 1]},
+                {MLP: [-1, 1]},
+                {MLP: ["1"]},
+                {MLP: [0, SPEC.mlp_size]},
+                {MLP: list(range(SPEC.mlp_size))},
+                {MLP: [[1]]},
+            )
+        ),
     ],
 )
 def test_what_cannot_be_understood_tells_nothing(kinds):
-    assert told({KEY: kinds}, WIDTH) is None
+    assert told({KEY: kinds}, SPEC) is None
+
+
+def test_files_that_tell_of_no_outliers_have_none():
+    kinds = tell(Factors())
+    del kinds["outliers"]
+    assert told({KEY: kinds}, SPEC).outliers == {}
 
 
 def onnx_of(tensors, path):
@@ -230,6 +258,16 @@ def test_operators_that_read_their_own_parameters_are_right():
         "encoder/layer_0/mlp/dense_1",
     ]
     assert list(misread(map(dense, [*names, "head"]), SPEC)) == []
+
+
+def test_channels_set_apart_are_read_behind_the_others():
+    order = [f"{MLP}/{part}" for part in ("dense_1", "dense_2", "outliers/dense_1", "outliers/dense_2")]
+    assert list(misread(map(dense, order), SPEC)) == []
+    assert list(misread(map(dense, [*order[:2], *order[:1:-1]]), SPEC)) == [
+        f"{MLP}/outliers/dense_1/{part} is read behind its layer" for part in ("kernel", "bias")
+    ]
+    crossed = Read("FULLY_CONNECTED", ["x", f"{MLP}/dense_1/kernel", f"{MLP}/outliers/dense_1/bias"], ["y"])
+    assert "parameters of" in next(misread([crossed], SPEC))
 
 
 def test_operators_that_read_anothers_parameters_are_named():

@@ -13,7 +13,7 @@ from vit_export.base.signal import overall_sqnr_db
 from vit_export.images.pictures import Batches, Pictures, spread
 from vit_export.int8 import sensitivity, tune
 from vit_export.int8.budget import Budget, Measured
-from vit_export.int8.modes import Modes, quick, static
+from vit_export.int8.modes import Modes, mixed, static
 from vit_export.int8.recipe import Recipe
 from vit_export.int8.search import search
 from vit_export.int8.tune import Tuning
@@ -100,7 +100,7 @@ def write_within(
             reporter.progress(done, total)
 
         images = pictures.normalized(sensitivity.images_wanted(spec), others)
-        choice = search(source, images, tuning, measure, budget, measuring, lambda: tuned_for(quick(spec), "mixes"))
+        choice = search(source, images, tuning, measure, budget, measuring, lambda: tuned_for(mixed(spec), "mixes"))
         chosen = recipes[choice.modes]
         seen = [*ranges[chosen.scheme], *ranges_in(judged, chosen)]
         artifact = write_int8_tflite(
