@@ -12,7 +12,6 @@ VNNI alone.
 """
 
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -92,14 +91,14 @@ class Avx2:
             InputError: they are not.
         """
         command = python_command("-c", "from real_avx2 import print_pair; print_pair()")
-        sums = [
-            json.loads(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
-            for environment in (python_environment(), self.environment(python_environment()))
+        ordinary = python_environment()
+        said = [
+            subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout.strip()
+            for environment in (ordinary, self.environment(ordinary))
         ]
-        if sums != [2 * 255 * 127, 2**15 - 1]:
-            raise InputError(
-                f"255·127 + 255·127 is {sums[0]} in ONNX Runtime, and {sums[1]} where VNNI is to be hidden."
-            )
+        if said != [str(2 * 255 * 127), str(2**15 - 1)]:
+            found, hidden = (text or "not told" for text in said)
+            raise InputError(f"255·127 + 255·127 is {found} in ONNX Runtime, {hidden} where VNNI should be hidden.")
 
     def prove_use(self, ordinary: RunnerProcess, image: np.ndarray) -> None:
         """Hold a float32 file, which `ordinary` runs on `image` [s, s, 3], to using AVX-512 where it is not hidden.
@@ -187,7 +186,9 @@ def cpuids(library: Path) -> list[int]:
 def compiled(source: Path, folder: Path) -> Path:
     """The C file `source` as a shared library in `folder`."""
     library = folder / source.with_suffix(".so").name
-    subprocess.run(["gcc", "-O1", "-Wall", "-shared", "-fPIC", "-o", library, source], check=True)
+    command = ["gcc", "-O1", "-Wall", "-shared", "-fPIC", "-o", library, source]
+    if subprocess.run(command, check=False).returncode:
+        raise InputError(f"gcc cannot compile {source.name}: it says why above.")
     return library
 
 
