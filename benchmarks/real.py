@@ -1,6 +1,6 @@
 """Really trained weights in every format, precision and int8 scheme, and what other quantizers make of them.
 
-    python benchmarks/real.py [--only TEXT,…] [--no-peers] [--no-probe] [--rounds 30] [--json FILE]
+    python benchmarks/real.py [--only TEXT,…] [--no-peers] [--no-probe] [--avx2] [--rounds 30] [--json FILE]
 
 DINOv2-S/14 (real_weights.py) is exported as a user would, on the default photographs; the peers (real_peers.py) are
 given the same weights and the same 128 images. Columns: signal to quantization noise of the class token's features in
@@ -8,7 +8,8 @@ dB, median and worst of 32 held-out photographs, against the float model in Kera
 linear probe that was fitted to the float model's features of 600 digits, on 300 others (not where an image takes more
 than a second); median ms of one call on one thread, all files taking turns, and how many times faster than the float32
 file of the same runtime; MB; seconds to make, tuning included. `--only int8` measures the files whose name holds that
-text, beside the float32 ones.
+text, beside the float32 ones. `--avx2` judges and times them as on a processor with AVX2 alone (real_avx2.py): they are
+made as ever, and AVX-512, VNNI and AMX are hidden from the processes that run them.
 """
 
 import json
@@ -16,11 +17,13 @@ import tempfile
 from pathlib import Path
 
 import click
+from real_avx2 import Avx2
 from real_files import File, Material, ours
 from real_peers import peers
 from real_quality import Judge
-from real_rows import Clock, Row, judge, make, take_times
+from real_rows import Clock, Row, judge, make, process_of, take_times
 
+from vit_export.base.errors import InputError
 from vit_export.base.machine import cpu
 from vit_export.base.quiet import import_tensorflow
 from vit_export.base.versions import PACKAGES, versions
@@ -63,13 +66,15 @@ def table(rows: list[Row]) -> list[str]:
 @click.option("--only", default="", metavar="TEXT,…", help="Only files whose name holds one of these texts.")
 @click.option("--peers/--no-peers", "with_peers", default=True, help="Other quantizers' files.", show_default=True)
 @click.option("--probe/--no-probe", "with_probe", default=True, help="The linear probe on digits.", show_default=True)
+@click.option("--avx2", "as_avx2", is_flag=True, help="Hide AVX-512, VNNI and AMX from what runs the files.")
 @click.option("--rounds", default=30, show_default=True, help="Calls of the slowest file, one a round; 0: no timing.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write everything there.")
-def main(only: str, with_peers: bool, with_probe: bool, rounds: int, json_file: Path | None) -> None:
+def main(only: str, with_peers: bool, with_probe: bool, as_avx2: bool, rounds: int, json_file: Path | None) -> None:
     """Make, judge and time the files, and print the table."""
     import_tensorflow()
     clock = Clock()
     with tempfile.TemporaryDirectory() as work:
+        avx2 = Avx2(Path(work, "avx2")) if as_avx2 else None
         material = Material(Path(work), clock)
         files = ours(material) + (peers(material) if with_peers else [])
         kept, beside = chosen(files, only)
@@ -78,25 +83,35 @@ def main(only: str, with_peers: bool, with_probe: bool, rounds: int, json_file: 
         rows = [Row(file) for file in files if file in [*beside, *kept]]
         for row in rows:
             make(row, clock)
+        image = material.data.held_out.normalized(1)[0]
+        if avx2:
+            for row in rows:
+                if row.path is not None and row.file.label == row.file.basis:
+                    avx2.prove_use(process_of(row, 1), image)
         judged = Judge(material, clock.step, probe=with_probe)
         for row in rows:
             if row.path is not None and row.file in kept:
-                judge(row, judged)
+                judge(row, judged, avx2)
         timed = [row for row in rows if row.path is not None and not row.error]
         if rounds and timed:
-            take_times(timed, material.data.held_out.normalized(1)[0], rounds)
+            take_times(timed, image, rounds, avx2)
         accuracy = judged.probe[2] if with_probe else None
-    machine = cpu()
+    machine = avx2.cpu if avx2 else cpu()
+    hidden = ", AVX-512, VNNI and AMX hidden from the runtimes" if avx2 else ""
     floats = "" if accuracy is None else f"; the probe on the float model's features: {100 * accuracy:.1f} %"
-    click.echo(f"{machine.model} ({', '.join(machine.features)}), one thread{floats}")
+    click.echo(f"{machine.model} ({', '.join(machine.features)}), one thread{hidden}{floats}")
     click.echo("\n".join(table(rows)))
     if json_file is not None:
         packages = versions(*PACKAGES, "openvino", "nncf")
-        told = {"cpu": machine.to_dict(), "versions": packages, "probe_float": accuracy, "rounds": rounds}
+        told = {"cpu": machine.to_dict(), "hidden": bool(avx2), "versions": packages}
+        told |= {"probe_float": accuracy, "rounds": rounds}
         json_file.write_text(json.dumps({**told, "rows": [row.to_dict() for row in rows]}, indent=1) + "\n")
     if any(row.error for row in rows if row.file.ours):
         raise SystemExit(1)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        raise SystemExit(f"{error}") from error

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 import numpy as np
+from real_avx2 import Avx2
 from real_files import File
 from real_openvino import OpenVinoProcess
 from real_quality import Judge, Quality
@@ -94,26 +95,31 @@ def make(row: Row, clock: Clock) -> None:
     row.steps = clock.taken()
 
 
-def process_of(row: Row, threads: int) -> RunnerProcess:
-    """A process, not started yet, that runs the file of `row`."""
+def process_of(row: Row, threads: int, avx2: Avx2 | None = None) -> RunnerProcess:
+    """A process, not started yet, that runs the file of `row`; in the environment `avx2` if there is one."""
     if row.path is None:
         raise RunnerError(f"There is no file for {row.file.label}.")
     if row.file.runtime == "openvino":
-        return OpenVinoProcess(row.path, threads)
-    return RunnerProcess(row.path, row.file.runtime, threads)
+        process: RunnerProcess = OpenVinoProcess(row.path, threads)
+    else:
+        process = RunnerProcess(row.path, row.file.runtime, threads)
+    return avx2.process(process) if avx2 else process
 
 
-def judge(row: Row, judge: Judge) -> None:
+def judge(row: Row, judge: Judge, avx2: Avx2 | None = None) -> None:
     """Set the quality of `row`, or its error."""
     click.echo(f"Judging {row.file.label}", err=True)
     try:
-        with process_of(row, usable_cores()) as process:
+        with process_of(row, usable_cores(), avx2) as process:
+            began = time.monotonic()
             row.quality = judge.judge(process)
+            if avx2:
+                avx2.check(process, began)
     except RunnerError as error:
         row.error = f"not run: {first_line(error)}"
 
 
-def take_times(rows: list[Row], image: np.ndarray, rounds: int) -> None:
+def take_times(rows: list[Row], image: np.ndarray, rounds: int, avx2: Avx2 | None = None) -> None:
     """Time the files of `rows` in turns, one thread each, on `image`, float32 [s, s, 3]; set times or errors."""
     by_path: dict[str, Row] = {}
     with ExitStack() as stack:
@@ -121,7 +127,7 @@ def take_times(rows: list[Row], image: np.ndarray, rounds: int) -> None:
         for row in rows:
             path = f"{row.path}#{row.file.runtime}"  # two runtimes may run one file
             try:
-                opened[path] = stack.enter_context(process_of(row, 1))
+                opened[path] = stack.enter_context(process_of(row, 1, avx2))
             except RunnerError as error:
                 row.error = f"not timed: {first_line(error)}"
                 continue
@@ -131,7 +137,12 @@ def take_times(rows: list[Row], image: np.ndarray, rounds: int) -> None:
             return
         click.echo(f"Timing {len(subjects)} files in turns", err=True)
         limits = {"runs": rounds, "time_limit": TIME_LIMIT, "patience": None}
+        began = time.monotonic()
         found = measure(subjects[0], subjects[1:], image, opened=opened, **limits)
+        if avx2:
+            for process in opened.values():
+                if process.pid is not None:  # it has not crashed
+                    avx2.check(process, began)
     turns = {by_path[path].file.label: np.array(own) for path, own in found.turns.items()}
     for path, latency in {found.path: found.reference, **found.files}.items():
         row = by_path[path]
