@@ -14,9 +14,9 @@ from vit_export.artifacts.flatbuffer import MappedModel, operator_kinds
 from vit_export.base.quiet import import_tensorflow
 from vit_export.deployment.graph import TFLITE, Graph
 from vit_export.deployment.rewrites import Extras, folded_parameters
-from vit_export.int8 import arithmetic, layer_choices
+from vit_export.int8 import arithmetic, simulate
 from vit_export.int8.equalize import EqualizedParameters, Factors, folding, norm_groups
-from vit_export.int8.layer_choices import Reads
+from vit_export.int8.layer_choices import Reads, RoundedReads
 from vit_export.int8.modes import SCHEMES, LayerModes, Modes, full_float, static, uniform
 from vit_export.int8.recipe import Recipe
 from vit_export.int8.simulate import Simulation, rounded
@@ -263,7 +263,7 @@ def test_bias_correction_takes_the_mean_error_away(monkeypatch):
             return np.where(np.abs(values) < 126.5 * step, (np.floor(values / step) + 0.4) * step, values)
 
     # Weights rounded by error make up for it by themselves.
-    monkeypatch.setattr(layer_choices, "ROWS", np.inf)
+    monkeypatch.setattr(simulate, "ROWS", np.inf)
     images, source = images_for(SPEC, 32), OneWay(SPEC)
     tuning = tune(source, images, SCHEMES["dynamic"](SPEC))
     assert not tuning.kernels
@@ -273,7 +273,7 @@ def test_bias_correction_takes_the_mean_error_away(monkeypatch):
     tokens += graph.attention_branch(tokens, prefix, last=False)
 
     def mean_error(tuning):
-        weights = Reads(source, tuning.factors, tuning.kernels)
+        weights = RoundedReads(source, tuning.factors, tuning.kernels)
         found = Simulation(SPEC, weights, len(images), SCHEMES["dynamic"](SPEC)).mlp_branch(tokens, prefix)
         return float(np.abs((found - graph.mlp_branch(tokens, prefix)).numpy().mean(0)).sum())
 

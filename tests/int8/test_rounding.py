@@ -1,14 +1,17 @@
 """Weights rounded by the error of the output: less of it than plain rounding leaves, and these levels in the file."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
-from conftest import RandomParameters, toy_spec
+from conftest import RandomParameters, build, toy_spec
 
 from vit_export.artifacts.flatbuffer import MappedModel
 from vit_export.deployment.graph import TFLITE, Graph
 from vit_export.int8 import arithmetic
+from vit_export.int8.answers import answers
 from vit_export.int8.equalize import EqualizedParameters, Factors
-from vit_export.int8.layer_choices import Layer, Reads
+from vit_export.int8.layer_choices import Layer, Reads, RoundedReads
 from vit_export.int8.modes import LayerModes, full_float, uniform
 from vit_export.int8.recipe import Recipe
 from vit_export.int8.rounding import round_by_error
@@ -115,3 +118,38 @@ def test_what_a_rewrite_makes_of_a_gram_is_what_is_seen_after_it():
     for dense, gram in after.found.items():
         np.testing.assert_allclose(layer._gram(dense), gram, rtol=1e-3, atol=1e-4 * np.abs(gram).max())
     assert set(after.found) == {f"{attention}/query", f"{attention}/output"}
+
+
+def test_few_rows_are_not_rounded_by():
+    tokens = np.ones((SPEC.mlp_size // 2 - 1, SPEC.hidden_size), np.float32)
+    seen = Grams(SPEC, Reads(SOURCE, Factors()), 1)
+    seen.mlp_branch(tokens, "encoder/layer_0")
+    assert set(seen.found) == {"encoder/layer_0/mlp/dense_1"}
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Factors)])
+def test_weights_are_taken_over_where_they_are_the_same_alone(field):
+    layer, numbers = "encoder/layer_0", np.random.default_rng(1)
+    sites = {
+        "norms": f"{layer}/attention_norm", "centres": f"{layer}/attention_norm", "outputs": f"{layer}/mlp/dense_2",
+        "corrections": f"{layer}/attention/output",
+    }  # fmt: skip
+
+    def vector():
+        return {sites.get(field, f"{layer}/attention"): numbers.uniform(0.5, 2, SPEC.hidden_size).astype(np.float32)}
+
+    plain = Factors(norms={f"{layer}/attention_norm": np.ones(SPEC.hidden_size, np.float32)})
+    before, changed = RoundedReads(SOURCE, plain, {}), plain.also(**{field: vector()})
+    fresh, names = RoundedReads(SOURCE, changed, {}), [name for name in before if name.startswith(layer)]
+    old = {name: before[name] for name in names}
+    taken = RoundedReads(SOURCE, changed, {}, before)
+    differ = [name for name in names if not np.array_equal(old[name], fresh[name])]
+    assert differ
+    for name in names:
+        np.testing.assert_array_equal(taken[name], fresh[name])
+    assert any(taken[name] is old[name] for name in names)
+
+
+def test_exact_answers_are_those_of_the_reference():
+    images = np.random.default_rng(0).standard_normal((3, SPEC.image_size, SPEC.image_size, 3)).astype(np.float32)
+    np.testing.assert_allclose(answers(SOURCE, images), build(SOURCE).predict_output(images), rtol=1e-4, atol=1e-5)

@@ -31,7 +31,7 @@ def file(batches, tmp_path_factory):
 
 
 def answers(path, batches):
-    return parts.run_in_parts(path, batches, len(batches), lambda interpreter, _: interpreter.invoke(), num_threads=1)
+    return parts.run_in_parts(path, batches, len(batches), lambda interpreter, _: interpreter.invoke(), threads=1)
 
 
 @pytest.mark.thorough

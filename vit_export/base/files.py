@@ -69,8 +69,10 @@ def refuse_existing(path: Path, *, overwrite: bool, folder: bool | None = None) 
 
 
 @contextmanager
-def publish(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def publish(path: Path, *, overwrite: bool = False, lasting: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path`, on failure it is gone.
+
+    What is not `lasting`, a file that goes before the command ends, need not reach the disk.
 
     Raises:
         OutputError: `path` exists (and `overwrite` is false) or cannot be written.
@@ -83,7 +85,8 @@ def publish(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             temporary = folder / path.name
             yield temporary
             refuse_existing(path, overwrite=True, folder=temporary.is_dir())
-            sync(temporary)
+            if lasting:
+                sync(temporary)
             if temporary.is_dir() and os.path.lexists(path):  # a folder does not take the place of another
                 exchange(path.parent, [temporary])
             else:

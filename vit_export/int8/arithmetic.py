@@ -52,5 +52,9 @@ def per_row(x: Any) -> Any:
 
 def weights(kernel: np.ndarray, axis: int) -> np.ndarray:
     """`kernel` in 255 levels for each output channel, zero point 0; `axis` is that of its inputs."""
-    scale = np.maximum(np.abs(kernel).max(axis=axis, keepdims=True), _TINY) / LARGEST
-    return (np.rint(kernel / scale) * scale).astype(np.float32)
+    largest = np.maximum(kernel.max(axis=axis, keepdims=True), -kernel.min(axis=axis, keepdims=True))
+    scale = np.maximum(largest, _TINY) / LARGEST
+    found = kernel / scale
+    np.rint(found, out=found)
+    found *= scale
+    return found.astype(np.float32, copy=False)

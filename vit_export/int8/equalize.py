@@ -115,10 +115,10 @@ class EqualizedParameters:
         attention, _, projection = owner.rpartition("/")
         norm = self._norm_of.get(owner)
         if part == "kernel":
-            rows, columns = self._rows(attention, projection, norm), self._columns(attention, projection)
+            rows, columns, divisor, _ = self.on_kernel(owner)
             values = values if rows is None else values * rows[:, np.newaxis]
             values = values if columns is None else values * columns
-            return values / factors.outputs[owner] if owner in factors.outputs else values
+            return values if divisor is None else values / divisor
         if part == "bias":
             if norm is not None and norm in factors.centres:
                 centre = factors.centres[norm].astype(np.float64)
@@ -137,6 +137,27 @@ class EqualizedParameters:
             if owner in factors.outputs:
                 values = values / factors.outputs[owner]
         return values
+
+    def on_kernel(self, dense: str) -> tuple[np.ndarray | None, ...]:
+        """All that makes of the kernel of `dense` another one than the source's: None where there is nothing.
+
+        What its rows are multiplied with, its columns, what those are divided by at last, and which are set apart.
+        """
+        mlp = dense.rpartition("/")[0].removesuffix("/outliers")
+        dense = dense.replace("/mlp/outliers/", "/mlp/")
+        attention, _, projection = dense.rpartition("/")
+        rows = self._rows(attention, projection, self._norm_of.get(dense))
+        divisor, outliers = self.factors.outputs.get(dense), self.factors.outliers.get(mlp)
+        return rows, self._columns(attention, projection), divisor, outliers
+
+    def on_bias(self, dense: str) -> tuple[np.ndarray | None, ...]:
+        """All that makes of the bias of `dense` another one than the source's: None where there is nothing."""
+        plain = dense.replace("/mlp/outliers/", "/mlp/")
+        factors, (attention, _, projection) = self.factors, plain.rpartition("/")
+        means = {"key": factors.key_means, "value": factors.value_means, "output": factors.value_means}
+        centre = factors.centres.get(self._norm_of.get(plain, ""))
+        mean = means.get(projection, {}).get(attention)
+        return (*self.on_kernel(dense), centre, mean, factors.corrections.get(plain))
 
     def _rows(self, attention: str, projection: str, norm: str | None) -> np.ndarray | None:
         """What the rows (inputs) of a kernel are multiplied with."""

@@ -49,9 +49,6 @@ Clips chosen by 4 images cut off what single tokens have elsewhere: 6 dB of DINO
 MLP's second Dense.
 """
 
-ROWS = 0.5
-"""Rows that a Dense has to be seen with to be rounded by them, for each of its inputs."""
-
 
 @dataclass(frozen=True)
 class LayerChoice:
@@ -77,21 +74,20 @@ class LayerChoice:
         }
 
 
-class Reads(Mapping[str, np.ndarray]):
-    """The weights of the TFLite dialect, read when asked for; rounded if there are `levels`, by those first."""
+class Reads(Mapping[str, Any]):
+    """The weights of the TFLite dialect, read when asked for and kept."""
 
-    def __init__(self, source: ParameterSource, factors: Factors, levels: Mapping[str, Levels] | None = None) -> None:
-        self._parameters = folded_parameters(EqualizedParameters(source, factors), extras=factors.extras)
-        self._levels, self._kept = levels, dict[str, np.ndarray]()
+    def __init__(self, source: ParameterSource, factors: Factors) -> None:
+        self.factors, self._equalized = factors, EqualizedParameters(source, factors)
+        self._parameters, self._kept = folded_parameters(self._equalized, extras=factors.extras), dict[str, Any]()
 
-    def __getitem__(self, name: str) -> np.ndarray:
+    def __getitem__(self, name: str) -> Any:
         if name not in self._kept:
-            if self._levels is not None and name in self._levels:
-                self._kept[name] = self._levels[name].values()
-            else:
-                values = self._parameters[name].read()
-                self._kept[name] = values if self._levels is None else rounded(name, values)
+            self._kept[name] = self._read(name)
         return self._kept[name]
+
+    def _read(self, name: str) -> Any:
+        return self._parameters[name].read()
 
     def __contains__(self, name: object) -> bool:
         return name in self._parameters
@@ -103,21 +99,61 @@ class Reads(Mapping[str, np.ndarray]):
         return len(self._parameters)
 
 
+class RoundedReads(Reads):
+    """`Reads` as an int8 file holds them, rounded to the nearest levels where `levels` has none for them.
+
+    Those of `before` that the same factors make of the same `source`, with the same levels, are taken from there.
+    """
+
+    def __init__(
+        self,
+        source: ParameterSource,
+        factors: Factors,
+        levels: Mapping[str, Levels],
+        before: "RoundedReads | None" = None,
+    ) -> None:
+        super().__init__(source, factors)
+        self.levels = dict(levels)
+        if before is not None:
+            self._kept.update((name, kept) for name, kept in before._kept.items() if self._alike(name, before))
+
+    def _read(self, name: str) -> Any:
+        import tensorflow as tf
+
+        # Read by many a simulation: as a tensor, it is copied once.
+        return tf.constant(self.levels[name].values() if name in self.levels else rounded(name, super()._read(name)))
+
+    def _alike(self, name: str, other: "RoundedReads") -> bool:
+        """Whether `name` is what it is in `other`, if it is the kernel or bias of a Dense; False for all else."""
+        dense, _, part = name.rpartition("/")
+        if name in self.levels or name in other.levels:
+            return self.levels.get(name) is other.levels.get(name)
+        if part == "kernel":
+            own, others = (reads._equalized.on_kernel(dense) for reads in (self, other))
+        elif part == "bias" and f"{dense}/kernel" in self:
+            own, others = (reads._equalized.on_bias(dense) for reads in (self, other))
+        else:
+            return False
+        return all(
+            a is b or (a is not None and b is not None and np.array_equal(a, b))
+            for a, b in zip(own, others, strict=True)
+        )
+
+
 class Layer:
     """The choices for one encoder layer, made in turn, each on top of those before."""
 
     def __init__(self, source: ParameterSource, tokens: Any, seen: int, batch: int, index: int, modes: Modes) -> None:
         self.source, self.spec, self.modes = source, source.spec, modes
         # All images round weights, the first `batch` choose the rest.
-        self.rows_seen, self.batch = len(tokens), batch
+        self.batch = batch
         self.prefix = layer_name(index)
         last = index == source.spec.num_layers - 1
         self.reads_few = last and source.spec.kept_tokens < source.spec.num_tokens
         self.factors, self.clips = Factors(), dict[str, tuple[float, float]]()
         self.strengths: dict[str, float] = {}
         self.kernels: dict[str, Levels] = {}
-        self._of: Factors | None = None
-        self._rounded = 0
+        self._last = self._chosen = RoundedReads(source, self.factors, self.kernels)
         self.seen = Extremes(self.spec, Reads(source, Factors()), seen)
         attention = self.seen.attention_branch(tokens, self.prefix, last=False)
         middle = tokens + attention
@@ -187,8 +223,8 @@ class Layer:
     def _round(self, part: str) -> None:
         """Round the kernels of attention or MLP by the error of their outputs."""
         reads = Reads(self.source, self.factors)
-        for dense, seen in self.seen.found.items():
-            if dense.startswith(f"{part}/") and self.rows_seen >= ROWS * len(seen):
+        for dense in self.seen.found:
+            if dense.startswith(f"{part}/"):
                 for readers, gram in self._groups(dense, self._gram(dense)):
                     names = [f"{reader}/kernel" for reader in readers]
                     self.kernels |= round_together({name: reads[name] for name in names}, gram)
@@ -226,12 +262,21 @@ class Layer:
 
     def _simulated(self, branch: Callable[[Graph], tuple[Any, Any]], factors: Factors, clips: Clips) -> np.ndarray:
         """What rounding changes in a branch, float32 [rows, width]."""
-        # What is rounded changes with the factors, and with the kernels rounded by error.
-        if factors is not self._of or len(self.kernels) != self._rounded:
-            self._of, self._rounded = factors, len(self.kernels)
-            self._weights = Reads(self.source, factors, self.kernels)
-        found, wanted = branch(Simulation(self.spec, self._weights, self.batch, self.modes, clips))
+        found, wanted = branch(Simulation(self.spec, self._weights(factors), self.batch, self.modes, clips))
         return (found - wanted).numpy()
+
+    def _weights(self, factors: Factors) -> RoundedReads:
+        """The weights as an int8 file holds them; those of the factors that are chosen so far, and the last, are kept.
+
+        What is rounded changes with the factors, and with the kernels rounded by error.
+        """
+        if self._last.factors is self.factors:
+            self._chosen = self._last
+        for reads in (self._chosen, self._last):
+            if reads.factors is factors and reads.levels.keys() == self.kernels.keys():
+                return reads
+        self._last = RoundedReads(self.source, factors, self.kernels, self._chosen)
+        return self._last
 
     def _error(
         self,

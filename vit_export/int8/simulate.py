@@ -16,6 +16,9 @@ from vit_export.model.spec import ViTSpec
 Clips = Mapping[str, tuple[float, float]]
 """Site of the graph -> which part of a tensor's smallest and of its largest value its range reaches, 1 without clip."""
 
+ROWS = 0.5
+"""Rows that a Dense has to be seen with to be rounded by them, for each of its inputs."""
+
 _SYMMETRIC = ("query", "key", "value", "mixed", "output")
 """Tensors of an attention that have zero point 0 (see `vit_export.tflite.quantize`)."""
 
@@ -70,9 +73,9 @@ class Simulation(Graph):
 class Grams(Graph):
     """A deployment graph in float that keeps XᵀX of the inputs X [rows, channels] of Dense layers, by the Dense's name.
 
-    That of an attention's query stands for its key and value too. Where the class token's row is the one that is read
-    in the end, it looks like no other: it counts as much as all others together, but for them, of which it reads every
-    row's.
+    Where there are `ROWS` for each channel, that is: fewer say too little of it. That of an attention's query stands
+    for its key and value too. Where the class token's row is the one that is read in the end, it looks like no other:
+    it counts as much as all others together, but for them, of which it reads every row's.
     """
 
     def __init__(self, spec: ViTSpec, weights: Mapping[str, Any], batch: int, dialect: Dialect = TFLITE) -> None:
@@ -84,7 +87,7 @@ class Grams(Graph):
         """`x` as it is, all rows of it."""
         name, _, side = site.partition(":")
         # Query, key and value read one tensor.
-        if side == "input" and not name.endswith(("/key", "/value")):
+        if side == "input" and not name.endswith(("/key", "/value")) and x.shape[0] >= ROWS * x.shape[1]:
             gram, total, rows = self.tf.matmul(x, x, transpose_a=True), self.tf.reduce_sum(x, axis=0), x.shape[0]
             if not name.endswith("/query") and self.spec.kept_tokens < self.spec.num_tokens:
                 alone, times = x[:: self.spec.num_tokens], self.spec.num_tokens

@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from vit_export.deployment.graph import TFLITE, Graph
 from vit_export.deployment.rewrites import Extras
 from vit_export.int8.equalize import EqualizedParameters, Factors
-from vit_export.int8.layer_choices import ENOUGH_FOR_OPERATORS, Layer, LayerChoice, Reads, even
+from vit_export.int8.layer_choices import ENOUGH_FOR_OPERATORS, Layer, LayerChoice, Reads, RoundedReads, even
 from vit_export.int8.modes import Modes
 from vit_export.int8.rounding import Levels
 from vit_export.int8.simulate import Clips, Extremes, Simulation
@@ -87,9 +88,11 @@ def tune(source: ParameterSource, images: np.ndarray, modes: Modes, progress: Pr
     count = min(_images_to_choose_by(spec), len(images))
     first = np.arange(count) * len(images) // count
     images = images[np.concatenate([first, np.setdiff1d(np.arange(len(images)), first)])]
-    seen = Extremes(spec, Reads(cache, Factors()), len(images))
-    tokens = seen.embed(images)
-    if modes.whole:
+    if not modes.whole:
+        tokens = Graph(spec, Reads(cache, Factors()), TFLITE, len(images)).embed(images)
+    else:
+        seen = Extremes(spec, Reads(cache, Factors()), len(images))
+        tokens = seen.embed(images)
         factors = _even_patches(cache, seen, images[:count], tokens[: count * spec.num_tokens], modes)
     for index in range(spec.num_layers):
         if progress:
@@ -112,7 +115,7 @@ def _even_patches(source: ParameterSource, seen: Extremes, images: np.ndarray, t
     changed = Factors(outputs={"patch_embedding": even(seen.largest("patch_embedding"))})
 
     def error(factors: Factors) -> float:
-        weights = Reads(source, factors, {})
+        weights = RoundedReads(source, factors, {})
         found = Simulation(source.spec, weights, len(images), modes).embed(images)
         return float(np.square(found - tokens).sum())
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from vit_export.deployment.graph import ONNX, Graph
 from vit_export.deployment.rewrites import plain_parameters
-from vit_export.int8.layer_choices import ROWS
 from vit_export.int8.rounding import Levels, round_together
 from vit_export.int8.simulate import Grams
 from vit_export.model.parameters import ParameterSource, layer_name
@@ -50,8 +49,6 @@ def rounded_kernels(
         middle = tokens + seen.attention_branch(tokens, prefix, last=False)
         tokens = middle + seen.mlp_branch(middle, prefix)
         for name, exact_gram in seen.found.items():
-            if tokens.shape[0] < ROWS * len(exact_gram):
-                continue
             hidden = smoothing.hidden.get(f"{prefix}/mlp") if name.endswith("/mlp/dense_2") else None
             gram = exact_gram if hidden is None else exact_gram / np.outer(hidden, hidden)
             order = stored.order(name) if isinstance(stored, PairedParameters) else None

@@ -1,17 +1,18 @@
 """The int8 scheme `auto`: the search of `vit_export.int8.search`, with real files to measure."""
 
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from vit_export.base.machine import usable_cores
 from vit_export.base.quiet import quiet
 from vit_export.base.reporting import Reporter
 from vit_export.base.scratch import owned_folder
 from vit_export.base.signal import overall_sqnr_db
-from vit_export.images.pictures import Batches, Pictures, spread
+from vit_export.images.pictures import Pictures, spread
 from vit_export.int8 import sensitivity, tune
+from vit_export.int8.answers import answers
 from vit_export.int8.budget import Budget, Measured
 from vit_export.int8.modes import Modes, mixed, static
 from vit_export.int8.recipe import Recipe
@@ -24,9 +25,7 @@ from vit_export.model.record import ModelRecord
 from vit_export.model.spec import ViTSpec
 from vit_export.runtimes.runner import open_runner
 from vit_export.tflite.int8 import FloatFile, write_int8_tflite
-from vit_export.tflite.parts import run_in_parts
 from vit_export.tflite.quantize import Ranges, calibrate_each
-from vit_export.tflite.write import write_tflite
 
 MOST_JUDGED, FEWEST_JUDGED, MACS = 64, 4, 1e11
 """Images that a file is measured on: as many as `MACS` multiply-accumulates pay for, within these bounds."""
@@ -55,7 +54,7 @@ def write_within(
     others = [i for i in range(len(pictures)) if i not in set(judging)] or judging
     judged, known = (pictures.batches(batch, options.input, among) for among in (judging, others))
     shown = np.concatenate(list(judged))
-    ranges = dict[str, list[Ranges]]()
+    seen = dict[str, list[Ranges]]()
     recipes = dict[Modes, Recipe]()
     path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -64,29 +63,30 @@ def write_within(
         images = pictures.normalized(tune.images_wanted(spec), others)
         return tune.tune(source, images, modes, reporter.progress)
 
-    def ranges_in(batches: Batches, recipe: Recipe) -> list[Ranges]:
+    def ranges_of(recipe: Recipe) -> list[Ranges]:
+        """Those of `known`, then those of `judged`: one pass over a large file takes less time than two."""
         if not recipe.calibrates:
             return []
-        reporter.step(f"Calibrating on {len(batches) * batch} images")
-        return calibrate_each(tuned.of(recipe), batches, len(batches), progress=reporter.progress)
+        total = len(known) + len(judged)
+        reporter.step(f"Calibrating on {total * batch} images")
+        return calibrate_each(tuned.of(recipe), chain(known, judged), total, progress=reporter.progress)
 
     tuning = tuned_for(static(spec), "static")
+    reporter.step("Computing the exact answers")
+    wanted = answers(source, np.concatenate(list(pictures.batches(batch, "normalized", judging))))
     with owned_folder(".auto-", path.parent) as work:
-        exact, mix = work / "exact.tflite", work / "mix.tflite"
+        mix = work / "mix.tflite"
         tuned = FloatFile(source, record, work / "tuned.tflite", batch=batch, input=options.input)
-        write_tflite(source, record, exact, batch=batch, input=options.input)
-        wanted = _exact_answers(exact, judged)
-        exact.unlink()
 
         def measure(modes: Modes, tuning: Tuning) -> Measured:
             recipe = recipes[modes] = Recipe("static" if modes == static(spec) else SEARCHED, modes, tuning)
             # All mixes are of one tuning, but for bias corrections.
-            if not ranges.get(recipe.scheme):
-                ranges[recipe.scheme] = ranges_in(known, recipe)
+            if not seen.get(recipe.scheme):
+                seen[recipe.scheme] = ranges_of(recipe)
             reporter.step("Writing and measuring a mix of int8 modes")
             write_int8_tflite(
-                source, record, mix, recipe, seen=ranges[recipe.scheme], exact=tuned.of(recipe), batch=batch,
-                input=options.input, overwrite=True,
+                source, record, mix, recipe, seen=seen[recipe.scheme][: len(known)], exact=tuned.of(recipe),
+                batch=batch, input=options.input, overwrite=True,
             )  # fmt: skip
             found = _answers(mix, shown)
             agreement = None
@@ -102,9 +102,16 @@ def write_within(
         images = pictures.normalized(sensitivity.images_wanted(spec), others)
         choice = search(source, images, tuning, measure, budget, measuring, lambda: tuned_for(mixed(spec), "mixes"))
         chosen = recipes[choice.modes]
-        seen = [*ranges[chosen.scheme], *ranges_in(judged, chosen)]
+        reporter.step("Writing the mix that was chosen")
         artifact = write_int8_tflite(
-            source, record, path, chosen, seen=seen, exact=tuned.of(chosen), batch=batch, input=options.input
+            source,
+            record,
+            path,
+            chosen,
+            seen=seen[chosen.scheme],
+            exact=tuned.of(chosen),
+            batch=batch,
+            input=options.input,
         )
     reporter.note(f"{path.name}: {choice.summary()}.")
     return replace(artifact, quantization={**(artifact.quantization or {}), "search": choice.to_dict()})
@@ -113,13 +120,6 @@ def write_within(
 def images_judged(spec: ViTSpec) -> int:
     """How many images a file of `spec` is measured on."""
     return int(np.clip(MACS / spec.num_macs, FEWEST_JUDGED, MOST_JUDGED))
-
-
-def _exact_answers(path: Path, batches: Batches) -> np.ndarray:
-    made = run_in_parts(
-        path, batches, len(batches), lambda interpreter, _: interpreter.invoke(), num_threads=usable_cores()
-    )
-    return np.concatenate(made)
 
 
 def _answers(path: Path, images: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from vit_export.model.artifact import Artifact, InputKind
 from vit_export.model.parameters import ParameterSource
 from vit_export.model.record import ModelRecord
 from vit_export.tflite.quantize import Progress, Ranges, calibrate_each, modes_of, rules_of, together, write_int8
-from vit_export.tflite.write import write_tflite
+from vit_export.tflite.write import write_for_now
 
 STEADY = 0.8
 """Halves of a dataset agree less than this about 5 % of the tensors: then it says too little about their ranges.
@@ -71,9 +71,9 @@ class FloatFile:
         """
         if recipe is not self._recipe:
             self._recipe, tuned = None, recipe.tuning
-            write_tflite(
+            write_for_now(
                 tuned.apply(self._source), self._record, self.path, batch=self._batch, input=self._input,
-                extras=tuned.extras, kernels=recipe.kernels, overwrite=True,
+                extras=tuned.extras, kernels=recipe.kernels,
             )  # fmt: skip
             self._recipe = recipe
         return self.path

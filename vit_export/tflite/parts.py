@@ -7,6 +7,7 @@ the next is opened. Operators, shapes and weights are the file's own, and so are
 
 import io
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from vit_export.artifacts.flatbuffer import MappedModel
 from vit_export.base.errors import InputError
 from vit_export.base.machine import release_memory
+from vit_export.base.pool import pool
 from vit_export.base.quiet import quiet
 from vit_export.tflite.stream import write_to
 
@@ -26,6 +28,12 @@ if TYPE_CHECKING:
 PART_BYTES = 2**28
 """Weights of a part, about: a file that has no more is run as it is."""
 
+MOST_TOGETHER = 4
+"""Interpreters of a part, each with packed weights of its own, that run an image each at the same time.
+
+Threads that share an image wait for each other at every operator, above all where other work has a core at times.
+"""
+
 
 def run_in_parts(
     path: Path,
@@ -33,6 +41,7 @@ def run_in_parts(
     total: int,
     invoke: Callable[["Interpreter", int], None],
     *,
+    threads: int,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> list[np.ndarray]:
@@ -40,36 +49,65 @@ def run_in_parts(
 
     Each of `images` is [batch, size, size, 3] in the numbers and dtype of the file's only input.
     `invoke(interpreter, i)` runs an interpreter that has the input of image i set; it is called for every part.
-    `options` are those of `Interpreter`. `progress` is called with (images done, images in all), a part of an image
-    being a part of one.
+    `threads` are those of all interpreters together, which take images in turn (`MOST_TOGETHER`). `options` are those
+    of `Interpreter`. `progress` is called with (images done, images in all), a part of an image being a part of one.
 
     Raises:
         InputError: images of another dtype or shape than the file takes.
     """
     release_memory()
     cuts = _cuts(path)
+    workers = max(1, min(threads, total, MOST_TOGETHER))
     given: Iterable[np.ndarray] = images
     for part, (first, end) in enumerate(pairwise(cuts)):
         with quiet():
-            interpreter = _open(path, None if len(cuts) == 2 else (first, end), options)
-        (entry,), output = interpreter.get_input_details(), interpreter.get_output_details()[0]
-        made = list[np.ndarray]()
-        for done, values in enumerate(given):
+            content = None if len(cuts) == 2 else _part(path, first, end)
+            interpreters = [
+                _open(path, content, {**options, "num_threads": threads // workers}) for _ in range(workers)
+            ]
+        made = dict[int, np.ndarray]()
+        with pool(range(total), workers, _serving(interpreters, given, path.name, invoke)) as told:
             if progress:
-                progress((part * total + done) // (len(cuts) - 1), total)
+                progress(part * total // (len(cuts) - 1), total)
+            for number, output in told:
+                made[number] = output
+                if progress:
+                    progress((part * total + len(made)) // (len(cuts) - 1), total)
+        given = _drained([made[number] for number in range(len(made))])
+    if progress:
+        progress(total, total)
+    return list(given)
+
+
+def _serving(
+    interpreters: list["Interpreter"],
+    images: Iterable[np.ndarray],
+    name: str,
+    invoke: Callable[["Interpreter", int], None],
+) -> Callable[[Iterator[int], threading.Event], Iterator[tuple[int, np.ndarray]]]:
+    """What a thread of `base.pool` does: takes one of `interpreters` away, and lets it run one image after the other.
+
+    It tells the number of each of `images`, which are read by one thread at a time, and its first output.
+    """
+    reading, numbered = threading.Lock(), enumerate(images)
+
+    def serve(left: Iterator[int], stop: threading.Event) -> Iterator[tuple[int, np.ndarray]]:
+        del stop
+        interpreter = interpreters.pop()
+        (entry,), output = interpreter.get_input_details(), interpreter.get_output_details()[0]
+        for _ in left:
+            with reading:
+                number, values = next(numbered)
             if values.dtype != entry["dtype"] or values.shape != tuple(entry["shape"]):
                 raise InputError(
-                    f"The images to run are {values.dtype} {list(values.shape)}, {path.name} takes "
+                    f"The images to run are {values.dtype} {list(values.shape)}, {name} takes "
                     f"{np.dtype(entry['dtype'])} {entry['shape'].tolist()}."
                 )
             interpreter.set_tensor(entry["index"], values)
-            invoke(interpreter, done)
-            made.append(interpreter.get_tensor(output["index"]))
-        given = _drained(made)
-        del interpreter  # before the next one is opened
-    if progress:
-        progress(total, total)
-    return made
+            invoke(interpreter, number)
+            yield number, interpreter.get_tensor(output["index"])
+
+    return serve
 
 
 def _drained(values: list[np.ndarray]) -> Iterator[np.ndarray]:
@@ -79,14 +117,14 @@ def _drained(values: list[np.ndarray]) -> Iterator[np.ndarray]:
         yield values.pop()
 
 
-def _open(path: Path, operators: tuple[int, int] | None, options: dict[str, Any]) -> "Interpreter":
-    """An interpreter of the `operators` from the first to the one before the last; None for the file as it is."""
+def _open(path: Path, content: bytes | None, options: dict[str, Any]) -> "Interpreter":
+    """An interpreter of the .tflite file `content`; None for the one at `path` as it is."""
     from ai_edge_litert.interpreter import Interpreter
 
-    if operators is None:
+    if content is None:
         interpreter = Interpreter(str(path), **options)  # by path, so that the file is mapped
     else:
-        interpreter = Interpreter(model_content=_part(path, *operators), **options)
+        interpreter = Interpreter(model_content=content, **options)
     interpreter.allocate_tensors()
     return interpreter
 

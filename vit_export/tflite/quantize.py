@@ -15,7 +15,6 @@ and 57.7 for Dense layers alone. Of the other 20 dB softmax, whose exponentials 
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -226,18 +225,18 @@ def calibrate_each(
     Raises:
         InputError: images of another dtype or shape than the file takes.
     """
-    seen = defaultdict[int, Ranges](dict)
+    seen: list[Ranges] = [{} for _ in range(total)]
     run_in_parts(
         float_path,
         images,
         total,
         lambda interpreter, i: seen[i].update(invoke_for_ranges(interpreter)),
         progress=progress,
-        num_threads=threads or usable_cores(),
+        threads=threads or usable_cores(),
         experimental_disable_delegate_node_fusion=True,
         experimental_force_delegate_node_profiling=True,
     )
-    return [seen[i] for i in range(len(seen))]
+    return seen
 
 
 def together(seen: Sequence[Ranges]) -> Ranges:

@@ -32,15 +32,16 @@ def write_model(
     *,
     files: Mapping[str, bytes] | None = None,
     overwrite: bool = False,
+    lasting: bool = True,
 ) -> None:
     """Write `model` with `buffers` as its large buffers; the file appears complete or not at all.
 
-    Buffers that nothing refers to are left empty. `files`, by name, are appended as a zip.
+    Buffers that nothing refers to are left empty. `files`, by name, are appended as a zip. For `lasting` see `publish`.
 
     Raises:
         OutputError: `path` exists (and `overwrite` is false) or cannot be written.
     """
-    with publish(path, overwrite=overwrite) as temporary, open(temporary, "wb") as file:
+    with publish(path, overwrite=overwrite, lasting=lasting) as temporary, open(temporary, "wb") as file:
         write_to(file, model, buffers)
         if files:
             _append(files, file)

@@ -48,6 +48,40 @@ def write_tflite(
         InputError: there is no such `input`, or a weight that float16 cannot hold.
         OutputError: `path` exists (and `overwrite` is false) or cannot be written.
     """
+    _write(source, record, path, precision, batch, input, extras, kernels, overwrite=overwrite, lasting=True)
+    return describe_tflite(path, precision)
+
+
+def write_for_now(
+    source: ParameterSource,
+    record: ModelRecord,
+    path: Path,
+    *,
+    batch: int = 1,
+    input: InputKind = "normalized",
+    extras: Extras = PLAIN,
+    kernels: Mapping[str, Levels] | None = None,
+) -> None:
+    """`write_tflite` in float32 of a file that goes before the command ends, in the place of one that may be there.
+
+    It is neither described, which reads all of it, nor need it reach the disk.
+    """
+    _write(source, record, path, "float32", batch, input, extras, kernels, overwrite=True, lasting=False)
+
+
+def _write(
+    source: ParameterSource,
+    record: ModelRecord,
+    path: Path,
+    precision: Literal["float32", "float16"],
+    batch: int,
+    input: InputKind,
+    extras: Extras,
+    kernels: Mapping[str, Levels] | None,
+    *,
+    overwrite: bool,
+    lasting: bool,
+) -> None:
     rounding = through_float16 if precision == "float16" else None
     folded = folded_parameters(FoldedInput(source, record.preprocessing, input, rounding), extras=extras)
     rounded = {name: replace(folded[name], read=levels.values) for name, levels in (kernels or {}).items()}
@@ -56,8 +90,7 @@ def write_tflite(
     if precision == "float16":
         halve_kernels(model, buffers)
     files = describe_inside(model, buffers, record, precision, None, input)
-    write_model(model, buffers, path, files=files, overwrite=overwrite)
-    return describe_tflite(path, precision)
+    write_model(model, buffers, path, files=files, overwrite=overwrite, lasting=lasting)
 
 
 def describe_inside(
