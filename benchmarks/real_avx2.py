@@ -7,8 +7,8 @@ units are this processor's.
 
 That it works is proven each time. Linux notes when a process was last seen with AVX-512's registers in use
 (/proc/PID/arch_status): the runtimes' float32 files must use them in the ordinary environment, and no process that is
-measured may. And ONNX Runtime's product of 255 and 127 in two neighbours must saturate 16 bits, as it does without
-VNNI alone.
+measured may. And ONNX Runtime's product of 255 and 127 in two neighbours must saturate 16 bits, as it does only
+without VNNI.
 """
 
 import importlib.util

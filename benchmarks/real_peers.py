@@ -1,4 +1,4 @@
-"""What other quantizers make of the same weights and images, each by its own defaults.
+"""What other quantizers make of the same weights and images, each by its own defaults (one also per channel).
 
 The stock TFLite converter is given the Keras model; AI Edge Quantizer this package's float32 .tflite file; ONNX Runtime
 and NNCF its float32 .onnx file of opset 17, where GELU and attention are ordinary operators.
@@ -49,6 +49,9 @@ def peers(material: Material) -> list[File]:
         File(f"onnx float32, opset {OPSET}", "onnx", basis("onnx"), float_onnx, ours=False),
         file("ORT dynamic, int8 weights", "onnx", prepared, partial(_ort_dynamic, "QInt8", material)),
         file("ORT dynamic, uint8 weights", "onnx", prepared, partial(_ort_dynamic, "QUInt8", material)),
+        file(
+            "ORT dynamic, int8 per channel", "onnx", prepared, partial(_ort_dynamic, "QInt8", material, channels=True)
+        ),
         file("ORT static, MatMul and Gemm", "onnx", prepared, partial(_ort_static, material)),
         file(basis("openvino"), "openvino", float_onnx, lambda path: path, "openvino"),
         file("NNCF, transformer", "openvino", float_onnx, partial(_nncf, material), "openvino", "nncf"),
@@ -84,11 +87,11 @@ def _prepared(material: Material, given: Path) -> Path:
     return path
 
 
-def _ort_dynamic(weights: str, material: Material, given: Path) -> Path:
+def _ort_dynamic(weights: str, material: Material, given: Path, *, channels: bool = False) -> Path:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    path = material.folder / f"dynamic_{weights}.onnx"
-    quantize_dynamic(str(given), str(path), weight_type=QuantType[weights])
+    path = material.folder / f"dynamic_{weights}{'_channels' if channels else ''}.onnx"
+    quantize_dynamic(str(given), str(path), weight_type=QuantType[weights], per_channel=channels)
     return path
 
 
