@@ -127,18 +127,23 @@ def test_few_rows_are_not_rounded_by():
     assert set(seen.found) == {"encoder/layer_0/mlp/dense_1"}
 
 
+APART = {"encoder/layer_0/mlp": np.arange(16)}
+
+
 @pytest.mark.parametrize("field", [field.name for field in fields(Factors)])
 def test_weights_are_taken_over_where_they_are_the_same_alone(field):
     layer, numbers = "encoder/layer_0", np.random.default_rng(1)
     sites = {
         "norms": f"{layer}/attention_norm", "centres": f"{layer}/attention_norm", "outputs": f"{layer}/mlp/dense_2",
-        "corrections": f"{layer}/attention/output",
+        "corrections": f"{layer}/attention/output", "outliers": f"{layer}/mlp",
     }  # fmt: skip
 
     def vector():
+        if field == "outliers":
+            return {sites[field]: np.sort(numbers.permutation(SPEC.mlp_size)[:16])}
         return {sites.get(field, f"{layer}/attention"): numbers.uniform(0.5, 2, SPEC.hidden_size).astype(np.float32)}
 
-    plain = Factors(norms={f"{layer}/attention_norm": np.ones(SPEC.hidden_size, np.float32)})
+    plain = Factors(norms={f"{layer}/attention_norm": np.ones(SPEC.hidden_size, np.float32)}, outliers=APART)
     before, changed = RoundedReads(SOURCE, plain, {}), plain.also(**{field: vector()})
     fresh, names = RoundedReads(SOURCE, changed, {}), [name for name in before if name.startswith(layer)]
     old = {name: before[name] for name in names}
