@@ -16,8 +16,8 @@ from vit_export.deployment.graph import TFLITE, Graph
 from vit_export.deployment.rewrites import Extras, folded_parameters
 from vit_export.int8 import arithmetic, simulate
 from vit_export.int8.equalize import EqualizedParameters, Factors, folding, norm_groups
-from vit_export.int8.layer_choices import Reads, RoundedReads
 from vit_export.int8.modes import SCHEMES, LayerModes, Modes, full_float, static, uniform
+from vit_export.int8.reads import Reads, RoundedReads
 from vit_export.int8.recipe import Recipe
 from vit_export.int8.simulate import Simulation, rounded
 from vit_export.int8.tune import MOST_SEEN, Tuning, images_wanted, tune

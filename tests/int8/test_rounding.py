@@ -11,8 +11,9 @@ from vit_export.deployment.graph import TFLITE, Graph
 from vit_export.int8 import arithmetic
 from vit_export.int8.answers import answers
 from vit_export.int8.equalize import EqualizedParameters, Factors
-from vit_export.int8.layer_choices import Layer, Reads, RoundedReads
+from vit_export.int8.layer_choices import Layer
 from vit_export.int8.modes import LayerModes, full_float, uniform
+from vit_export.int8.reads import Reads, RoundedReads
 from vit_export.int8.recipe import Recipe
 from vit_export.int8.rounding import round_by_error
 from vit_export.int8.simulate import Grams

@@ -4,7 +4,7 @@ import numpy as np
 
 from vit_export.deployment.graph import TFLITE, Graph
 from vit_export.int8.equalize import Factors
-from vit_export.int8.layer_choices import Reads
+from vit_export.int8.reads import Reads
 from vit_export.model.parameters import ParameterSource, layer_name
 
 

@@ -23,8 +23,9 @@ import numpy as np
 from vit_export.deployment.graph import TFLITE, Graph
 from vit_export.deployment.rewrites import Extras
 from vit_export.int8.equalize import EqualizedParameters, Factors
-from vit_export.int8.layer_choices import ENOUGH_FOR_OPERATORS, Layer, LayerChoice, Reads, RoundedReads, even
+from vit_export.int8.layer_choices import ENOUGH_FOR_OPERATORS, Layer, LayerChoice, even
 from vit_export.int8.modes import Modes
+from vit_export.int8.reads import Reads, RoundedReads
 from vit_export.int8.rounding import Levels
 from vit_export.int8.simulate import Clips, Extremes, Simulation
 from vit_export.model.parameters import ParameterSource
