@@ -111,7 +111,7 @@ def test_the_record_is_the_one_inside(ours, record, name):
     # By images: what is written without has its weights at their nearest levels.
     dense = (*(f"attention/{part}" for part in ("key", "output", "query", "value")), "mlp/dense_1", "mlp/dense_2")
     rounded = [f"{layer_name(i)}/{part}/kernel" for i in range(record.spec.num_layers) for part in dense]
-    tuned = {"key_means": {}, "value_means": {}, "corrections": {}}
+    tuned = {"key_means": {}, "value_means": {}, "corrections": {}, "outliers": {}}
     tuned["rounded_by_error"] = rounded if name == "qdq.onnx" else []
     assert facts.record == {
         **json.loads(json.dumps(record.to_dict())),
