@@ -113,8 +113,8 @@ def test_a_budget_that_auto_cannot_keep_still_makes_an_int8_file(photos, tmp_pat
 def test_auto_leaves_static_alone_where_that_is_enough(saved_model, photos, tmp_path, monkeypatch):
     from vit_export.tflite import int8
 
-    written, write = [], int8.write_tflite
-    monkeypatch.setattr(int8, "write_tflite", lambda *a, **k: written.append(a[2]) or write(*a, **k))
+    written, write = [], int8.write_for_now
+    monkeypatch.setattr(int8, "write_for_now", lambda *a, **k: written.append(a[2]) or write(*a, **k))
     result = export(ask(saved_model, photos, tmp_path / "out", "tflite", int8_scheme="auto", min_agreement=0.5))
     search = result.artifacts[0].quantization["search"]
     assert search["met"]
