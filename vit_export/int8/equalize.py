@@ -46,7 +46,8 @@ class Factors:
     that name, whose output is multiplied with it again (`<Dense>/scale`). `key_means` are taken off the key projection,
     `value_means` off the value projection, before it is divided. `corrections` are added to the bias of a Dense; they
     alone change the function, by what quantization would (`vit_export.int8.tune`). `outliers` are the hidden channels
-    of an MLP (`…/mlp`), int64 and in order, that are computed by `…/mlp/outliers/dense_1` and `dense_2`.
+    of an MLP (`…/mlp`), int64 and in order, that are computed by `…/mlp/outliers/dense_1` and `dense_2`; such an MLP
+    has no `outputs`.
     """
 
     norms: Vectors = field(default_factory=dict)
@@ -93,8 +94,6 @@ class EqualizedParameters:
             return self._moved(name)
         dense, apart = rest.removeprefix("outliers/"), rest.startswith("outliers/")
         values = self._moved(f"{layer}/mlp/{dense}")
-        if dense == "dense_2/scale":
-            return values
         if dense == "dense_2/bias":
             return np.zeros_like(values) if apart else values
         axis = 1 if dense == "dense_1/kernel" else 0
@@ -112,30 +111,21 @@ class EqualizedParameters:
             if part == "bias" and owner in factors.centres:
                 values = values - factors.centres[owner]
             return values / factors.norms[owner]
-        attention, _, projection = owner.rpartition("/")
-        norm = self._norm_of.get(owner)
+        projection = owner.rpartition("/")[2]
         if part == "kernel":
             rows, columns, divisor, _ = self.on_kernel(owner)
             values = values if rows is None else values * rows[:, np.newaxis]
             values = values if columns is None else values * columns
             return values if divisor is None else values / divisor
         if part == "bias":
-            if norm is not None and norm in factors.centres:
-                centre = factors.centres[norm].astype(np.float64)
-                values = (values + centre @ self._source.read(f"{owner}/kernel")).astype(np.float32)
-            if projection == "key" and attention in factors.key_means:
-                values = values - factors.key_means[attention]
-            if projection == "value" and attention in factors.value_means:
-                values = values - factors.value_means[attention]
-            if projection == "output" and attention in factors.value_means:
-                mean = factors.value_means[attention].astype(np.float64)
-                values = (values + mean @ self._source.read(f"{owner}/kernel")).astype(np.float32)
-            columns = self._columns(attention, projection)
+            _, columns, divisor, _, centre, mean, correction = self.on_bias(owner)
+            if centre is not None:
+                values = self._behind(owner, centre, values)
+            if mean is not None:
+                values = self._behind(owner, mean, values) if projection == "output" else values - mean
             values = values if columns is None else values * columns
-            if owner in factors.corrections:
-                values = values + factors.corrections[owner]
-            if owner in factors.outputs:
-                values = values / factors.outputs[owner]
+            values = values if correction is None else values + correction
+            return values if divisor is None else values / divisor
         return values
 
     def on_kernel(self, dense: str) -> tuple[np.ndarray | None, ...]:
@@ -158,6 +148,10 @@ class EqualizedParameters:
         centre = factors.centres.get(self._norm_of.get(plain, ""))
         mean = means.get(projection, {}).get(attention)
         return (*self.on_kernel(dense), centre, mean, factors.corrections.get(plain))
+
+    def _behind(self, dense: str, shift: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        """`bias` of `dense`, with what `shift` [inputs], taken off its input, adds to its output."""
+        return (bias + shift.astype(np.float64) @ self._source.read(f"{dense}/kernel")).astype(np.float32)
 
     def _rows(self, attention: str, projection: str, norm: str | None) -> np.ndarray | None:
         """What the rows (inputs) of a kernel are multiplied with."""

@@ -27,8 +27,11 @@ from vit_export.runtimes.runner import open_runner
 from vit_export.tflite.int8 import FloatFile, write_int8_tflite
 from vit_export.tflite.quantize import Ranges, calibrate_each
 
-MOST_JUDGED, FEWEST_JUDGED, MACS = 64, 4, 1e11
-"""Images that a file is measured on: as many as `MACS` multiply-accumulates pay for, within these bounds."""
+MOST_JUDGED, FEWEST_JUDGED, MACS = 64, 4, 4e11
+"""Images that a file is measured on: as many as `MACS` multiply-accumulates pay for, within these bounds.
+
+A few images tell mixes apart by chance: of DINOv2-S/14, 16 of them preferred by 0.5 dB what 128 showed to be 1.4 worse.
+"""
 
 
 def write_within(
