@@ -1,6 +1,7 @@
 """Really trained weights in every format, precision and int8 scheme, and what other quantizers make of them.
 
-    python benchmarks/real.py [--only TEXT,…] [--no-peers] [--no-probe] [--avx2] [--rounds 30] [--json FILE]
+    python benchmarks/real.py [--only TEXT,…] [--no-peers] [--no-probe] [--photographs FOLDER] [--avx2] [--rounds 30]
+                              [--json FILE]
 
 DINOv2-S/14 (real_weights.py) is exported as a user would, on the default photographs; the peers (real_peers.py) are
 given the same weights and the same 128 images. Columns: signal to quantization noise of the class token's features in
@@ -8,8 +9,9 @@ dB, median and worst of 32 held-out photographs, against the float model in Kera
 linear probe that was fitted to the float model's features of 600 digits, on 300 others (not where an image takes more
 than a second); median ms of one call on one thread, all files taking turns, and how many times faster than the float32
 file of the same runtime; MB; seconds to make, tuning included. `--only int8` measures the files whose name holds that
-text, beside the float32 ones. `--avx2` judges and times them as on a processor with AVX2 alone (real_avx2.py): they are
-made as ever, and AVX-512, VNNI and AMX are hidden from the processes that run them.
+text, beside the float32 ones. `--photographs` judges by the images of a folder instead. `--avx2` judges and times them
+as on a processor with AVX2 alone (real_avx2.py): they are made as ever, and AVX-512, VNNI and AMX are hidden from the
+processes that run them.
 """
 
 import json
@@ -66,10 +68,24 @@ def table(rows: list[Row]) -> list[str]:
 @click.option("--only", default="", metavar="TEXT,…", help="Only files whose name holds one of these texts.")
 @click.option("--peers/--no-peers", "with_peers", default=True, help="Other quantizers' files.", show_default=True)
 @click.option("--probe/--no-probe", "with_probe", default=True, help="The linear probe on digits.", show_default=True)
+@click.option(
+    "--photographs",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Judge by its images, not by the held-out photographs.",
+)
 @click.option("--avx2", "as_avx2", is_flag=True, help="Hide AVX-512, VNNI and AMX from what runs the files.")
 @click.option("--rounds", default=30, show_default=True, help="Calls of the slowest file, one a round; 0: no timing.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write everything there.")
-def main(only: str, with_peers: bool, with_probe: bool, as_avx2: bool, rounds: int, json_file: Path | None) -> None:
+def main(
+    only: str,
+    with_peers: bool,
+    with_probe: bool,
+    photographs: Path | None,
+    as_avx2: bool,
+    rounds: int,
+    json_file: Path | None,
+) -> None:
     """Make, judge and time the files, and print the table."""
     import_tensorflow()
     clock = Clock()
@@ -88,7 +104,7 @@ def main(only: str, with_peers: bool, with_probe: bool, as_avx2: bool, rounds: i
             for row in rows:
                 if row.path is not None and row.file.label == row.file.basis:
                     avx2.prove_use(process_of(row, 1), image)
-        judged = Judge(material, clock.step, probe=with_probe)
+        judged = Judge(material, clock.step, photographs, probe=with_probe)
         for row in rows:
             if row.path is not None and row.file in kept:
                 judge(row, judged, avx2)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from real_files import Material
 from real_weights import CACHE
 
 from vit_export.base.machine import usable_cores
+from vit_export.images.split import find_images
 from vit_export.model.preprocessing import Preprocessing, normalize
 from vit_export.runtimes.process import RunnerProcess
 
@@ -42,10 +44,13 @@ class Quality:
 
 
 class Judge:
-    """The float model's features (made once by the SavedModel, and kept), and what is measured against them."""
+    """The float model's features (made once by the SavedModel, and kept), and what is measured against them.
 
-    def __init__(self, material: Material, tell: Tell, *, probe: bool) -> None:
-        self._material, self._tell, self._with_probe = material, tell, probe
+    The photographs that judge are those of `folder`, or the held-out ones of `material`.
+    """
+
+    def __init__(self, material: Material, tell: Tell, folder: Path | None = None, *, probe: bool) -> None:
+        self._material, self._tell, self._folder, self._with_probe = material, tell, folder, probe
 
     @property
     def _preprocessing(self) -> Preprocessing:
@@ -53,11 +58,13 @@ class Judge:
 
     @cached_property
     def _photographs(self) -> np.ndarray:
-        return self._material.data.held_out.pixels()
+        if self._folder is None:
+            return self._material.data.held_out.pixels()
+        return find_images(self._folder, self._preprocessing)[0].pixels()
 
     @cached_property
     def _wanted(self) -> np.ndarray:
-        return self._reference(self._photographs, "held-out photographs")
+        return self._reference(self._photographs, "photographs")
 
     @cached_property
     def _digits(self) -> tuple[np.ndarray, np.ndarray]:

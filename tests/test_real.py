@@ -3,19 +3,24 @@
 import importlib.util
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import numpy as np
 import pytest
+from conftest import toy_spec
+from PIL import Image
 
 from vit_export.model.names import SCHEMES
+from vit_export.model.preprocessing import Preprocessing, normalize
+from vit_export.model.record import ModelRecord
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 from real import chosen, table
 from real_files import File, Material, ours
 from real_peers import peers
-from real_quality import FITTED, JUDGED, digits, sqnr_db
+from real_quality import FITTED, JUDGED, Judge, digits, sqnr_db
 from real_rows import Clock, Row, make
 
 
@@ -70,6 +75,21 @@ def test_decibels_are_those_of_each_image():
     wanted = np.array([[3.0, 4.0], [1.0, 0.0], [1.0, 2.0]])
     found = np.array([[3.0, 3.5], [0.0, 0.0], [1.0, 2.0]])
     assert np.allclose(sqnr_db(wanted, found), [20.0, 0.0, np.inf])
+
+
+def test_the_images_of_a_folder_judge_instead(tmp_path, monkeypatch):
+    for name, grey in (("a.png", 40), ("b.png", 200)):
+        Image.fromarray(np.full((20, 30, 3), grey, np.uint8)).save(tmp_path / name)
+    record = ModelRecord(toy_spec(), Preprocessing(16))
+    judge = Judge(SimpleNamespace(record=record), print, tmp_path, probe=False)
+    monkeypatch.setattr(Judge, "_reference", lambda self, pixels, what: self._features(exact, pixels))
+    exact = SimpleNamespace(run=lambda x: x.mean((1, 2)))
+    off = SimpleNamespace(run=lambda x: x.mean((1, 2)) + np.float32(0.1))
+    assert judge.judge(exact).sqnr_worst == np.inf
+    greys = normalize(np.full((2, 3), [[40], [200]], np.uint8), record.preprocessing)
+    wanted = sqnr_db(greys, greys + 0.1)
+    found = judge.judge(off)
+    assert np.allclose((found.sqnr_worst, found.sqnr_median), (wanted.min(), np.median(wanted)), atol=1e-3)
 
 
 def test_digits_are_pictures_that_show_them():
