@@ -87,9 +87,9 @@ SEARCHED = "auto"
 """The int8 scheme that looks for the fastest mix within a budget."""
 
 DEFAULT_MIN_SQNR, DEFAULT_MIN_SQNR_UNTRAINED = 33.0, 12.0
-"""The budget of `SEARCHED` in dB where none is given: 30 for photographs unlike those it is judged by, which lose up to
-3 dB more (docs/quantization.md). That of random weights, whose answers mean nothing, is the least that verification
-lets pass."""
+"""The budget of `SEARCHED` in dB where none is given: some 30 are to be left on photographs unlike those it is judged
+by, which lose a few (docs/quantization.md). That of random weights, whose answers mean nothing, is the least that
+verification lets pass."""
 
 REPORT_NAME = "report.json"
 PAGE_NAME = "report.html"
