@@ -186,6 +186,17 @@ class Structure:
             else:
                 continue
             self.graph.tensors[operator.outputs[0]].name = name.encode()
+        self._name_variances()
+
+    def _name_variances(self) -> None:
+        """Name what is under the root of a LayerNorm: the squares, their mean, and that with epsilon."""
+        maker = {int(operator.outputs[0]): operator for operator in self.graph.operators}
+        for root in self.graph.operators:
+            above = root if self.kind(root) == "RSQRT" else None
+            for kind in ("ADD", "MEAN", "MUL"):
+                above = next((maker[i] for i in above.inputs if i in maker), None) if above else None
+                if above is not None and self.kind(above) == kind:
+                    self.graph.tensors[above.outputs[0]].name += b"/variance"
 
     def name_outputs(self, outputs: Mapping[str, tuple[int, ...]], batch: int) -> None:
         """Call the graph's outputs as `outputs` do, which have the shape of each for one image."""
